@@ -1,0 +1,60 @@
+# Everything a newcomer needs: make demo, make test. Everything CI needs: make check, make test.
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.PHONY: setup demo test check format lock clean
+
+PYTHON ?= python3.11
+UV_VERSION := 0.13.9
+VENV := .venv
+BIN := $(VENV)/bin
+LOCKS := requirements.lock horovod.lock
+# By content, not by time: a checkout that touches the files makes nothing again.
+hash = $(shell cat $(1) | sha256sum | cut -c1-16)
+PACKAGES := $(VENV)/.packages-$(call hash,$(LOCKS))
+PROJECT := $(VENV)/.project-$(call hash,pyproject.toml)
+
+HOROVOD_BUILD := HOROVOD_WITH_TENSORFLOW=1 HOROVOD_WITHOUT_PYTORCH=1 HOROVOD_WITHOUT_MXNET=1 \
+	HOROVOD_WITH_GLOO=1 HOROVOD_WITHOUT_MPI=1
+
+setup: $(PROJECT)
+
+$(PACKAGES):
+	@PYTHON=$(PYTHON) bash infra/preflight.sh
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	$(BIN)/uv pip install --python $(BIN)/python --require-hashes -r requirements.lock
+	@echo "Building Horovod against TensorFlow (2 to 3 minutes)"
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(HOROVOD_BUILD) $(BIN)/uv pip install --python $(BIN)/python --no-cache \
+		--require-hashes --no-deps --no-build-isolation -r horovod.lock
+	touch $@
+
+$(PROJECT): $(PACKAGES)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	touch $@
+
+demo: setup
+	$(BIN)/r2d2 demo
+
+test: setup
+	$(BIN)/pytest
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# No index address goes into the locks: they say what, and the reader's own pip settings say from where.
+lock:
+	$(BIN)/uv pip compile pyproject.toml --python-version 3.11 --extra cpu --extra horovod-build --extra dev \
+		--generate-hashes --no-annotate --no-header --upgrade -o requirements.lock
+	echo 'horovod==0.28.1' | $(BIN)/uv pip compile - --python-version 3.11 --no-deps \
+		--generate-hashes --no-annotate --no-header -o horovod.lock
+
+clean:
+	rm -rf $(VENV) .r2d2 dist build .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,27 @@
+"""R2D2: from raw medical scans to an evaluated, registered segmentation model.
+
+Importing this package loads nothing heavy. It sets the defaults that the heavy packages read from the environment
+when they are imported later, here and in every process that Ray starts; a value that the user has set stays.
+"""
+
+import os
+
+__version__ = "0.1.0"
+
+ENVIRONMENT = {
+    # HorovodTrainer lives in Ray Train V1; both must be set before ray.train is first imported, in every process.
+    "RAY_TRAIN_V2_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "KERAS_BACKEND": "tensorflow",
+    "TF_CPP_MIN_LOG_LEVEL": "2",
+    "TF_ENABLE_ONEDNN_OPTS": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+"""Defaults for the environment of every R2D2 process."""
+
+for _name, _value in ENVIRONMENT.items():
+    os.environ.setdefault(_name, _value)

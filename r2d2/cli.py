@@ -1,0 +1,281 @@
+"""The command line: one short handler a command, heavy imports inside the engine's functions."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from r2d2 import __version__
+from r2d2.errors import InputError
+
+app = typer.Typer(
+    help="From raw scans to an evaluated, registered segmentation model.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data_app = typer.Typer(help="Datasets: check, prepare, make virtual ones.", no_args_is_help=True)
+runs_app = typer.Typer(help="Training runs.", no_args_is_help=True)
+zoo_app = typer.Typer(help="The model zoo.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+app.add_typer(runs_app, name="runs")
+app.add_typer(zoo_app, name="zoo")
+
+Json = Annotated[bool, typer.Option("--json", help="Answer with one JSON document on standard output.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change.")]
+
+
+def main() -> None:
+    """The console script: errors meant for people are one line, exit code 2; failed work is exit code 1."""
+    from r2d2.engine import WorkFailed
+
+    try:
+        app()
+    except InputError as error:
+        _fail(error, 2)
+    except WorkFailed as error:
+        _fail(error, 1)
+    except KeyboardInterrupt:
+        _fail("stopped", 130)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path | None, typer.Option(help="Where pictures and masks go (R2D2_HOME/demo).")] = None,
+    workers: Annotated[int, typer.Option(help="Workers in the ring.")] = 2,
+    as_json: Json = False,
+) -> None:
+    """The whole street on real anatomy, on this machine, in about three minutes."""
+    from r2d2.engine.demo import demo as run
+
+    result = run(folder, workers)
+    _answer(result) if as_json else print(result.text)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """What is installed, built and reachable, and what to do about the rest."""
+    from r2d2.engine.doctor import doctor as run
+
+    checks = run()
+    if as_json:
+        _answer(checks)
+    else:
+        for check in checks:
+            print(f"{'ok  ' if check.ok else 'MISS'}  {check.name:<12} {check.found}")
+            if check.remedy:
+                print(f"      {'':<12} -> {check.remedy}")
+    if not all(check.ok or not check.required for check in checks):
+        raise typer.Exit(1)
+
+
+@app.command()
+def train(
+    file: Annotated[Path | None, typer.Argument(help="An experiment file.", show_default=False)] = None,
+    overrides: Overrides = None,
+    resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with a run that did not finish.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Train an experiment, test it and register the model."""
+    from r2d2 import config
+    from r2d2.engine.train import train as run
+
+    result = run(config.load(file, overrides or []) if file else None, resume)
+    if as_json:
+        return _answer(result)
+    print(_table(result.patients, result.metrics))
+    print(f"\nRun {result.run_id}: registered {result.model} (alias candidate), weights of epoch {result.best_epoch}")
+    return print(f"Next: r2d2 predict {result.model} SCAN.nii.gz -o MASK.nii.gz")
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str | None, typer.Argument(help="name@alias, name/version, a run or a folder.")] = None,
+    data: Annotated[Path | None, typer.Argument(help="Annotated scans; absent: the model's test patients.")] = None,
+    reference: Annotated[Path | None, typer.Option(help="A folder of reference masks.")] = None,
+    prediction: Annotated[Path | None, typer.Option(help="A folder of predicted masks of the same names.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Score a model on annotated scans, or a folder of masks against another, patient by patient."""
+    from r2d2.engine.evaluate import compare_folders
+    from r2d2.engine.evaluate import evaluate as run
+
+    if model is not None and reference is None and prediction is None:
+        result = run(model, data)
+    elif model is None and reference is not None and prediction is not None:
+        result = compare_folders(reference, prediction)
+    else:
+        raise InputError("evaluate: give MODEL [DATA], or --reference DIR and --prediction DIR")
+    if as_json:
+        return _answer(result)
+    print(f"{result.about}\n")
+    return print(_table(result.rows, result.means))
+
+
+@app.command()
+def predict(
+    model: Annotated[str, typer.Argument(help="name@alias, name/version, a run or a folder.")],
+    scan: Annotated[Path, typer.Argument(help="A .nii or .nii.gz file.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The mask's file.")],
+    as_json: Json = False,
+) -> None:
+    """Segment a scan; the mask lies on the scan's own grid."""
+    from r2d2.engine.predict import predict as run
+
+    result = run(model, scan, output)
+    if as_json:
+        return _answer(result)
+    for name, volume in result.volumes_ml.items():
+        print(f"{name:<20} {volume:10.1f} ml")
+    return print(f"Wrote {result.mask} ({'x'.join(map(str, result.shape))}, the grid of {scan})")
+
+
+@data_app.command()
+def synthesize(
+    kind: Annotated[str, typer.Argument(help="brain, brats or atrium.")],
+    folder: Annotated[Path, typer.Argument(help="A new folder, in Decathlon layout.")],
+    patients: Annotated[int, typer.Option(min=1, help="How many.")] = 20,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    spacing_mm: Annotated[float | None, typer.Option(help="Edge of a voxel; the kind's own if absent.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make virtual patients from real anatomy, with their labels."""
+    from r2d2.engine.data import synthesize as run
+
+    made = run(kind, folder, patients, seed, spacing_mm)
+    if as_json:
+        return _answer({"folder": made, "patients": patients})
+    return print(f"Made {patients} virtual patients in {made}\nNext: r2d2 data check {made}")
+
+
+@data_app.command()
+def check(
+    folder: Annotated[Path, typer.Argument(help="A Decathlon folder, or one with images/ and labels/.")],
+    labels: Annotated[str | None, typer.Option(help='Classes of a plain folder: "0: background, 1: lesion".')] = None,
+    as_json: Json = False,
+) -> None:
+    """Read every scan and mask of a dataset and say what would spoil a training; exit code 2 if anything would."""
+    from r2d2.engine.data import check as run
+
+    result = run(folder, labels)
+    if as_json:
+        _answer(result)
+    else:
+        print(result.text)
+    if result.errors:
+        raise typer.Exit(2)
+
+
+@data_app.command()
+def prepare(
+    file: Annotated[Path, typer.Argument(help="An experiment file.")], overrides: Overrides = None, as_json: Json = False
+) -> None:
+    """Slice, resize and normalize an experiment's scans once, for all its runs."""
+    from r2d2 import config
+    from r2d2.engine.prepare import prepare as run
+
+    prepared, split = run(config.load(file, overrides or []))
+    counts = {part: len(names) for part, names in split.items()}
+    slices = sum(case.slices for case in prepared.cases)
+    chosen = sum(len(case.chosen) for case in prepared.cases)
+    if as_json:
+        return _answer({"folder": prepared.folder, "slices": slices, "chosen": chosen, "cases": counts})
+    print(f"{len(prepared.cases)} cases, {slices} slices, {chosen} of them to train on; {counts}")
+    return print(f"In {prepared.folder}\nNext: r2d2 train {file}")
+
+
+@runs_app.command("list")
+def runs_list(as_json: Json = False) -> None:
+    """The runs, the latest first."""
+    from r2d2.tracking import queries
+
+    rows = queries.list_runs()
+    if as_json:
+        return _answer(rows)
+    if not rows:
+        return print("No runs yet. Next: r2d2 train experiments/brain_tissue.yaml")
+    for row in rows:
+        dice = "" if row["test/dice"] is None else f"test dice {row['test/dice']:.3f}"
+        print(f"{row['run_id']}  {row['status']:<9} {row['started']}  {row['name']:<32} {dice}")
+    return None
+
+
+@runs_app.command("show")
+def runs_show(run: Annotated[str, typer.Argument(help="A run's id or name.")], as_json: Json = False) -> None:
+    """One run: its state, its latest metrics, its settings."""
+    from r2d2.tracking import queries
+
+    found = queries.show_run(run)
+    if as_json:
+        return _answer(found)
+    for part in ("run_id", "name", "status", "started"):
+        print(f"{part:<24} {found[part]}")
+    for part in ("tags", "metrics", "params"):
+        print(f"\n{part}")
+        for key, value in found[part].items():
+            print(f"  {key:<34} {value:.6g}" if isinstance(value, float) else f"  {key:<34} {value}")
+    return None
+
+
+@zoo_app.command("list")
+def zoo_list(as_json: Json = False) -> None:
+    """Every version of every registered model."""
+    from r2d2.tracking import queries
+
+    versions = queries.list_models()
+    if as_json:
+        return _answer(versions)
+    if not versions:
+        return print("No models yet. Next: r2d2 train experiments/brain_tissue.yaml")
+    for version in versions:
+        aliases = " ".join(f"@{alias}" for alias in version.aliases)
+        print(f"{version.name}/{version.version:<4} {aliases:<24} run {version.run_id}")
+    return None
+
+
+def _answer(value: Any) -> None:
+    print(json.dumps(_plain(value), indent=1))
+
+
+def _plain(value: Any) -> Any:
+    """Whatever the engine returns, in JSON's terms."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _table(rows: list[dict[str, Any]], means: dict[str, float]) -> str:
+    """The patients' Dice by class, and their means, as a table."""
+    columns = ["dice", *(key for key in means if key.startswith("dice/")), "mean_iou", "pixel_accuracy"]
+    titles = ["Dice", *(key.removeprefix("dice/") for key in columns[1:-2]), "mean IoU", "pixel acc."]
+    width = max(12, *(len(str(row["patient"])) for row in rows))
+
+    def line(name: str, values: dict[str, Any]) -> str:
+        cells = []
+        for column, title in zip(columns, titles, strict=True):
+            value = values.get(column)
+            cells.append(f"{'absent' if value is None else f'{value:.3f}':>{max(10, len(title) + 2)}}")
+        return f"{name:<{width}}" + "".join(cells)
+
+    head = f"{'':<{width}}" + "".join(f"{title:>{max(10, len(title) + 2)}}" for title in titles)
+    body = [line(str(row["patient"]), row) for row in rows]
+    return "\n".join([head, *body, line(f"mean of {len(rows)}", means)])
+
+
+def _fail(error: object, code: int) -> None:
+    print(f"r2d2: {error}", file=sys.stderr)
+    sys.exit(code)

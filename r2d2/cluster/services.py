@@ -1,0 +1,77 @@
+"""The Ray cluster that a run uses: somebody's, or a local one for this run alone."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import ray
+
+from r2d2 import ENVIRONMENT, config
+from r2d2.errors import InputError
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What a run takes of its cluster: workers, CPUs and GPUs for each."""
+
+    workers: int
+    cpus_per_worker: int
+    gpus_per_worker: int
+    nodes: int
+
+
+@contextmanager
+def connected(cluster: config.Cluster) -> Iterator[Placement]:
+    """Connect to the run's Ray cluster, or start a local one, and say what the run gets of it.
+
+    Raises:
+        InputError: No cluster at the address, or it has fewer slots than the experiment asks for.
+    """
+    address = cluster.address or os.environ.get("RAY_ADDRESS")
+    if address is None:
+        # Known before anything is started, so that the user does not wait for a refusal.
+        _place(cluster, [(len(os.sched_getaffinity(0)), None)])
+    environment = ENVIRONMENT | {key: os.environ[key] for key in ENVIRONMENT if key in os.environ}
+    try:
+        ray.init(
+            address=address,
+            num_cpus=None if address else len(os.sched_getaffinity(0)),
+            include_dashboard=None if address else False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            runtime_env={"env_vars": environment},
+        )
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise InputError(f"cluster.address {address}: no Ray cluster there ({str(error).splitlines()[0]})") from None
+    try:
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        yield _place(cluster, [(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in nodes])
+    finally:
+        ray.shutdown()
+
+
+def _place(cluster: config.Cluster, nodes: list[tuple[int, int | None]]) -> Placement:
+    """The largest equal share of the nodes' (CPUs, GPUs) that every worker can have; GPUs None = not known yet."""
+
+    def fits(cpus: int) -> int:
+        return sum(
+            min(have // cpus, gpus // cluster.gpus_per_worker)
+            if cluster.gpus_per_worker and gpus is not None
+            else have // cpus
+            for have, gpus in nodes
+        )
+
+    smallest = cluster.cpus_per_worker or 1
+    if fits(smallest) < cluster.workers:
+        have = " + ".join(f"{cpus} CPUs" + (f", {gpus} GPUs" if gpus else "") for cpus, gpus in nodes)
+        needs = f"{smallest} CPU" + (", 1 GPU" if cluster.gpus_per_worker else "")
+        raise InputError(
+            f"cluster.workers={cluster.workers} with {needs} each: the cluster has slots for {fits(smallest)} "
+            f"(nodes: {have}); ask for fewer workers or add nodes"
+        )
+    largest = smallest
+    while cluster.cpus_per_worker is None and fits(largest + 1) >= cluster.workers:
+        largest += 1
+    return Placement(cluster.workers, largest, cluster.gpus_per_worker, len(nodes))

@@ -1,0 +1,295 @@
+"""An experiment file: what may stand in it, what it means, and one-line errors for what may not.
+
+An experiment is YAML with the sections `name, data, preprocess, model, training, cluster, tracking, evaluation`.
+Every key has its default here; `load` reads a file, applies dotted overrides (`training.epochs=5`) and checks all.
+"""
+
+import difflib
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from r2d2.errors import InputError
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+
+
+class Section(BaseModel):
+    """A part of an experiment file: unknown keys are errors, values do not change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+
+
+class Split(Section):
+    """Which patients train, validate and test; a patient is never in two of them.
+
+    Fractions of the patients, drawn with `seed`; or `folds` parts of which number `fold` (from 0) is the test set and
+    the next one the validation set; or the lists of patients `training`, `validation`, `test`, which win.
+    """
+
+    fractions: tuple[Fraction, Fraction, Fraction] = (0.70, 0.15, 0.15)
+    seed: int = 0
+    folds: Annotated[int, Field(ge=2)] | None = None
+    fold: Annotated[int, Field(ge=0)] = 0
+    training: tuple[str, ...] | None = None
+    validation: tuple[str, ...] | None = None
+    test: tuple[str, ...] | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Split":
+        if abs(sum(self.fractions) - 1.0) > 1e-6:
+            raise ValueError(f"fractions {list(self.fractions)} must sum to 1")
+        if self.folds is not None and self.fold >= self.folds:
+            raise ValueError(f"fold ({self.fold}) must be < folds ({self.folds}); folds are counted from 0")
+        if self.folds == 2:
+            raise ValueError("folds must be 3 or more: one to test, one to validate, the others to train")
+        lists = [self.training, self.validation, self.test]
+        if any(part is not None for part in lists) and not all(part is not None for part in lists):
+            raise ValueError("give all three lists of patients (training, validation, test) or none")
+        return self
+
+
+class Data(Section):
+    """Where the scans are.
+
+    `path` is a folder in Medical Segmentation Decathlon layout (`dataset.json`, `imagesTr/`, `labelsTr/`) or with
+    plain `images/` and `labels/`. `labels` names the classes by their value in the masks, 0 being the background; the
+    Decathlon's `dataset.json` says it too. `patient_pattern` is a regular expression whose first group (or whole
+    match) takes the patient from a case's name.
+    """
+
+    path: Path
+    labels: dict[Annotated[int, Field(ge=0, le=254)], str] | None = None
+    patient_pattern: str = ".*"
+    split: Split = Split()
+
+
+class Slices(Section):
+    """Which slices of a scan are trained on: `count` of them (all if absent), spread as `choice` says.
+
+    `uniform`: evenly over the scan. `central`: the middle ones. `foreground`: evenly over those with a label.
+    Validation and test always take every slice of a scan.
+    """
+
+    count: Annotated[int, Field(ge=1)] | None = None
+    choice: Literal["uniform", "central", "foreground"] = "uniform"
+
+
+class Preprocess(Section):
+    """From a scan to images: orientation is always made canonical (RAS) first.
+
+    `channels`: indices along the scan's fourth axis (all if absent). `plane`: the plane of the slices.
+    `normalization`: `zscore` (mean 0, deviation 1 over the voxels that are not 0), `percentile` (0.5 to 99.5 to
+    [0, 1]) or `none`. `image_size`: rows and columns that every slice is resized to.
+    """
+
+    channels: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    plane: Literal["sagittal", "coronal", "axial"] = "axial"
+    slices: Slices = Slices()
+    normalization: Literal["zscore", "percentile", "none"] = "zscore"
+    image_size: tuple[Annotated[int, Field(ge=8, le=4096)], Annotated[int, Field(ge=8, le=4096)]] = (240, 240)
+
+
+class Model(Section):
+    """The network. `dist-unet`: `filters` at the first level, doubled at each of `depth` further ones."""
+
+    network: Literal["dist-unet"] = "dist-unet"
+    filters: Annotated[int, Field(ge=1, le=1024)] = 64
+    depth: Annotated[int, Field(ge=1, le=7)] = 4
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+
+
+class Training(Section):
+    """How the network is trained.
+
+    `batch_size` is a worker's minibatch; the global batch is that times the number of workers. `learning_rate` is the
+    base rate, at one worker; `scaling: linear` multiplies it once by the number of workers, and `warmup_epochs` climbs
+    from the base rate to the scaled one (Goyal et al. 2017, section 2.2). `precision: auto` is bfloat16 where the
+    processor or GPU has instructions for it, float32 elsewhere.
+    """
+
+    epochs: Annotated[int, Field(ge=1)] = 100
+    batch_size: Annotated[int, Field(ge=1)] = 7
+    loss: Literal["cross_entropy", "dice_cross_entropy"] = "dice_cross_entropy"
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
+    learning_rate: Annotated[float, Field(gt=0.0)] = 1e-2
+    scaling: Literal["linear", "none"] = "linear"
+    warmup_epochs: Annotated[float, Field(ge=0.0)] = 5.0
+    decay: Literal["constant", "cosine"] = "constant"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class Cluster(Section):
+    """Where the workers run: how many, and what each one takes of the Ray cluster.
+
+    `cpus_per_worker`: as many as the cluster can give to all alike, if absent; a worker uses as many threads.
+    `address`: the Ray cluster's; absent, the one in RAY_ADDRESS, or a local one for this run alone.
+    `max_restarts`: how often a run that lost a worker is started again from its last checkpoint.
+    """
+
+    workers: Annotated[int, Field(ge=1)] = 1
+    cpus_per_worker: Annotated[int, Field(ge=1)] | None = None
+    gpus_per_worker: Annotated[int, Field(ge=0, le=1)] = 0
+    address: str | None = None
+    max_restarts: Annotated[int, Field(ge=0)] = 3
+
+
+class Tracking(Section):
+    """Where runs are recorded: the MLflow server (absent: MLFLOW_TRACKING_URI, or SQLite in R2D2_HOME, no server).
+
+    `storage` is the folder, common to all nodes, of checkpoints and prepared data (absent: R2D2_HOME).
+    `model_name` is the name in the registry (absent: the experiment's).
+    """
+
+    uri: str | None = None
+    storage: Path | None = None
+    model_name: Name | None = None
+
+
+class Evaluation(Section):
+    """What is scored: validation after every `every_epochs` epochs and the last; pictures of the worst `overlays`."""
+
+    every_epochs: Annotated[int, Field(ge=1)] = 1
+    overlays: Annotated[int, Field(ge=0)] = 3
+
+
+class Experiment(Section):
+    """A whole experiment file."""
+
+    name: Name
+    description: str = ""
+    data: Data
+    preprocess: Preprocess = Preprocess()
+    model: Model = Model()
+    training: Training = Training()
+    cluster: Cluster = Cluster()
+    tracking: Tracking = Tracking()
+    evaluation: Evaluation = Evaluation()
+
+    @property
+    def registered_name(self) -> str:
+        """The name of the model in the registry."""
+        return self.tracking.model_name or self.name
+
+    def to_yaml(self) -> str:
+        """The experiment as YAML with every key, defaults included; `load` reads it back equal."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def home() -> Path:
+    """The folder of all that R2D2 keeps for a user: R2D2_HOME, or `.r2d2` in the working folder."""
+    return Path(os.environ.get("R2D2_HOME") or ".r2d2").absolute()
+
+
+def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Experiment:
+    """Read an experiment file and apply dotted overrides.
+
+    Args:
+        path: A YAML file.
+        overrides: `section.key=value`, the value read as YAML, e.g. `training.epochs=5` or
+            `preprocess.image_size=[128, 128]`.
+
+    Returns:
+        The checked experiment. Relative paths in it stay relative to the working folder.
+
+    Raises:
+        InputError: The file is missing or no YAML, a key is unknown (the nearest are named), or a value is out of its
+            range or type.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such experiment file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from None
+    return parse(text, overrides, source=str(path))
+
+
+def parse(text: str, overrides: list[str] | tuple[str, ...] = (), source: str = "experiment") -> Experiment:
+    """Check an experiment given as YAML text; `source` is what errors call it. See `load`."""
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{source}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{source}: an experiment file is a mapping of sections (name, data, ...), not {values!r:.40}")
+    for override in overrides:
+        _override(values, override)
+    try:
+        return Experiment.model_validate(values)
+    except ValidationError as error:
+        raise InputError(f"{source}: {_one_line(error)}") from None
+
+
+def differences(left: Experiment, right: Experiment) -> list[str]:
+    """The dotted keys in which two experiments differ."""
+    a, b = _flat(left.model_dump(mode="json")), _flat(right.model_dump(mode="json"))
+    return sorted(key for key in a.keys() | b.keys() if a.get(key) != b.get(key))
+
+
+def parameters(experiment: Experiment) -> dict[str, str]:
+    """Every setting of an experiment by its dotted key, as text; what a run's parameters are."""
+    return {key: str(value) for key, value in _flat(experiment.model_dump(mode="json")).items()}
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise InputError(f"override {override!r}: write it as section.key=value, e.g. training.epochs=5")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise InputError(f"override {override!r}: the value is not YAML") from None
+    *parents, last = key.split(".")
+    place = values
+    for parent in parents:
+        inner = place.get(parent)
+        if inner is None:
+            inner = place[parent] = {}
+        if not isinstance(inner, dict):
+            raise InputError(f"override {override!r}: {parent} is a value, not a section")
+        place = inner
+    place[last] = value
+
+
+def _one_line(error: ValidationError) -> str:
+    problems = error.errors(include_url=False)
+    # An unknown key explains a missing one, so it comes first.
+    problems.sort(key=lambda problem: problem["type"] != "extra_forbidden")
+    first = problems[0]
+    where = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("function-", "constrained-")))
+    if first["type"] == "extra_forbidden":
+        nearest = difflib.get_close_matches(where, _known_keys(), n=3, cutoff=0.5)
+        nearest = nearest or [key for key in _known_keys() if key.split(".")[-1] == where.split(".")[-1]][:3]
+        text = f"{where}: unknown key" + (f"; the nearest known: {', '.join(nearest)}" if nearest else "")
+    else:
+        message = first["msg"].removeprefix("Value error, ")
+        given = "" if first["type"] in ("missing", "value_error") else f" (got {first['input']!r:.60})"
+        text = f"{where}: {message[0].lower()}{message[1:]}{given}" if where else message
+    return text if len(problems) == 1 else f"{text} (and {len(problems) - 1} more)"
+
+
+def _known_keys(section: type[BaseModel] = Experiment, prefix: str = "") -> list[str]:
+    keys = []
+    for name, field in section.model_fields.items():
+        keys.append(f"{prefix}{name}")
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys += _known_keys(field.annotation, f"{prefix}{name}.")
+    return keys

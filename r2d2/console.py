@@ -1,0 +1,57 @@
+"""What a person sees while long work runs: one bar or line at a time, on standard error."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+Advance = Callable[..., None]
+"""Called when one more part is done; a `note` given to it stands behind the bar."""
+
+stderr = Console(stderr=True, highlight=False)
+
+
+def say(text: str) -> None:
+    """A line for a person, on standard error."""
+    stderr.print(text, soft_wrap=True, markup=False)
+
+
+@contextmanager
+def bar(description: str, total: int) -> Iterator[Advance]:
+    """A progress bar on standard error; where that is no terminal, a line at a tenth of the way each time."""
+    if stderr.is_terminal:
+        columns = (
+            TextColumn("{task.description:<22}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        with Progress(*columns, console=stderr) as progress:
+            task = progress.add_task(description, total=total, note="")
+
+            def advance(note: str = "", done: int | None = None) -> None:
+                if done is None:
+                    progress.advance(task)
+                else:
+                    progress.update(task, completed=done)
+                if note:
+                    progress.update(task, note=note)
+
+            yield advance
+        return
+
+    count, shown = 0, 0
+
+    def report(note: str = "", done: int | None = None) -> None:
+        nonlocal count, shown
+        count = count + 1 if done is None else done
+        tenths = 10 * count // max(1, total)
+        if tenths > shown or count == total:
+            shown = tenths
+            print(f"{description}: {count}/{total}  {note}".rstrip(), file=sys.stderr, flush=True)
+
+    yield report

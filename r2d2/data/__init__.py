@@ -1,0 +1,1 @@
+"""Datasets: the cases of a folder, checked, split by patient and prepared for training."""

@@ -1,0 +1,420 @@
+"""The annotated cases of a dataset: found in a folder, checked file by file, split by patient."""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import combinations
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import numpy as np
+
+from r2d2 import imgmed
+from r2d2.config import Data, Split
+from r2d2.errors import InputError
+
+PARTS = ("training", "validation", "test")
+AFFINE_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Case:
+    """One annotated scan of a patient.
+
+    Attributes:
+        name: The name of its file without .nii or .nii.gz.
+        patient: Whose scan it is, as `data.patient_pattern` takes it from the name.
+        images: The scan's file or files.
+        label: The mask's file.
+    """
+
+    name: str
+    patient: str
+    images: tuple[Path, ...]
+    label: Path | None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The annotated cases of a folder.
+
+    Attributes:
+        name: The dataset's own, or its folder's.
+        labels: The classes by their value in the masks, 0 the background, in rising order.
+        channels: The names of a scan's channels, in their order along its fourth axis.
+        cases: Sorted by name.
+        description: What it is, in its makers' words; may be empty.
+        licence: On what terms it may be used; may be empty.
+    """
+
+    name: str
+    labels: dict[int, str]
+    channels: tuple[str, ...]
+    cases: tuple[Case, ...]
+    description: str = ""
+    licence: str = ""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is wrong with a case: an `error` keeps it from being used, a `warning` does not. One line."""
+
+    case: str
+    severity: Literal["error", "warning"]
+    message: str
+
+
+@dataclass(frozen=True)
+class CaseSummary:
+    """What a case holds.
+
+    Attributes:
+        case: Its name.
+        shape: (X, Y, Z) in voxels, on the scan's own axes.
+        spacing_mm: Of the axes X, Y, Z in that order.
+        channels: How many.
+        voxels: How many voxels the mask has of each class of the dataset, by its value.
+        sha256: Of the bytes of the image files and the mask's, one after another.
+    """
+
+    case: str
+    shape: tuple[int, ...]
+    spacing_mm: tuple[float, float, float]
+    channels: int
+    voxels: dict[int, int]
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Check:
+    """The findings of `check_cases`, and the summaries of the cases whose files could be read, in their order."""
+
+    findings: tuple[Finding, ...]
+    summaries: tuple[CaseSummary, ...]
+
+
+def find_cases(data: Data) -> Dataset:
+    """Return the dataset in a folder, without reading its voxels.
+
+    Args:
+        data: Its `path` is a folder with a `dataset.json` of the Medical Segmentation Decathlon, whose `training` list
+            names the annotated scans; or one with scans in `images/` and masks of the same names in `labels/`. Hidden
+            files (`._*` of macOS) are passed over. `labels`, if given, wins over `dataset.json`.
+
+    Raises:
+        InputError: The folder or a file is missing; a scan has no mask or a mask no scan; `dataset.json` is damaged
+            or names a path outside the folder; no classes are named; `patient_pattern` does not fit a name.
+    """
+    folder = data.path
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder of data (data.path)")
+    description_file = folder / "dataset.json"
+    if description_file.exists():
+        about = _read_json(description_file)
+        pairs = _decathlon_pairs(about, description_file)
+        labels = data.labels or _by_number(about, "labels", description_file)
+        channels = tuple(_by_number(about, "modality", description_file).values())
+    else:
+        about = {}
+        pairs = _plain_pairs(folder)
+        if data.labels is None:
+            raise InputError(f"{folder}: name the classes in data.labels, e.g. {{0: background, 1: lesion}}")
+        labels = data.labels
+        shape, _ = imgmed.read_geometry(pairs[0][0])
+        channels = tuple(str(channel) for channel in range(shape[3] if len(shape) == 4 else 1))
+    if 0 not in labels:
+        raise InputError(f"{folder}: the classes {dict(sorted(labels.items()))} must name 0, the background")
+    patient_of = _patient_reader(data.patient_pattern)
+    cases = [Case(_stem(image), patient_of(_stem(image)), (image,), label) for image, label in pairs]
+    for name, count in Counter(case.name for case in cases).items():
+        if count > 1:
+            raise InputError(f"{folder}: {count} scans are named {name}; a case's name must be its own")
+    return Dataset(
+        name=str(about.get("name") or folder.resolve().name),
+        labels=dict(sorted(labels.items())),
+        channels=channels,
+        cases=tuple(sorted(cases, key=lambda case: case.name)),
+        description=str(about.get("description") or ""),
+        licence=str(about.get("licence") or about.get("license") or ""),
+    )
+
+
+def check_cases(dataset: Dataset, workers: int | None = None, progress: Callable[[], None] | None = None) -> Check:
+    """Read every image and mask once, several at a time, and return what is wrong and what they hold.
+
+    Errors are files that cannot be read, a mask on another grid than its scan (shape, or affine by more than 1e-3 in
+    an entry), label values outside the classes, NaN or infinity, a channel with one value throughout, another number
+    of channels than the dataset's. A mask with background alone is a warning.
+
+    Args:
+        dataset: From `find_cases`.
+        workers: How many processes, by default one per CPU that this process may use; 1 works in this process.
+        progress: Called once per finished case.
+    """
+    check = partial(_check_case, labels=tuple(dataset.labels), channels=dataset.channels)
+    workers = min(workers or len(os.sched_getaffinity(0)), len(dataset.cases))
+    findings: list[Finding] = []
+    summaries: list[CaseSummary] = []
+    for found, summary in _map(check, dataset.cases, workers):
+        findings += found
+        if summary:
+            summaries.append(summary)
+        if progress:
+            progress()
+    return Check(tuple(findings), tuple(summaries))
+
+
+def split_patients(dataset: Dataset, split: Split) -> dict[str, tuple[str, ...]]:
+    """Return which cases train, validate and test; all of a patient's cases go to one part.
+
+    Args:
+        dataset: From `find_cases`.
+        split: Lists of patients, which win (who is in none is left out); or folds; or fractions. Folds and fractions
+            are drawn with the seed from the sorted patients, so that the order of files on the disk plays no part.
+
+    Returns:
+        `training`, `validation`, `test` -> names of cases, in the dataset's order. By fractions every part whose
+        fraction is not 0 has a patient.
+
+    Raises:
+        InputError: There are fewer patients than parts or folds; a list names a patient whom the dataset lacks, or two
+            lists name the same one.
+    """
+    patients = sorted({case.patient for case in dataset.cases})
+    if split.training is not None:
+        part_of = _listed(patients, split)
+    else:
+        drawn = [patients[i] for i in np.random.default_rng(split.seed).permutation(len(patients))]
+        part_of = _folded(drawn, split.folds, split.fold) if split.folds else _fractioned(drawn, split.fractions)
+    return {part: tuple(c.name for c in dataset.cases if part_of.get(c.patient) == part) for part in PARTS}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        about = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not JSON ({error})") from None
+    if not isinstance(about, dict):
+        raise InputError(f"{path}: must hold one object with labels, modality and training")
+    return about
+
+
+def _by_number(about: dict[str, Any], key: str, source: Path) -> dict[int, str]:
+    """Return an object of `dataset.json` like {"0": "background", "1": "edema"} by its numbers, in rising order."""
+    try:
+        names = {int(number): str(name) for number, name in about[key].items()}
+    except (KeyError, AttributeError, ValueError):
+        raise InputError(f'{source}: "{key}" must be an object of numbers and names, like {{"0": "..."}}') from None
+    if not names or not all(0 <= number <= 254 for number in names):
+        raise InputError(f'{source}: the numbers of "{key}" must be 0 to 254, they are {sorted(names)}')
+    return dict(sorted(names.items()))
+
+
+def _decathlon_pairs(about: dict[str, Any], source: Path) -> list[tuple[Path, Path]]:
+    entries = about.get("training")
+    if not isinstance(entries, list) or not entries:
+        raise InputError(f'{source}: "training" must list the annotated scans')
+    pairs = []
+    for entry in entries:
+        if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("image", "label")):
+            raise InputError(f'{source}: an entry of "training" must have "image" and "label", this is {entry!r:.80}')
+        if not PurePosixPath(entry["image"]).name.startswith("._"):
+            pairs.append((_inside(source, entry["image"]), _inside(source, entry["label"])))
+    if not pairs:
+        raise InputError(f'{source}: "training" lists hidden files alone')
+    return pairs
+
+
+def _inside(source: Path, listed: str) -> Path:
+    relative = PurePosixPath(listed)
+    if relative.is_absolute() or ".." in relative.parts or "\0" in listed:
+        raise InputError(f"{source}: {listed!r} must be a path inside the dataset's folder")
+    path = source.parent / relative
+    if not path.is_file():
+        raise InputError(f"{source}: lists {listed!r}, and there is no file {path}")
+    return path
+
+
+def _plain_pairs(folder: Path) -> list[tuple[Path, Path]]:
+    images, labels = _volumes(folder / "images"), _volumes(folder / "labels")
+    for name in sorted(images.keys() ^ labels.keys()):
+        if name in images:
+            raise InputError(f"{images[name]}: a scan without a mask; {folder / 'labels'} must have one of that name")
+        raise InputError(f"{labels[name]}: a mask without a scan; {folder / 'images'} must have one of that name")
+    if not images:
+        raise InputError(f"{folder / 'images'}: no .nii or .nii.gz files")
+    return [(images[name], labels[name]) for name in sorted(images)]
+
+
+def _volumes(folder: Path) -> dict[str, Path]:
+    """Return the volumes of a folder by their names without .nii and .nii.gz."""
+    if not folder.is_dir():
+        raise InputError(
+            f"{folder}: no such folder; data.path must have a dataset.json, or the folders images and labels"
+        )
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or not path.name.endswith((".nii", ".nii.gz")):
+            continue
+        if _stem(path) in found:
+            raise InputError(f"{path}: the same name as {found[_stem(path)].name}; keep one of the two")
+        found[_stem(path)] = path
+    return found
+
+
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(".gz").removesuffix(".nii")
+
+
+def _patient_reader(pattern: str) -> Callable[[str], str]:
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise InputError(f"data.patient_pattern {pattern!r}: not a regular expression ({error})") from None
+
+    def patient_of(name: str) -> str:
+        match = compiled.search(name)
+        patient = match.group(1 if compiled.groups else 0) if match else None
+        if not patient:
+            raise InputError(f"data.patient_pattern {pattern!r}: takes no patient from the name of case {name}")
+        return patient
+
+    return patient_of
+
+
+Checked = tuple[list[Finding], CaseSummary | None]
+
+
+def _map(check: Callable[[Case], Checked], cases: tuple[Case, ...], workers: int) -> Iterator[Checked]:
+    if workers <= 1:
+        yield from map(check, cases)
+        return
+    # Not fork: this process may have threads of TensorFlow, MLflow or Ray, whose locks a fork would copy.
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(check, cases)
+
+
+def _check_case(case: Case, labels: tuple[int, ...], channels: tuple[str, ...]) -> Checked:
+    """Read a case's files, return the findings and, if all could be read and have one shape, the summary."""
+    digest = hashlib.sha256()
+    try:
+        images = []
+        for path in case.images:
+            content = imgmed.read_bytes(path)
+            digest.update(content)
+            images.append(imgmed.decode_volume(content, path))
+        mask = None
+        if case.label:
+            content = imgmed.read_bytes(case.label)
+            digest.update(content)
+            mask = imgmed.decode_labels(content, case.label)
+    except InputError as error:
+        return [Finding(case.name, "error", str(error))], None
+
+    messages: list[str] = []
+    first = images[0]
+    shape = first.data.shape[:3]
+    for path, image in zip(case.images, images, strict=True):
+        messages += _place_errors(first, image, "image", path, case.name)
+    stacks = [image.data if image.data.ndim == 4 else image.data[..., np.newaxis] for image in images]
+    planes = [stack[..., c] for stack in stacks for c in range(stack.shape[-1])]
+    if len(planes) != len(channels):
+        messages.append(
+            f"{case.images[0]}: {len(planes)} channels, the dataset has {len(channels)} ({', '.join(channels)})"
+        )
+    for c, plane in enumerate(planes):
+        messages += _intensity_errors(plane, f"{case.images[0]}: channel {c}")
+    voxels: dict[int, int] = {}
+    if mask and case.label:
+        messages += _place_errors(first, mask, "label", case.label, case.name)
+        counts = np.bincount(mask.data.ravel(order="K"), minlength=255)
+        voxels = {label: int(counts[label]) for label in labels}
+        for label in np.flatnonzero(counts):
+            if label not in voxels:
+                classes = ", ".join(str(known) for known in labels)
+                messages.append(
+                    f"{case.label}: label {label} ({counts[label]} voxels) is not among the classes {classes}"
+                )
+    findings = [Finding(case.name, "error", message) for message in messages]
+    if mask and not mask.data.any():
+        findings.append(Finding(case.name, "warning", f"{case.label}: an empty mask, background alone"))
+    summary = CaseSummary(case.name, shape, first.spacing_mm, len(planes), voxels, digest.hexdigest())
+    return findings, summary
+
+
+def _place_errors(image: imgmed.Volume, other: imgmed.Volume, kind: str, path: Path, case: str) -> Iterable[str]:
+    """Yield in what a mask (or another image of the case) does not lie on the image's grid."""
+    left, right = image.data.shape[:3], other.data.shape[:3]
+    if left != right:
+        sizes = ["x".join(str(n) for n in shape) for shape in (left, right)]
+        yield f"{path}: image {sizes[0]}, {kind} {sizes[1]}, case {case}: the shapes must be the same"
+    difference = np.abs(image.affine - other.affine).max()
+    if difference > AFFINE_TOLERANCE:
+        yield (
+            f"{path}: the affine of the {kind} differs from the image's by {difference:.3g}, more than "
+            f"{AFFINE_TOLERANCE:g}, case {case}: they must lie in the same place"
+        )
+
+
+def _intensity_errors(channel: np.ndarray, where: str) -> Iterable[str]:
+    unusable = channel.size - np.count_nonzero(np.isfinite(channel))
+    if unusable:
+        yield f"{where} has {unusable} voxels of NaN or infinity; intensities must be finite"
+    elif channel.min() == channel.max():
+        yield f"{where} is {channel.min():g} throughout; an image must not be constant"
+
+
+def _listed(patients: list[str], split: Split) -> dict[str, str]:
+    lists = {part: set(getattr(split, part)) for part in PARTS}
+    for part, listed in lists.items():
+        for patient in sorted(listed.difference(patients)):
+            known = ", ".join(patients[:3]) + (", ..." if len(patients) > 3 else "")
+            raise InputError(f"data.split.{part}: no patient {patient!r} in the dataset, which has {known}")
+    for left, right in combinations(PARTS, 2):
+        for patient in sorted(lists[left] & lists[right]):
+            raise InputError(f"data.split: patient {patient!r} is in {left} and in {right}, and may be in one only")
+    return {patient: part for part, listed in lists.items() for patient in listed}
+
+
+def _folded(drawn: list[str], folds: int, fold: int) -> dict[str, str]:
+    if len(drawn) < folds:
+        raise InputError(
+            f"data.split.folds: {folds} folds need at least {folds} patients, the dataset has {len(drawn)}; "
+            "take fewer folds, or look whether data.patient_pattern takes the patients apart"
+        )
+    parts = {fold: "test", (fold + 1) % folds: "validation"}
+    return {patient: parts.get(i % folds, "training") for i, patient in enumerate(drawn)}
+
+
+def _fractioned(drawn: list[str], fractions: tuple[float, float, float]) -> dict[str, str]:
+    needed = sum(fraction > 0 for fraction in fractions)
+    if len(drawn) < needed:
+        raise InputError(
+            f"data.split: {needed} parts need at least {needed} patients, the dataset has {len(drawn)}; set the "
+            "fraction of a part to 0, add scans, or look whether data.patient_pattern takes the patients apart"
+        )
+    sizes = [max(1, round(fraction * len(drawn))) if fraction else 0 for fraction in fractions]
+    # Rounding leaves at most two too many or too few; the largest part can give and take them.
+    while sum(sizes) != len(drawn):
+        sizes[sizes.index(max(sizes))] += 1 if sum(sizes) < len(drawn) else -1
+    parts = [part for part, size in zip(PARTS, sizes, strict=True) for _ in range(size)]
+    return dict(zip(drawn, parts, strict=True))
+
+
+def content_hash(paths: Iterable[Path]) -> str:
+    """Return the SHA-256 of files' bytes, one after another; the same as `CaseSummary.sha256` for scan and mask."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 22):
+                digest.update(chunk)
+    return digest.hexdigest()

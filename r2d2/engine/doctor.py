@@ -1,0 +1,128 @@
+"""Doctor: what is installed, built and reachable, and what to do about the rest."""
+
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+
+from r2d2 import config
+from r2d2.errors import InputError
+
+HOROVOD_REMEDY = (
+    "HOROVOD_WITH_TENSORFLOW=1 HOROVOD_WITH_GLOO=1 HOROVOD_WITHOUT_MPI=1 pip install --no-build-isolation "
+    "horovod==0.28.1   (after tensorflow and the build tools of r2d2[horovod-build]; `make setup` does it all)"
+)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing looked at: whether it is as it must be, what was found, and the way out."""
+
+    name: str
+    ok: bool
+    found: str
+    remedy: str = ""
+    required: bool = True
+
+
+def doctor() -> list[Check]:
+    """Look at everything that R2D2 needs on this machine."""
+    return [_python(), _tensorflow(), _horovod(), *_packages(), _processor(), _gpu(), _home(), _tracking(), _cluster()]
+
+
+def _python() -> Check:
+    version = sys.version.split()[0]
+    ok = sys.version_info[:2] == (3, 11)
+    return Check("python", ok, version, "" if ok else "use Python 3.11")
+
+
+def _tensorflow() -> Check:
+    version = _version("tensorflow") or _version("tensorflow-cpu")
+    remedy = "pip install 'r2d2[cpu]', or 'r2d2[gpu]' on a machine with NVIDIA GPUs"
+    return Check("tensorflow", bool(version), version or "not installed", "" if version else remedy)
+
+
+def _horovod() -> Check:
+    version = _version("horovod")
+    if version is None:
+        return Check("horovod", False, "not installed", HOROVOD_REMEDY)
+    # In a process of its own: a library built against another TensorFlow can end the process that loads it.
+    code = "import horovod.tensorflow as h; h.init(); print('gloo' if h.gloo_built() else 'no gloo', h.nccl_built())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        return Check("horovod", False, f"{version}, does not load: {reason[:120]}", f"build it again: {HOROVOD_REMEDY}")
+    gloo, nccl = done.stdout.split()[-2:] if "no" not in done.stdout else ("no gloo", "0")
+    return Check("horovod", True, f"{version}, with {gloo}" + (", NCCL" if nccl not in ("0", "False") else ""))
+
+
+def _packages() -> list[Check]:
+    checks = []
+    for name in ("keras", "ray", "mlflow", "streamlit", "nibabel", "opencv-python-headless", "scipy", "nilearn"):
+        version = _version(name)
+        checks.append(Check(name, bool(version), version or "not installed", "" if version else "pip install r2d2"))
+    return checks
+
+
+def _processor() -> Check:
+    from pathlib import Path
+
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        flags = ""
+    bfloat16 = [flag for flag in ("amx_bf16", "avx512_bf16") if flag in flags]
+    found = f"{len(os.sched_getaffinity(0))} cores, bfloat16 in hardware: {', '.join(bfloat16) or 'no'}"
+    return Check("processor", True, found)
+
+
+def _gpu() -> Check:
+    if shutil.which("nvidia-smi") is None:
+        return Check("gpu", False, "none", "", required=False)
+    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    done = subprocess.run(query, capture_output=True, text=True, check=False)
+    found = "; ".join(done.stdout.strip().splitlines())
+    return Check("gpu", done.returncode == 0, found or done.stderr.strip()[:120], required=False)
+
+
+def _home() -> Check:
+    folder = config.home()
+    place = folder if folder.exists() else folder.parent
+    ok = os.access(place, os.W_OK)
+    free = shutil.disk_usage(place).free / 1e9 if place.exists() else 0.0
+    remedy = "" if ok else "set R2D2_HOME to a folder that you can write"
+    return Check("R2D2_HOME", ok, f"{folder}, {free:.0f} GB free" if ok else f"{folder} cannot be written", remedy)
+
+
+def _tracking() -> Check:
+    from r2d2.tracking import store
+
+    uri = store.resolve()
+    try:
+        store.connect(uri)
+    except InputError as error:
+        return Check("tracking", False, str(error), "start the MLflow server, or unset MLFLOW_TRACKING_URI")
+    return Check("tracking", True, uri)
+
+
+def _cluster() -> Check:
+    address = os.environ.get("RAY_ADDRESS")
+    if address is None:
+        return Check("ray cluster", True, "a local one for each run (RAY_ADDRESS is not set)")
+    from r2d2.cluster import services
+
+    try:
+        with services.connected(config.Cluster(address=address)) as placement:
+            return Check("ray cluster", True, f"{address}, {placement.nodes} nodes")
+    except InputError as error:
+        return Check("ray cluster", False, str(error), "start the cluster, or unset RAY_ADDRESS")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,42 @@
+"""Predict: a scan in, a mask on the scan's own grid out."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from r2d2.engine.evaluate import load_predictor
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A mask that was written: where, its shape, and the volume of each foreground class in ml."""
+
+    mask: Path
+    shape: tuple[int, ...]
+    volumes_ml: dict[str, float]
+
+
+def predict(model: str, scan: Path, output: Path) -> Prediction:
+    """Segment a scan.
+
+    Args:
+        model: See `engine.models.resolve`.
+        scan: A .nii or .nii.gz file.
+        output: The mask's file, .nii or .nii.gz, with the scan's grid, affine and orientation.
+
+    Raises:
+        InputError: No such model or scan, or the mask cannot be written.
+    """
+    import numpy as np
+
+    from r2d2 import imgmed
+
+    volume = imgmed.read_volume(scan)
+    imgmed.check_writable(output)
+    saved, predictor = load_predictor(model)
+    mask = predictor.volume(volume)
+    imgmed.write_volume(mask, output)
+    voxel_ml = abs(np.linalg.det(mask.affine[:3, :3])) / 1000.0
+    volumes_ml = {
+        name: float((mask.data == value).sum() * voxel_ml) for value, name in sorted(saved.labels.items()) if value > 0
+    }
+    return Prediction(output, mask.data.shape, volumes_ml)

@@ -1,0 +1,41 @@
+"""Prepare an experiment's data: find, split, check, slice."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from r2d2 import config
+from r2d2.errors import InputError
+
+if TYPE_CHECKING:
+    from r2d2.data.prepare import Prepared
+
+
+def prepare(experiment: config.Experiment) -> tuple["Prepared", dict[str, tuple[str, ...]]]:
+    """The experiment's prepared data, made now or found, and the cases in each part of its split.
+
+    Raises:
+        InputError: Data that would spoil the training, or too little of it.
+    """
+    from r2d2.data.cases import find_cases, split_patients
+    from r2d2.data.prepare import prepare as prepare_dataset
+
+    dataset = find_cases(experiment.data)
+    split = split_patients(dataset, experiment.data.split)
+    for part in ("training", "validation"):
+        if not split[part]:
+            raise InputError(f"data.split: no patient is left for {part}; raise its fraction or add patients")
+    prepared = prepare_dataset(dataset, experiment.preprocess, storage(experiment) / "prepared")
+
+    slices = len(prepared.training_rows(split["training"]))
+    global_batch = experiment.training.batch_size * experiment.cluster.workers
+    if slices < global_batch:
+        raise InputError(
+            f"training.batch_size ({experiment.training.batch_size}) x cluster.workers ({experiment.cluster.workers}) "
+            f"= {global_batch} images a step, but there are only {slices} training slices; lower one of the two"
+        )
+    return prepared, split
+
+
+def storage(experiment: config.Experiment) -> Path:
+    """The folder of prepared data and checkpoints, common to all nodes."""
+    return (experiment.tracking.storage or config.home()).absolute()

@@ -1,0 +1,142 @@
+"""Train an experiment: from its file to a registered model."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from r2d2 import config
+from r2d2.console import bar
+from r2d2.engine.prepare import prepare, storage
+from r2d2.engine import WorkFailed
+from r2d2.errors import InputError
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run.
+
+    Attributes:
+        run_id: The MLflow run.
+        model_uri: Its registered model, `models:/name/version`.
+        model: The same as people type it, `name/version`.
+        metrics: Scores of the test patients, by the names `segeval.summary` gives them.
+        patients: A row a test patient, likewise.
+        best_epoch: The epoch whose weights are the model.
+        restarts: How often the run lost a worker and went on.
+    """
+
+    run_id: str
+    model_uri: str
+    model: str
+    metrics: dict[str, float]
+    patients: list[dict[str, Any]]
+    best_epoch: int
+    restarts: int
+
+
+def train(experiment: config.Experiment | None, resume: str | None = None) -> RunResult:
+    """Train, test and register.
+
+    Args:
+        experiment: What to do; may be absent with `resume`.
+        resume: A run that did not finish: it goes on from its last checkpoint with its own experiment.
+
+    Raises:
+        InputError: Before anything is recorded: data, settings or cluster do not fit.
+        WorkFailed: The training diverged, or lost its workers more often than `cluster.max_restarts`.
+    """
+    from r2d2.cluster import services
+    from r2d2.tracking import runs, store
+
+    uri = store.resolve(experiment.tracking) if experiment else store.resolve()
+    client = store.connect(uri)
+    run = None
+    if resume is not None:
+        run = runs.find(client, resume)
+        experiment = _resumed(runs.read_experiment(run), experiment, resume)
+    if experiment is None:
+        raise InputError("nothing to train: give an experiment file, or --resume RUN")
+
+    with services.connected(experiment.cluster) as placement:
+        if placement.nodes > 1 and uri.startswith("sqlite:"):
+            raise InputError(
+                f"tracking.uri {uri}: workers on {placement.nodes} nodes cannot write one SQLite file; "
+                "start an MLflow server and give its http address"
+            )
+        prepared, split = prepare(experiment)
+        dataset = {
+            "hash": prepared.key,
+            "labels": prepared.labels,
+            "channels": prepared.channels,
+            "split": split,
+            "contents": {case.name: case.content for case in prepared.cases},
+        }
+        if run is None:
+            run = runs.create(client, experiment, dataset)
+        else:
+            _same_data(runs.read_dataset(run), dataset, run.run_id)
+            run.start()
+        return _fit(experiment, run, uri, prepared.folder, split, placement)
+
+
+def _fit(experiment: config.Experiment, run: Any, uri: str, prepared: Any, split: Any, placement: Any) -> RunResult:
+    from r2d2.cluster import trainer
+    from r2d2.cluster.worker import Task
+
+    task = Task(
+        experiment=experiment.to_yaml(),
+        run_id=run.run_id,
+        tracking_uri=uri,
+        prepared=str(prepared),
+        run_folder=str(storage(experiment) / "runs" / run.run_id),
+        split={part: list(names) for part, names in split.items()},
+        threads=placement.cpus_per_worker,
+    )
+    restarts: list[str] = []
+    with bar(f"Training {experiment.name}", experiment.training.epochs) as advance:
+
+        def on_epoch(row: dict[str, float]) -> None:
+            if "epoch" in row and "failed" not in row:
+                dice = f"  val dice {row['val/dice']:.3f}" if "val/dice" in row else ""
+                advance(f"loss {row['train/loss']:.4f}{dice}", done=int(row["epoch"]))
+
+        def on_restart(cause: str) -> None:
+            restarts.append(cause)
+            run.tag(restarts=len(restarts), **{f"restart.{len(restarts)}": cause})
+            advance(f"restart {len(restarts)}: {cause:.60}", done=None)
+
+        try:
+            result = trainer.fit(task, placement, experiment.cluster.max_restarts, on_epoch, on_restart)
+        except trainer.TrainingFailed as error:
+            run.end("FAILED", str(error))
+            raise WorkFailed(f"run {run.run_id} failed: {error}; go on with --resume {run.run_id}") from error
+        except BaseException as error:
+            run.end("KILLED", f"{type(error).__name__} in the driver")
+            raise
+    if "failed" in result:
+        run.end("FAILED", result["failed"])
+        raise WorkFailed(f"run {run.run_id} failed: {result['failed']}")
+    run.end("FINISHED", "all epochs done")
+    return RunResult(
+        run_id=run.run_id,
+        model_uri=result["model_uri"],
+        model=result["model_uri"].removeprefix("models:/"),
+        metrics=result["test"],
+        patients=result["patients"],
+        best_epoch=result["best_epoch"],
+        restarts=len(restarts),
+    )
+
+
+def _resumed(recorded: config.Experiment, given: config.Experiment | None, run: str) -> config.Experiment:
+    """The recorded experiment; a given one may differ from it in where it runs, not in what it computes."""
+    if given is None:
+        return recorded
+    other = [key for key in config.differences(recorded, given) if not key.startswith(("cluster.", "tracking."))]
+    if other:
+        raise InputError(f"--resume {run}: its {other[0]} was another; a run goes on with the settings it began with")
+    return given
+
+
+def _same_data(recorded: dict[str, Any], found: dict[str, Any], run: str) -> None:
+    if recorded["hash"] != found["hash"]:
+        raise InputError(f"--resume {run}: the data has changed since the run began; start a new run")

@@ -1,0 +1,6 @@
+"""From a trained model and a scan to a mask on the scan's own grid."""
+
+from r2d2.inference.predict import Predictor
+from r2d2.inference.saved import SavedModel, load
+
+__all__ = ["Predictor", "SavedModel", "load"]

@@ -1,0 +1,82 @@
+"""Predict: slices through the network in batches of one size, probabilities back to the scan's own grid, argmax."""
+
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from r2d2 import config, imgmed, segeval
+from r2d2.data.prepare import Prepared, PreparedCase, to_images
+from r2d2.errors import InputError
+
+BATCH = 16
+"""Slices a forward pass. One fixed number: a slice's probabilities then depend on nothing but the slice."""
+
+
+class Predictor:
+    """A trained network, ready to predict.
+
+    Args:
+        network: As `models.build` makes it, in the precision that it is to compute in; it is not copied, so its
+            predictions follow its weights.
+        preprocess: The settings that its training images were made with.
+    """
+
+    def __init__(self, network: keras.Model, preprocess: config.Preprocess) -> None:
+        self.preprocess = preprocess
+        self.num_classes: int = network.output_shape[-1]
+        self.num_channels: int = network.input_shape[-1]
+        self._forward = tf.function(lambda images: network(images, training=False), reduce_retracing=False)
+
+    def labels(self, images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """The most probable class of every pixel.
+
+        Args:
+            images: (n, rows, columns, channels), n at most `BATCH`, as `to_images` makes them.
+            size: Rows and columns of the grid that is asked for; probabilities are interpolated to it linearly.
+
+        Returns:
+            (n, *size) uint8.
+        """
+        full = np.zeros((BATCH, *images.shape[1:]), np.float32)
+        full[: len(images)] = images
+        probabilities = self._forward(tf.constant(full)).numpy()[: len(images)]
+        return imgmed.resize_probabilities(probabilities, size).argmax(axis=-1).astype(np.uint8)
+
+    def volume(self, scan: imgmed.Volume) -> imgmed.Volume:
+        """The label volume of a scan, on the scan's own grid.
+
+        Raises:
+            InputError: The scan has another number of channels than the network was trained on.
+        """
+        canonical = imgmed.to_canonical(scan)
+        channels = 1 if scan.data.ndim == 3 else scan.data.shape[3]
+        wanted = self.preprocess.channels or range(self.num_channels)
+        if max(wanted) >= channels or (self.preprocess.channels is None and channels != self.num_channels):
+            raise InputError(f"the scan has {channels} channels, the model needs channels {[*wanted]} (counted from 0)")
+        images = to_images(canonical, self.preprocess)
+        sizes = imgmed.to_slices(canonical.data, self.preprocess.plane).shape[1:3]
+        parts = [self.labels(images[start : start + BATCH], sizes) for start in range(0, len(images), BATCH)]
+        return imgmed.from_canonical(imgmed.from_slices(np.concatenate(parts), self.preprocess.plane), like=scan)
+
+    def confusions(
+        self, prepared: Prepared, cases: Sequence[PreparedCase], rank: int = 0, size: int = 1
+    ) -> np.ndarray:
+        """Every case's confusion matrix on its own grid, of the batches that worker `rank` of `size` takes.
+
+        Batches never hold slices of two cases and are the same for any number of workers, so the matrices summed over
+        the workers are too.
+
+        Returns:
+            (cases, classes, classes) int64, rows = reference.
+        """
+        totals = np.zeros((len(cases), self.num_classes, self.num_classes), np.int64)
+        batches = [(number, start) for number, case in enumerate(cases) for start in range(0, case.slices, BATCH)]
+        for number, start in batches[rank::size]:
+            case = cases[number]
+            stop = min(start + BATCH, case.slices)
+            prediction = self.labels(prepared.images[case.first + start : case.first + stop], case.grid[1:])
+            reference = prepared.reference(case)[start:stop]
+            totals[number] += segeval.confusion_matrix(reference, prediction, self.num_classes)
+        return totals

@@ -1,0 +1,66 @@
+"""The confusion matrix of two masks, from which all the overlap scores come."""
+
+import cv2
+import numpy as np
+
+from r2d2.errors import InputError
+
+# OpenCV counts in float32, which is exact to 2^24; counts of pieces are summed as integers.
+PIECE_VOXELS = 1 << 23
+
+
+def confusion_matrix(reference: np.ndarray, prediction: np.ndarray, num_classes: int) -> np.ndarray:
+    """Return how many voxels of each class were predicted as each class.
+
+    Args:
+        reference: The true labels, any shape, whole numbers below `num_classes`; uint8 is fastest.
+        prediction: The predicted labels, of the same shape.
+        num_classes: The number of classes with the background, 1 to 255.
+
+    Returns:
+        (C, C) int64; rows are the reference, columns the prediction. Reference [0, 0, 1] and prediction [0, 1, 1] give
+        [[1, 1], [0, 1]].
+
+    Raises:
+        InputError: The shapes differ, labels are not whole numbers, or a label is outside the classes.
+    """
+    if reference.shape != prediction.shape:
+        raise InputError(f"reference {_text(reference)}, prediction {_text(prediction)}: the shapes must be the same")
+    left = _to_uint8(reference, "reference", num_classes)
+    right = _to_uint8(prediction, "prediction", num_classes)
+    # Volumes come with the first axis fastest: flattened in their own order they need no copy.
+    if left.flags.f_contiguous:
+        left, right = left.T, right.T
+    left, right = left.reshape(1, -1), right.reshape(1, -1)
+    matrix = np.zeros((num_classes, num_classes), np.int64)
+    for start in range(0, left.size, PIECE_VOXELS):
+        pair = [left[:, start : start + PIECE_VOXELS], right[:, start : start + PIECE_VOXELS]]
+        counts = cv2.calcHist(pair, [0, 1], None, [num_classes] * 2, [0, num_classes] * 2)
+        matrix += counts.reshape(matrix.shape).astype(np.int64)
+    if matrix.sum() != left.size:  # calcHist passes over what is out of range
+        raise _outside(left, right, num_classes)
+    return matrix
+
+
+def _to_uint8(labels: np.ndarray, name: str, num_classes: int) -> np.ndarray:
+    if labels.dtype == np.uint8:
+        return labels
+    if labels.dtype.kind not in "biu":
+        raise InputError(f"{name}: labels must be whole numbers, these are {labels.dtype}")
+    if labels.size and not 0 <= labels.min() <= labels.max() < num_classes:
+        raise InputError(
+            f"{name}: labels {labels.min()} to {labels.max()}, with {num_classes} classes they must be "
+            f"0 to {num_classes - 1}"
+        )
+    return labels.astype(np.uint8)
+
+
+def _outside(left: np.ndarray, right: np.ndarray, num_classes: int) -> InputError:
+    return InputError(
+        f"reference has labels to {left.max()}, prediction to {right.max()}: with {num_classes} classes they must be "
+        f"0 to {num_classes - 1}"
+    )
+
+
+def _text(array: np.ndarray) -> str:
+    return "x".join(str(n) for n in array.shape)

@@ -1,0 +1,52 @@
+"""What people read of runs and models, by the command line and the dashboard alike."""
+
+import time
+from typing import Any
+
+from mlflow.entities import ViewType
+
+from r2d2.tracking import runs, store, zoo
+
+
+def list_runs(limit: int = 100) -> list[dict[str, Any]]:
+    """The latest runs of every experiment: id, name, status, start (local time) and the headline scores."""
+    client = store.connect(store.resolve())
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    found = client.search_runs(experiments, max_results=limit, run_view_type=ViewType.ACTIVE_ONLY)
+    return [
+        {
+            "run_id": run.info.run_id,
+            "name": run.info.run_name,
+            "status": run.info.status,
+            "started": _local_time(run.info.start_time),
+            "val/dice": run.data.metrics.get("val/dice"),
+            "test/dice": run.data.metrics.get("test/dice"),
+            "reason": run.data.tags.get("r2d2.reason"),
+        }
+        for run in found
+        if "r2d2.version" in run.data.tags
+    ]
+
+
+def show_run(name: str) -> dict[str, Any]:
+    """One run, by id or name: what `list_runs` says and all its tags, latest metrics and parameters."""
+    client = store.connect(store.resolve())
+    run = client.get_run(runs.find(client, name).run_id)
+    return {
+        "run_id": run.info.run_id,
+        "name": run.info.run_name,
+        "status": run.info.status,
+        "started": _local_time(run.info.start_time),
+        "tags": {key: value for key, value in sorted(run.data.tags.items()) if key.startswith("r2d2.")},
+        "metrics": dict(sorted(run.data.metrics.items())),
+        "params": dict(sorted(run.data.params.items())),
+    }
+
+
+def list_models() -> list[zoo.ModelVersion]:
+    """Every registered version."""
+    return zoo.list_versions(store.connect(store.resolve()))
+
+
+def _local_time(milliseconds: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(milliseconds / 1000))
