@@ -178,7 +178,9 @@ def check(
 
 @data_app.command()
 def prepare(
-    file: Annotated[Path, typer.Argument(help="An experiment file.")], overrides: Overrides = None, as_json: Json = False
+    file: Annotated[Path, typer.Argument(help="An experiment file.")],
+    overrides: Overrides = None,
+    as_json: Json = False,
 ) -> None:
     """Slice, resize and normalize an experiment's scans once, for all its runs."""
     from r2d2 import config

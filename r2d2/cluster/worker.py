@@ -65,9 +65,7 @@ class _Worker:
         _use_local_gpu(ring.local_rank)
         keras.utils.set_random_seed(self.training.seed)
         size = self.experiment.preprocess.image_size
-        self.plain = models.build(
-            self.experiment.model, len(self.prepared.channels), len(self.prepared.labels), size
-        )
+        self.plain = models.build(self.experiment.model, len(self.prepared.channels), len(self.prepared.labels), size)
         self.precision = choose(self.training.precision)
         self.model = with_precision(self.plain, self.precision)
         self.optimizer = build_optimizer(self.training)
@@ -106,7 +104,10 @@ class _Worker:
                 self.state = restore(latest, self._variables())
                 self.run_record.log_history(self.state.history)
             self.run_record.tag(
-                attempts=attempt + 1, workers=self.ring.size, precision=self.precision, steps_per_epoch=self.steps_per_epoch
+                attempts=attempt + 1,
+                workers=self.ring.size,
+                precision=self.precision,
+                steps_per_epoch=self.steps_per_epoch,
             )
         self.state = self.ring.broadcast_object(self.state)
         self.ring.broadcast(self._variables())
@@ -214,7 +215,9 @@ class _Worker:
                 image, mask = self.prepared.images[number], self.prepared.masks[number]
                 prediction = self.predictor.labels(image[None], mask.shape)[0]
                 masks = {"reference": upright(mask), "prediction": upright(prediction)}
-                title = f"{case.name}, slice {number - case.first}, Dice of the volume {row['dice'] or float('nan'):.3f}"
+                title = (
+                    f"{case.name}, slice {number - case.first}, Dice of the volume {row['dice'] or float('nan'):.3f}"
+                )
                 figure = draw(upright(image[..., 0].astype(np.float32)), masks, self.prepared.labels, title)
                 figure.savefig(file := Path(folder) / f"{case.name}.png")
                 self.run_record.attach_file(file, "overlays")

@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
 from pathlib import Path, PurePosixPath
@@ -129,8 +129,8 @@ def find_cases(data: Data) -> Dataset:
         labels = data.labels
         shape, _ = imgmed.read_geometry(pairs[0][0])
         channels = tuple(str(channel) for channel in range(shape[3] if len(shape) == 4 else 1))
-    if 0 not in labels:
-        raise InputError(f"{folder}: the classes {dict(sorted(labels.items()))} must name 0, the background")
+    if sorted(labels) != list(range(len(labels))):
+        raise InputError(f"{folder}: the classes must be numbered 0 (background), 1, 2, ...; they are {sorted(labels)}")
     patient_of = _patient_reader(data.patient_pattern)
     cases = [Case(_stem(image), patient_of(_stem(image)), (image,), label) for image, label in pairs]
     for name, count in Counter(case.name for case in cases).items():
@@ -158,14 +158,14 @@ def check_cases(dataset: Dataset, workers: int | None = None, progress: Callable
         workers: How many processes, by default one per CPU that this process may use; 1 works in this process.
         progress: Called once per finished case.
     """
-    check = partial(_check_case, labels=tuple(dataset.labels), channels=dataset.channels)
+    inspect = partial(_inspect_and_drop, labels=tuple(dataset.labels), channels=dataset.channels)
     workers = min(workers or len(os.sched_getaffinity(0)), len(dataset.cases))
     findings: list[Finding] = []
     summaries: list[CaseSummary] = []
-    for found, summary in _map(check, dataset.cases, workers):
-        findings += found
-        if summary:
-            summaries.append(summary)
+    for inspected in _map(inspect, dataset.cases, workers):
+        findings += inspected.findings
+        if inspected.summary:
+            summaries.append(inspected.summary)
         if progress:
             progress()
     return Check(tuple(findings), tuple(summaries))
@@ -245,7 +245,7 @@ def _inside(source: Path, listed: str) -> Path:
 
 
 def _plain_pairs(folder: Path) -> list[tuple[Path, Path]]:
-    images, labels = _volumes(folder / "images"), _volumes(folder / "labels")
+    images, labels = volumes(folder / "images"), volumes(folder / "labels")
     for name in sorted(images.keys() ^ labels.keys()):
         if name in images:
             raise InputError(f"{images[name]}: a scan without a mask; {folder / 'labels'} must have one of that name")
@@ -255,7 +255,7 @@ def _plain_pairs(folder: Path) -> list[tuple[Path, Path]]:
     return [(images[name], labels[name]) for name in sorted(images)]
 
 
-def _volumes(folder: Path) -> dict[str, Path]:
+def volumes(folder: Path) -> dict[str, Path]:
     """Return the volumes of a folder by their names without .nii and .nii.gz."""
     if not folder.is_dir():
         raise InputError(
@@ -291,20 +291,43 @@ def _patient_reader(pattern: str) -> Callable[[str], str]:
     return patient_of
 
 
-Checked = tuple[list[Finding], CaseSummary | None]
-
-
-def _map(check: Callable[[Case], Checked], cases: tuple[Case, ...], workers: int) -> Iterator[Checked]:
+def _map(inspect: Callable[[Case], "Inspected"], cases: tuple[Case, ...], workers: int) -> Iterator["Inspected"]:
     if workers <= 1:
-        yield from map(check, cases)
+        yield from map(inspect, cases)
         return
     # Not fork: this process may have threads of TensorFlow, MLflow or Ray, whose locks a fork would copy.
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(check, cases)
+        yield from pool.map(inspect, cases)
 
 
-def _check_case(case: Case, labels: tuple[int, ...], channels: tuple[str, ...]) -> Checked:
-    """Read a case's files, return the findings and, if all could be read and have one shape, the summary."""
+@dataclass(frozen=True)
+class Inspected:
+    """What `inspect_case` found, and the volumes themselves if the files could be read."""
+
+    findings: list[Finding]
+    summary: CaseSummary | None = None
+    images: tuple[imgmed.Volume, ...] = ()
+    mask: imgmed.Volume | None = None
+
+    @property
+    def errors(self) -> list[str]:
+        """The messages of what keeps the case from being used."""
+        return [finding.message for finding in self.findings if finding.severity == "error"]
+
+
+def _inspect_and_drop(case: Case, labels: tuple[int, ...], channels: tuple[str, ...]) -> Inspected:
+    """Inspect a case and leave its volumes behind, which would be slow to hand from one process to another."""
+    return replace(inspect_case(case, labels, channels), images=(), mask=None)
+
+
+def inspect_case(case: Case, labels: tuple[int, ...], channels: tuple[str, ...]) -> Inspected:
+    """Read a case's files once and return what is wrong with them, what they hold, and the volumes.
+
+    Args:
+        case: The case.
+        labels: The classes' values.
+        channels: The dataset's channels.
+    """
     digest = hashlib.sha256()
     try:
         images = []
@@ -318,7 +341,7 @@ def _check_case(case: Case, labels: tuple[int, ...], channels: tuple[str, ...]) 
             digest.update(content)
             mask = imgmed.decode_labels(content, case.label)
     except InputError as error:
-        return [Finding(case.name, "error", str(error))], None
+        return Inspected([Finding(case.name, "error", str(error))])
 
     messages: list[str] = []
     first = images[0]
@@ -348,7 +371,7 @@ def _check_case(case: Case, labels: tuple[int, ...], channels: tuple[str, ...]) 
     if mask and not mask.data.any():
         findings.append(Finding(case.name, "warning", f"{case.label}: an empty mask, background alone"))
     summary = CaseSummary(case.name, shape, first.spacing_mm, len(planes), voxels, digest.hexdigest())
-    return findings, summary
+    return Inspected(findings, summary, tuple(images), mask)
 
 
 def _place_errors(image: imgmed.Volume, other: imgmed.Volume, kind: str, path: Path, case: str) -> Iterable[str]:

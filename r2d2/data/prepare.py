@@ -18,7 +18,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -27,7 +27,7 @@ import numpy as np
 
 from r2d2 import config, imgmed
 from r2d2.console import bar
-from r2d2.data.cases import Case, Dataset, content_hash
+from r2d2.data.cases import Case, Dataset, content_hash, inspect_case
 from r2d2.errors import InputError
 
 FORMAT = 1
@@ -158,9 +158,7 @@ def to_images(volume: imgmed.Volume, preprocess: config.Preprocess) -> np.ndarra
     return images.astype(_dtype(preprocess))
 
 
-def _write(
-    dataset: Dataset, preprocess: config.Preprocess, contents: list[str], folder: Path, workers: int
-) -> None:
+def _write(dataset: Dataset, preprocess: config.Preprocess, contents: list[str], folder: Path, workers: int) -> None:
     cases = _lay_out(dataset, preprocess, contents)
     channels = dataset.channels
     if preprocess.channels is not None:
@@ -177,21 +175,26 @@ def _write(
     _allocate(folder / "labels.npy", (slices, rows, columns), np.uint8)
     _allocate(folder / "references.npy", (voxels,), np.uint8)
 
-    done = {}
+    light = replace(dataset, cases=())  # what travels to the processes
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(cases)), mp_context=context) as pool, bar("Preparing", len(cases)) as advance:
-        futures = [
-            pool.submit(_write_case, source, case, dataset.labels, preprocess, folder)
+    problems: list[str] = []
+    chosen: dict[str, list[int]] = {}
+    with (
+        ProcessPoolExecutor(min(workers, len(cases)), mp_context=context) as pool,
+        bar("Preparing", len(cases)) as advance,
+    ):
+        futures = {
+            pool.submit(_write_case, source, case, light, preprocess, folder): case.name
             for source, case in zip(dataset.cases, cases, strict=True)
-        ]
-        try:
-            for future in as_completed(futures):
-                name, chosen = future.result()
-                done[name] = chosen
-                advance(name)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+        }
+        for future in as_completed(futures):
+            name = futures[future]
+            found, chosen[name] = future.result()
+            problems += found
+            advance(name)
+    if problems:
+        more = f" (and {len(problems) - 1} more: r2d2 data check lists all)" if len(problems) > 1 else ""
+        raise InputError(f"{sorted(problems)[0]}{more}")
 
     index = {
         "format": FORMAT,
@@ -199,7 +202,7 @@ def _write(
         "labels": dataset.labels,
         "channels": channels,
         "preprocess": preprocess.model_dump(mode="json"),
-        "cases": [asdict(case) | {"chosen": done[case.name]} for case in cases],
+        "cases": [asdict(case) | {"chosen": chosen[case.name]} for case in cases],
     }
     (folder / "index.json").write_text(json.dumps(index, indent=1))
 
@@ -221,11 +224,14 @@ def _lay_out(dataset: Dataset, preprocess: config.Preprocess, contents: list[str
 
 
 def _write_case(
-    source: Case, place: PreparedCase, labels: dict[int, str], preprocess: config.Preprocess, folder: Path
-) -> tuple[str, list[int]]:
-    image, label = imgmed.read_volume(source.images[0]), imgmed.read_labels(source.label)
-    image, label = imgmed.to_canonical(image), imgmed.to_canonical(label)
-    reference = imgmed.to_slices(label.data, preprocess.plane)
+    source: Case, place: PreparedCase, dataset: Dataset, preprocess: config.Preprocess, folder: Path
+) -> tuple[list[str], list[int]]:
+    """Check and write one case; returns what is wrong with it, or the slices chosen to train on."""
+    inspected = inspect_case(source, tuple(dataset.labels), dataset.channels)
+    if inspected.errors or inspected.mask is None:
+        return inspected.errors or [f"case {source.name}: it has no mask"], []
+    image = imgmed.to_canonical(inspected.images[0])
+    reference = imgmed.to_slices(imgmed.to_canonical(inspected.mask).data, preprocess.plane)
     chosen = imgmed.choose_slices(
         place.slices, preprocess.slices.count, preprocess.slices.choice, reference.any(axis=(1, 2))
     )
@@ -235,7 +241,7 @@ def _write_case(
     np.load(folder / "labels.npy", mmap_mode="r+")[rows] = imgmed.resize_labels(reference, preprocess.image_size)
     voxels = slice(place.voxel, place.voxel + reference.size)
     np.load(folder / "references.npy", mmap_mode="r+")[voxels] = reference.ravel()
-    return place.name, [int(number) for number in chosen]
+    return [], [int(number) for number in chosen]
 
 
 def _dtype(preprocess: config.Preprocess) -> type[np.floating]:

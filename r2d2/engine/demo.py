@@ -102,12 +102,11 @@ def _baselines(experiment: config.Experiment, names: list[str]) -> dict[str, dic
     for case in dataset.cases:
         if case.name in names and case.label is not None:
             scan, reference = imgmed.read_volume(case.images[0]), imgmed.read_labels(case.label)
-            masks = (template_labels(scan.affine, reference.data.shape), best_thresholds(scan.data, reference.data))
+            x, y, z = reference.data.shape
+            masks = (template_labels(scan.affine, (x, y, z)), best_thresholds(scan.data, reference.data))
             for found, mask in zip(confusions.values(), masks, strict=True):
                 found.append(segeval.confusion_matrix(reference.data, mask, len(dataset.labels)))
-    scores = {
-        name: means(patient_rows(np.stack(found), names, dataset.labels)) for name, found in confusions.items()
-    }
+    scores = {name: means(patient_rows(np.stack(found), names, dataset.labels)) for name, found in confusions.items()}
     return {name: {tissue: score[f"dice/{tissue}"] for tissue in _tissues(score)} for name, score in scores.items()}
 
 

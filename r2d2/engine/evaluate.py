@@ -51,7 +51,8 @@ def evaluate(model: str, data: Path | None = None) -> Evaluation:
         seen = {saved.contents[name] for part in ("training", "validation") for name in saved.split[part]}
         known = [case.name for case in cases if content_hash(case.images) in seen]
         about = (
-            f"{len(known)} of these {len(cases)} scans trained or chose the model, so this is no test: {', '.join(known)}"
+            f"{len(known)} of these {len(cases)} scans trained or chose the model, so this is no test: "
+            + ", ".join(known)
             if known
             else f"{len(cases)} scans of {data}, none of which trained or chose the model"
         )
@@ -113,6 +114,7 @@ def compare_folders(reference: Path, prediction: Path, labels: dict[int, str] | 
 
 
 def load_predictor(model: str) -> tuple[Any, Any]:
+    """The saved model that people call `model`, and a predictor in the fastest precision this machine has."""
     folder = resolve(model)
     from r2d2.inference import Predictor, load
     from r2d2.models.precision import choose, with_precision

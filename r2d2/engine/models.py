@@ -27,7 +27,9 @@ def resolve(model: str) -> Path:
     try:
         run = runs.find(client, model)
     except InputError:
-        known = [f"{v.name}/{v.version}" + "".join(f" @{alias}" for alias in v.aliases) for v in zoo.list_versions(client)]
+        known = [
+            f"{v.name}/{v.version}" + "".join(f" @{alias}" for alias in v.aliases) for v in zoo.list_versions(client)
+        ]
         raise InputError(
             f"model {model!r}: no folder, run or registered model of that name (write name@alias or name/version); "
             f"the registry has: {', '.join(known) or 'none yet'}"

@@ -31,7 +31,7 @@ def predict(model: str, scan: Path, output: Path) -> Prediction:
     from r2d2 import imgmed
 
     volume = imgmed.read_volume(scan)
-    imgmed.check_writable(output)
+    imgmed.check_writable(output)  # before the network is loaded, not after its work
     saved, predictor = load_predictor(model)
     mask = predictor.volume(volume)
     imgmed.write_volume(mask, output)

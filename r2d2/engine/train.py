@@ -5,8 +5,8 @@ from typing import Any
 
 from r2d2 import config
 from r2d2.console import bar
-from r2d2.engine.prepare import prepare, storage
 from r2d2.engine import WorkFailed
+from r2d2.engine.prepare import prepare, storage
 from r2d2.errors import InputError
 
 
@@ -47,7 +47,7 @@ def train(experiment: config.Experiment | None, resume: str | None = None) -> Ru
     from r2d2.cluster import services
     from r2d2.tracking import runs, store
 
-    uri = store.resolve(experiment.tracking) if experiment else store.resolve()
+    uri = store.resolve(experiment.tracking.uri if experiment else None)
     client = store.connect(uri)
     run = None
     if resume is not None:

@@ -13,6 +13,7 @@ from r2d2.imgmed.slices import (
 )
 from r2d2.imgmed.volume import (
     Volume,
+    check_writable,
     decode_labels,
     decode_volume,
     read_bytes,
@@ -25,6 +26,7 @@ from r2d2.imgmed.volume import (
 __all__ = [
     "PLANES",
     "Volume",
+    "check_writable",
     "choose_slices",
     "decode_labels",
     "decode_volume",

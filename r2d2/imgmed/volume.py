@@ -138,6 +138,19 @@ def decode_labels(content: bytes, path: str | Path) -> Volume:
         return Volume(_to_labels(values, path), _affine(header, path), header)
 
 
+def check_writable(path: str | Path) -> None:
+    """Raise an InputError if `write_volume` could not write this file: its name, its folder."""
+    path = Path(path)
+    if not path.name.endswith((".nii", ".nii.gz")):
+        raise InputError(f"{path}: the name of a volume must end in .nii or .nii.gz")
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: there is no folder {path.parent}; make it first")
+    if not os.access(path.parent, os.W_OK):
+        raise InputError(f"{path}: the folder {path.parent} cannot be written")
+    if path.is_dir():
+        raise InputError(f"{path}: a folder, not a file")
+
+
 def write_volume(volume: Volume, path: str | Path) -> None:
     """Write a volume as NIfTI: the whole file, or none.
 
@@ -150,8 +163,7 @@ def write_volume(volume: Volume, path: str | Path) -> None:
         InputError: The name ends otherwise, NIfTI has no such type, or the file cannot be written.
     """
     path = Path(path)
-    if not path.name.endswith((".nii", ".nii.gz")):
-        raise InputError(f"{path}: the name of a volume must end in .nii or .nii.gz")
+    check_writable(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with _input_errors(path):

@@ -56,13 +56,11 @@ class Predictor:
         if max(wanted) >= channels or (self.preprocess.channels is None and channels != self.num_channels):
             raise InputError(f"the scan has {channels} channels, the model needs channels {[*wanted]} (counted from 0)")
         images = to_images(canonical, self.preprocess)
-        sizes = imgmed.to_slices(canonical.data, self.preprocess.plane).shape[1:3]
-        parts = [self.labels(images[start : start + BATCH], sizes) for start in range(0, len(images), BATCH)]
+        rows, columns = imgmed.to_slices(canonical.data, self.preprocess.plane).shape[1:3]
+        parts = [self.labels(images[start : start + BATCH], (rows, columns)) for start in range(0, len(images), BATCH)]
         return imgmed.from_canonical(imgmed.from_slices(np.concatenate(parts), self.preprocess.plane), like=scan)
 
-    def confusions(
-        self, prepared: Prepared, cases: Sequence[PreparedCase], rank: int = 0, size: int = 1
-    ) -> np.ndarray:
+    def confusions(self, prepared: Prepared, cases: Sequence[PreparedCase], rank: int = 0, size: int = 1) -> np.ndarray:
         """Every case's confusion matrix on its own grid, of the batches that worker `rank` of `size` takes.
 
         Batches never hold slices of two cases and are the same for any number of workers, so the matrices summed over

@@ -13,9 +13,9 @@ from r2d2 import config
 from r2d2.errors import InputError
 
 
-def resolve(tracking: config.Tracking = config.Tracking()) -> str:
-    """The tracking URI in force: the experiment's, MLFLOW_TRACKING_URI, or SQLite in R2D2_HOME."""
-    return tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{config.home()}/mlflow.db"
+def resolve(uri: str | None = None) -> str:
+    """The tracking URI in force: an experiment's `tracking.uri`, MLFLOW_TRACKING_URI, or SQLite in R2D2_HOME."""
+    return uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{config.home()}/mlflow.db"
 
 
 def connect(uri: str) -> MlflowClient:
@@ -32,7 +32,9 @@ def connect(uri: str) -> MlflowClient:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"{folder}: cannot be written ({error.strerror}); set R2D2_HOME to a folder of yours") from None
+            raise InputError(
+                f"{folder}: cannot be written ({error.strerror}); set R2D2_HOME to a folder of yours"
+            ) from None
         if not os.access(folder, os.W_OK):
             raise InputError(f"{folder}: cannot be written; set R2D2_HOME to a folder of yours")
     elif urlparse(uri).scheme in ("http", "https"):

@@ -30,7 +30,9 @@ def list_versions(client: MlflowClient) -> list[ModelVersion]:
         versions = client.search_model_versions(f"name='{model.name}'", max_results=1000)
         for version in sorted(versions, key=lambda found: -int(found.version)):
             number = int(version.version)
-            listed.append(ModelVersion(model.name, number, tuple(sorted(aliases.get(number, []))), version.run_id or ""))
+            listed.append(
+                ModelVersion(model.name, number, tuple(sorted(aliases.get(number, []))), version.run_id or "")
+            )
     return listed
 
 

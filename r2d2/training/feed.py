@@ -56,6 +56,8 @@ def epoch(prepared: Prepared, rows: np.ndarray) -> tf.data.Dataset:
 
     def shaped(batch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         x, y = tf.numpy_function(read, [batch], (tf.float32, tf.uint8))
-        return tf.ensure_shape(x, (rows.shape[1], *images.shape[1:])), tf.ensure_shape(y, (rows.shape[1], *labels.shape[1:]))
+        return tf.ensure_shape(x, (rows.shape[1], *images.shape[1:])), tf.ensure_shape(
+            y, (rows.shape[1], *labels.shape[1:])
+        )
 
     return tf.data.Dataset.from_tensor_slices(rows).map(shaped).prefetch(4)

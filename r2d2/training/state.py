@@ -76,7 +76,7 @@ class Checkpoints:
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir()
         arrays = {f"{number:04d}": np.asarray(variable.value) for number, variable in enumerate(variables)}
-        np.savez(beside / "variables.npz", **arrays)  # type: ignore[arg-type]
+        np.savez(beside / "variables.npz", **arrays)
         (beside / "state.json").write_text(json.dumps(asdict(state)))
 
         if state.best_epoch == state.epoch:

@@ -200,6 +200,13 @@ def test_tumours_are_nested_and_have_all_their_parts():
         assert np.linalg.norm(inner - middle, axis=1).mean() < np.linalg.norm(outer - middle, axis=1).mean()
 
 
+def test_every_drawn_brain_has_room_for_the_largest_tumour():
+    control = brats.grid().around(brain.CONTROL_MM)
+    for seed in range(8):
+        middle = brats._middle(generator(seed), brain.deformation(generator(seed), control), control, 36.0)
+        assert (np.abs(middle - brain.BRAIN_MIDDLE_MM) < 80).all()
+
+
 def test_tumours_are_small_and_large():
     millilitres = [(patient("brats", 0, index, 4.0)[1] > 0).sum() * 0.064 for index in range(8)]
     assert min(millilitres) < 20

@@ -189,7 +189,8 @@ def _template_maps(spacing_mm: float) -> tuple[Array, Grid]:
     t1, grey, white, brain = (array[cut] for array in template[:4])
     tissues = np.stack([grey, white, np.clip(1 - grey - white, 0, None)])
     tissues *= brain / tissues.sum(axis=0)
-    means = np.linalg.lstsq(tissues[:, brain].T, t1[brain])[0]
+    # Rounded, since the last digits of LAPACK depend on the number of threads, and patients must not.
+    means = np.linalg.lstsq(tissues[:, brain].T, t1[brain])[0].round(1)
     texture = (t1 - mixed(means, tissues)) / means[1]
     maps = np.stack([brain.astype(np.float32), *tissues[:2], texture])
     if spacing_mm > 1.0:

@@ -45,7 +45,7 @@ EDGE_MM = 1.0
 
 
 class Tumour(NamedTuple):
-    """Two distances from the tumour's middle at each voxel of the brain, (N,) float32, 1 on the surface of each.
+    """Three distances from the tumour's middle at each voxel of the brain, (N,) float32, 1 on the surface of each.
 
     Attributes:
         edema: Less than 1 within the swollen tissue, which the tumour itself always is a part of.
@@ -85,14 +85,10 @@ def generate(rng: np.random.Generator, spacing_mm: float | None = None) -> tuple
     tumour = _tumour(rng, anatomy, control, target, middle, radius_mm, core_share)
     labels = np.zeros(target.shape, np.uint8)
     labels[anatomy.brain] = _labels(tumour)
-    shares = np.concatenate([anatomy.tissues, np.zeros((3, len(tumour.edema)), np.float32)])
-    for part, level in ((3, tumour.edema), (5, tumour.core), (4, tumour.rim)):
-        share = np.clip(0.5 + (1 - level) * np.float32(radius_mm / (2 * EDGE_MM)), 0, 1)
-        shares *= 1 - share
-        shares[part] += share
+    shares = _shares(anatomy.tissues, tumour)
+    healthy = shares[:3].sum(axis=0)
 
     image = np.zeros((*target.shape, 4), np.int16)
-    healthy = shares[:3].sum(axis=0)
     spread = rng.uniform(1 - SETTINGS.signal_spread, 1 + SETTINGS.signal_spread, TISSUE_MEANS.shape)
     for channel, (means, texture) in enumerate(zip(TISSUE_MEANS * spread, TEXTURE, strict=True)):
         uneven = 1 + 0.06 * refine(random_field(rng, control, 6.0), control, target)[0][anatomy.brain]
@@ -136,6 +132,16 @@ def _tumour(
     edema = distance + np.float32(SETTINGS.irregularity) * edema_noise + 0.3 * grey + 0.8 * other
     rim = core + np.float32(rng.uniform(*SETTINGS.rim_share)) + 0.15 * rim_noise
     return Tumour(np.minimum(edema, core), core, np.maximum(rim, core), radius_mm)
+
+
+def _shares(tissues: Array, tumour: Tumour) -> Array:
+    # (6, N), in the order of TISSUE_MEANS: each part of the tumour takes its share from what was there before it.
+    shares = np.concatenate([tissues, np.zeros((3, len(tumour.edema)), np.float32)])
+    for part, level in ((3, tumour.edema), (5, tumour.core), (4, tumour.rim)):
+        share = np.clip(0.5 + (1 - level) * np.float32(tumour.radius_mm / (2 * EDGE_MM)), 0, 1)
+        shares *= 1 - share
+        shares[part] += share
+    return shares
 
 
 def _labels(tumour: Tumour) -> NDArray[np.uint8]:
