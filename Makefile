@@ -23,7 +23,7 @@ $(PACKAGES):
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	$(BIN)/uv pip install --python $(BIN)/python --require-hashes -r requirements.lock
+	$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode --require-hashes -r requirements.lock
 	@echo "Building Horovod against TensorFlow (2 to 3 minutes)"
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(HOROVOD_BUILD) $(BIN)/uv pip install --python $(BIN)/python --no-cache \
 		--require-hashes --no-deps --no-build-isolation -r horovod.lock

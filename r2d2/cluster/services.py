@@ -33,7 +33,8 @@ def connected(cluster: config.Cluster) -> Iterator[Placement]:
     if address is None:
         # Known before anything is started, so that the user does not wait for a refusal.
         _place(cluster, [(len(os.sched_getaffinity(0)), None)])
-    environment = ENVIRONMENT | {key: os.environ[key] for key in ENVIRONMENT if key in os.environ}
+    # Processes of a local cluster inherit this one's environment; a runtime environment would only start them later.
+    environment = {"env_vars": {key: os.environ[key] for key in ENVIRONMENT}} if address else None
     try:
         ray.init(
             address=address,
@@ -41,7 +42,7 @@ def connected(cluster: config.Cluster) -> Iterator[Placement]:
             include_dashboard=None if address else False,
             log_to_driver=False,
             logging_level=logging.ERROR,
-            runtime_env={"env_vars": environment},
+            runtime_env=environment,
         )
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise InputError(f"cluster.address {address}: no Ray cluster there ({str(error).splitlines()[0]})") from None

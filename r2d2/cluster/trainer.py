@@ -1,5 +1,7 @@
 """Train under Ray: place the workers with HorovodTrainer, follow their epochs, restart what dies."""
 
+import logging
+import re
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +19,11 @@ Row = dict[str, float]
 
 
 class TrainingFailed(RuntimeError):  # noqa: N818
-    """The workers failed more often than the experiment allows; the message is the last cause."""
+    """The workers failed more often than the experiment allows: the last cause in one line, and its traceback."""
+
+    def __init__(self, cause: str, traceback: str) -> None:
+        super().__init__(cause)
+        self.traceback = traceback
 
 
 def fit(
@@ -25,7 +31,7 @@ def fit(
     placement: Placement,
     max_restarts: int,
     on_epoch: Callable[[Row], None],
-    on_restart: Callable[[str], None],
+    on_restart: Callable[[str, str], None],
 ) -> dict[str, Any]:
     """Run the workers to the end of the training.
 
@@ -34,7 +40,7 @@ def fit(
         placement: How many there are and what each one gets.
         max_restarts: How often the run may lose a worker.
         on_epoch: Called here with the metrics of every epoch.
-        on_restart: Called here with the cause when the workers are started again.
+        on_restart: Called here with the cause, in one line and as a traceback, when the workers are started again.
 
     Returns:
         What rank 0 reported last.
@@ -42,6 +48,8 @@ def fit(
     Raises:
         TrainingFailed: A worker failed once too often.
     """
+    # What went wrong is told by `on_restart` and by the error raised here, once.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     trainer = HorovodTrainer(
         work,
         train_loop_config=asdict(task),
@@ -63,14 +71,15 @@ def fit(
     try:
         result = trainer.fit()
     except TrainingFailedError as error:
-        raise TrainingFailed(_cause(error)) from error
+        text = str(error.__cause__ or error)
+        raise TrainingFailed(_cause(text), text) from error
     return result.metrics or {}
 
 
 class _Follow(Callback):
     """Hands Tune's events on."""
 
-    def __init__(self, on_epoch: Callable[[Row], None], on_restart: Callable[[str], None]) -> None:
+    def __init__(self, on_epoch: Callable[[Row], None], on_restart: Callable[[str, str], None]) -> None:
         self.on_epoch = on_epoch
         self.on_restart = on_restart
 
@@ -78,12 +87,15 @@ class _Follow(Callback):
         self.on_epoch(result)
 
     def on_trial_recover(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:  # noqa: ARG002
-        self.on_restart(_cause(trial.get_error()))
+        text = Path(trial.error_file).read_text(errors="replace") if trial.error_file else ""
+        self.on_restart(_cause(text), text)
 
 
-def _cause(error: BaseException | None) -> str:
-    """The innermost cause of what Ray raised, in one line."""
-    while error is not None and (inner := getattr(error, "cause", None) or error.__cause__) is not None:
-        error = inner
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1].strip() if lines else 'no message'}"[:500]
+def _cause(text: str) -> str:
+    """The last error that a traceback names, in one line."""
+    named = re.findall(
+        r"^(?:\w+\.)*(\w*(?:Error|Exception|Superseded|Interrupt)\w*)(?:\([\w.]*\))?: *(.*)$", text, re.M
+    )
+    if named:
+        return f"{named[-1][0]}: {named[-1][1]}"[:500]
+    return (text.strip().splitlines() or ["no message"])[-1][:500]

@@ -51,6 +51,7 @@ class _Worker:
         from r2d2.data.prepare import open_prepared
         from r2d2.inference import Predictor
         from r2d2.models.precision import choose, with_precision
+        from r2d2.training.feed import Feed
         from r2d2.training.state import Checkpoints
         from r2d2.training.step import build_optimizer, build_step
 
@@ -58,9 +59,16 @@ class _Worker:
         self.experiment = config.parse(task.experiment)
         self.training = self.experiment.training
         self.prepared = open_prepared(Path(task.prepared))
-        self.rows = self.prepared.training_rows(task.split["training"])
         self.global_batch = self.training.batch_size * ring.size
-        self.steps_per_epoch = len(self.rows) // self.global_batch
+        self.feed = Feed(
+            self.prepared,
+            self.prepared.training_rows(task.split["training"]),
+            self.training.seed,
+            self.global_batch,
+            ring.size,
+            ring.rank,
+        )
+        self.steps_per_epoch = self.feed.steps_per_epoch
 
         _use_local_gpu(ring.local_rank)
         keras.utils.set_random_seed(self.training.seed)
@@ -78,6 +86,8 @@ class _Worker:
         from ray import train
 
         self._take_up()
+        last = self.training.epochs * self.steps_per_epoch
+        self.batches = iter(self.feed.stream(self.state.step, last))
         for epoch in range(self.state.epoch, self.training.epochs):
             row = self._train_epoch(epoch)
             if not np.isfinite(row["train/loss"]):
@@ -119,16 +129,12 @@ class _Worker:
     def _train_epoch(self, epoch: int) -> dict[str, float]:
         import tensorflow as tf
 
-        from r2d2.training import feed
         from r2d2.training.schedule import learning_rate
 
-        order = self.rows[feed.global_order(self.training.seed, epoch, len(self.rows))]
-        mine = feed.batches(order, self.global_batch, self.ring.size, self.ring.rank)
         started, waited, loss, rate = time.perf_counter(), 0.0, tf.constant(0.0), 0.0
-        batches = iter(feed.epoch(self.prepared, mine))
         for step in range(self.steps_per_epoch):
             asked = time.perf_counter()
-            images, labels = next(batches)
+            images, labels = next(self.batches)
             waited += time.perf_counter() - asked
             rate = learning_rate(self.training, self.ring.size, self.steps_per_epoch, self.state.step + step)
             loss += self.step(images, labels, tf.constant(rate, tf.float32))

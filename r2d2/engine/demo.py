@@ -103,7 +103,7 @@ def _baselines(experiment: config.Experiment, names: list[str]) -> dict[str, dic
         if case.name in names and case.label is not None:
             scan, reference = imgmed.read_volume(case.images[0]), imgmed.read_labels(case.label)
             x, y, z = reference.data.shape
-            masks = (template_labels(scan.affine, (x, y, z)), best_thresholds(scan.data, reference.data))
+            masks = (template_labels(scan.affine, (x, y, z)), best_thresholds(scan.data, reference.data, scored=(1, 2)))
             for found, mask in zip(confusions.values(), masks, strict=True):
                 found.append(segeval.confusion_matrix(reference.data, mask, len(dataset.labels)))
     scores = {name: means(patient_rows(np.stack(found), names, dataset.labels)) for name, found in confusions.items()}

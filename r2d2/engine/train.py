@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from r2d2 import config
-from r2d2.console import bar
+from r2d2.console import bar, say
 from r2d2.engine import WorkFailed
 from r2d2.engine.prepare import prepare, storage
 from r2d2.errors import InputError
@@ -99,16 +99,21 @@ def _fit(experiment: config.Experiment, run: Any, uri: str, prepared: Any, split
                 dice = f"  val dice {row['val/dice']:.3f}" if "val/dice" in row else ""
                 advance(f"loss {row['train/loss']:.4f}{dice}", done=int(row["epoch"]))
 
-        def on_restart(cause: str) -> None:
+        def on_restart(cause: str, traceback: str) -> None:
             restarts.append(cause)
             run.tag(restarts=len(restarts), **{f"restart.{len(restarts)}": cause})
-            advance(f"restart {len(restarts)}: {cause:.60}", done=None)
+            run.attach_text(f"failures/restart-{len(restarts)}.txt", traceback)
+            say(f"A worker was lost ({cause}); going on from the last checkpoint")
 
         try:
             result = trainer.fit(task, placement, experiment.cluster.max_restarts, on_epoch, on_restart)
         except trainer.TrainingFailed as error:
+            run.attach_text("failures/last.txt", error.traceback)
             run.end("FAILED", str(error))
-            raise WorkFailed(f"run {run.run_id} failed: {error}; go on with --resume {run.run_id}") from error
+            raise WorkFailed(
+                f"run {run.run_id} failed: {error}; the traceback is its failures/last.txt; "
+                f"once mended: r2d2 train --resume {run.run_id}"
+            ) from error
         except BaseException as error:
             run.end("KILLED", f"{type(error).__name__} in the driver")
             raise

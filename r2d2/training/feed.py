@@ -4,6 +4,9 @@ There is one global order of all training slices for each (seed, epoch). It is c
 batch into one consecutive share a worker. So the k-th global batch holds the same images on any number of workers.
 """
 
+from dataclasses import dataclass
+from functools import lru_cache
+
 import numpy as np
 import tensorflow as tf
 
@@ -26,38 +29,66 @@ def share(global_batch: int, size: int, rank: int) -> slice:
     return slice(start, start + each + (rank < more))
 
 
-def batches(order: np.ndarray, global_batch: int, size: int, rank: int) -> np.ndarray:
-    """The rows of `order` that a worker takes, (steps, images of its share).
+@dataclass(frozen=True, eq=False)
+class Feed:
+    """The images of one worker, step by step, for a whole run.
 
-    Every worker has the same number of steps; the last, incomplete global batch of an epoch is left out, and since the
-    order is new in every epoch, other images are left out each time.
-    """
-    steps = len(order) // global_batch
-    return order[: steps * global_batch].reshape(steps, global_batch)[:, share(global_batch, size, rank)]
-
-
-def epoch(prepared: Prepared, rows: np.ndarray) -> tf.data.Dataset:
-    """One epoch of one worker.
-
-    Args:
+    Attributes:
         prepared: The prepared slices.
-        rows: (steps, images) rows of the prepared arrays, as `batches` gives them.
-
-    Returns:
-        `steps` pairs of images (images, H, W, C) float32 and labels (images, H, W) uint8, read ahead of use.
+        rows: (slices,) the rows of the prepared arrays to train on.
+        seed: Of the global order.
+        global_batch: Images of a step over all workers.
+        size: Workers.
+        rank: Which of them this is.
     """
-    images, labels = prepared.images, prepared.masks
 
-    def read(batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        # In the order of the file, so that a cold disk reads forward; then back in the order asked for.
-        forward = np.argsort(batch)
-        back = np.argsort(forward)
-        return images[batch[forward]][back].astype(np.float32), labels[batch[forward]][back]
+    prepared: Prepared
+    rows: np.ndarray
+    seed: int
+    global_batch: int
+    size: int
+    rank: int
 
-    def shaped(batch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        x, y = tf.numpy_function(read, [batch], (tf.float32, tf.uint8))
-        return tf.ensure_shape(x, (rows.shape[1], *images.shape[1:])), tf.ensure_shape(
-            y, (rows.shape[1], *labels.shape[1:])
-        )
+    @property
+    def steps_per_epoch(self) -> int:
+        """The same for every worker.
 
-    return tf.data.Dataset.from_tensor_slices(rows).map(shaped).prefetch(4)
+        The last, incomplete global batch of an epoch is left out, and since the order is new in every epoch, other
+        images are left out each time.
+        """
+        return len(self.rows) // self.global_batch
+
+    def batch(self, step: int) -> np.ndarray:
+        """The rows that this worker takes in step number `step` of the run, from 0."""
+        epoch, number = divmod(step, self.steps_per_epoch)
+        whole = self._order(epoch)[number * self.global_batch : (number + 1) * self.global_batch]
+        return self.rows[whole[share(self.global_batch, self.size, self.rank)]]
+
+    def stream(self, first: int, last: int) -> tf.data.Dataset:
+        """Steps `first` to `last - 1` of the run, read ahead of use and across the ends of epochs.
+
+        Returns:
+            Pairs of images (n, H, W, C) float32 and labels (n, H, W) uint8, n being this worker's share.
+        """
+        images, labels = self.prepared.images, self.prepared.masks
+        share_size = len(self.batch(0))
+
+        def read(step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            batch = self.batch(int(step))
+            # In the order of the file, so that a cold disk reads forward; then back in the order asked for.
+            forward = np.argsort(batch)
+            back = np.argsort(forward)
+            return images[batch[forward]][back].astype(np.float32), labels[batch[forward]][back]
+
+        def shaped(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            x, y = tf.numpy_function(read, [step], (tf.float32, tf.uint8))
+            return (
+                tf.ensure_shape(x, (share_size, *images.shape[1:])),
+                tf.ensure_shape(y, (share_size, *labels.shape[1:])),
+            )
+
+        return tf.data.Dataset.range(first, last).map(shaped).prefetch(4)
+
+    @lru_cache(maxsize=2)  # noqa: B019
+    def _order(self, epoch: int) -> np.ndarray:
+        return global_order(self.seed, epoch, len(self.rows))
