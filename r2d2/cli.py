@@ -262,6 +262,8 @@ def _plain(value: Any) -> Any:
 
 def _table(rows: list[dict[str, Any]], means: dict[str, float]) -> str:
     """The patients' Dice by class, and their means, as a table."""
+    if not rows:
+        return "No test patients: data.split leaves none."
     columns = ["dice", *(key for key in means if key.startswith("dice/")), "mean_iou", "pixel_accuracy"]
     titles = ["Dice", *(key.removeprefix("dice/") for key in columns[1:-2]), "mean IoU", "pixel acc."]
     width = max(12, *(len(str(row["patient"])) for row in rows))

@@ -1,9 +1,10 @@
 """The Ray cluster that a run uses: somebody's, or a local one for this run alone."""
 
+import contextlib
 import logging
 import os
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import ray
@@ -22,7 +23,7 @@ class Placement:
     nodes: int
 
 
-@contextmanager
+@contextlib.contextmanager
 def connected(cluster: config.Cluster) -> Iterator[Placement]:
     """Connect to the run's Ray cluster, or start a local one, and say what the run gets of it.
 
@@ -35,6 +36,12 @@ def connected(cluster: config.Cluster) -> Iterator[Placement]:
         _place(cluster, [(len(os.sched_getaffinity(0)), None)])
     # Processes of a local cluster inherit this one's environment; a runtime environment would only start them later.
     environment = {"env_vars": {key: os.environ[key] for key in ENVIRONMENT}} if address else None
+    # Ray tells of lost workers on standard output, which belongs to the command's answer.
+    with contextlib.redirect_stdout(sys.stderr):
+        yield from _connected(cluster, address, environment)
+
+
+def _connected(cluster: config.Cluster, address: str | None, environment: dict | None) -> Iterator[Placement]:
     try:
         ray.init(
             address=address,

@@ -1,16 +1,18 @@
 """What one worker of a run does, from its start to the registered model."""
 
 import json
-import os
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from r2d2 import config
+
+if TYPE_CHECKING:
+    from r2d2.training.ring import Ring
 
 
 @dataclass(frozen=True)
@@ -33,10 +35,13 @@ class Task:
 def work(values: dict[str, Any]) -> None:
     """One worker's life: join the ring, take up the run where it stands, train, test, hand the model over."""
     task = Task(**values)
-    _limit_threads(task.threads)
+    # TensorFlow is imported here, in the worker, and set up before its first operation.
+    from r2d2.training import device
     from r2d2.training.ring import Ring
 
+    device.limit_threads(task.threads)
     ring = Ring()
+    device.use_gpu(ring.local_rank)
     try:
         _Worker(task, ring).run()
     finally:
@@ -44,59 +49,33 @@ def work(values: dict[str, Any]) -> None:
 
 
 class _Worker:
-    def __init__(self, task: Task, ring: Any) -> None:
-        import keras
-
-        from r2d2 import models
+    def __init__(self, task: Task, ring: "Ring") -> None:
         from r2d2.data.prepare import open_prepared
         from r2d2.inference import Predictor
-        from r2d2.models.precision import choose, with_precision
-        from r2d2.training.feed import Feed
+        from r2d2.training.learner import Learner
         from r2d2.training.state import Checkpoints
-        from r2d2.training.step import build_optimizer, build_step
 
         self.task, self.ring = task, ring
         self.experiment = config.parse(task.experiment)
-        self.training = self.experiment.training
         self.prepared = open_prepared(Path(task.prepared))
-        self.global_batch = self.training.batch_size * ring.size
-        self.feed = Feed(
-            self.prepared,
-            self.prepared.training_rows(task.split["training"]),
-            self.training.seed,
-            self.global_batch,
-            ring.size,
-            ring.rank,
-        )
-        self.steps_per_epoch = self.feed.steps_per_epoch
-
-        _use_local_gpu(ring.local_rank)
-        keras.utils.set_random_seed(self.training.seed)
-        size = self.experiment.preprocess.image_size
-        self.plain = models.build(self.experiment.model, len(self.prepared.channels), len(self.prepared.labels), size)
-        self.precision = choose(self.training.precision)
-        self.model = with_precision(self.plain, self.precision)
-        self.optimizer = build_optimizer(self.training)
-        self.optimizer.build(self.model.trainable_variables)
-        self.step = build_step(self.model, self.optimizer, self.training.loss, self.global_batch, ring)
-        self.predictor = Predictor(self.model, self.experiment.preprocess)
+        self.learner = Learner(self.experiment, self.prepared, task.split["training"], ring)
+        self.predictor = Predictor(self.learner.model, self.experiment.preprocess)
         self.checkpoints = Checkpoints(Path(task.run_folder))
 
     def run(self) -> None:
         from ray import train
 
         self._take_up()
-        last = self.training.epochs * self.steps_per_epoch
-        self.batches = iter(self.feed.stream(self.state.step, last))
-        for epoch in range(self.state.epoch, self.training.epochs):
-            row = self._train_epoch(epoch)
+        epochs, every = self.experiment.training.epochs, self.experiment.evaluation.every_epochs
+        for epoch in range(self.state.epoch + 1, epochs + 1):
+            row = self.learner.epoch(self.state)
             if not np.isfinite(row["train/loss"]):
-                reason = f"the loss became {row['train/loss']} in epoch {epoch + 1}; try a lower training.learning_rate"
-                train.report({"failed": reason, "epoch": epoch + 1})
+                reason = f"the loss became {row['train/loss']} in epoch {epoch}; try a lower training.learning_rate"
+                train.report({"failed": reason})
                 return
-            if (epoch + 1) % self.experiment.evaluation.every_epochs == 0 or epoch + 1 == self.training.epochs:
+            if epoch % every == 0 or epoch == epochs:
                 row |= self._validate()
-            self._keep(epoch + 1, row)
+            self._keep(epoch, row)
             train.report(row)
         train.report(self._finish())
 
@@ -104,57 +83,32 @@ class _Worker:
         """Begin, or go on from the latest checkpoint: rank 0 reads it, the ring spreads it."""
         from r2d2.training.state import State, restore
 
-        self.state, attempt = State(), 0
+        self.state = State()
         if self.ring.rank == 0:
             from r2d2.tracking import runs, store
 
             attempt = self.checkpoints.begin_attempt()
             self.run_record = runs.Run(store.connect(self.task.tracking_uri), self.task.run_id)
             if (latest := self.checkpoints.latest()) is not None:
-                self.state = restore(latest, self._variables())
+                self.state = restore(latest, self.learner.variables)
                 self.run_record.log_history(self.state.history)
             self.run_record.tag(
                 attempts=attempt + 1,
                 workers=self.ring.size,
-                precision=self.precision,
-                steps_per_epoch=self.steps_per_epoch,
+                precision=self.learner.precision,
+                steps_per_epoch=self.learner.steps_per_epoch,
             )
         self.state = self.ring.broadcast_object(self.state)
-        self.ring.broadcast(self._variables())
-
-    def _variables(self) -> list:
-        """All that the next step depends on beside the step's number: weights, random states, the optimizer's."""
-        return [*self.model.variables, *self.optimizer.variables]
-
-    def _train_epoch(self, epoch: int) -> dict[str, float]:
-        import tensorflow as tf
-
-        from r2d2.training.schedule import learning_rate
-
-        started, waited, loss, rate = time.perf_counter(), 0.0, tf.constant(0.0), 0.0
-        for step in range(self.steps_per_epoch):
-            asked = time.perf_counter()
-            images, labels = next(self.batches)
-            waited += time.perf_counter() - asked
-            rate = learning_rate(self.training, self.ring.size, self.steps_per_epoch, self.state.step + step)
-            loss += self.step(images, labels, tf.constant(rate, tf.float32))
-        mean_loss = self.ring.sum(loss.numpy(), "loss") / self.steps_per_epoch
-        seconds = time.perf_counter() - started
-        self.state.step += self.steps_per_epoch
-        return {
-            "epoch": float(epoch + 1),
-            "train/loss": float(mean_loss),
-            "train/learning_rate": rate,
-            "time/epoch_s": seconds,
-            "time/input_s": waited,
-            "time/images_per_s": self.steps_per_epoch * self.global_batch / seconds,
-        }
+        self.ring.broadcast(self.learner.variables)
+        self.learner.start(self.state)
 
     def _scores(self, part: str) -> tuple[list[dict], dict[str, float]]:
         """The scores of a part of the split: every worker predicts its share of the slices, the ring adds up."""
         from r2d2.segeval.summary import means, patient_rows
 
         cases = self.prepared.select(self.task.split[part])
+        if not cases:
+            return [], {}
         mine = self.predictor.confusions(self.prepared, cases, self.ring.rank, self.ring.size)
         rows = patient_rows(self.ring.sum(mine, part), [case.name for case in cases], self.prepared.labels)
         return rows, means(rows)
@@ -174,7 +128,7 @@ class _Worker:
         if score is not None and (self.state.best_score is None or score > self.state.best_score):
             self.state.best_score, self.state.best_epoch = score, epoch
         if self.ring.rank == 0:
-            self.checkpoints.save(self.state, self._variables())
+            self.checkpoints.save(self.state, self.learner.variables)
             self.run_record.log_history(self.state.history)
 
     def _finish(self) -> dict[str, Any]:
@@ -182,8 +136,8 @@ class _Worker:
         from r2d2.training.state import restore
 
         if self.ring.rank == 0:
-            restore(self.checkpoints.best(self.state), self._variables())
-        self.ring.broadcast(self._variables())
+            restore(self.checkpoints.best(self.state), self.learner.variables)
+        self.ring.broadcast(self.learner.variables)
         rows, scores = self._scores("test")
         outcome = self._hand_over(rows, scores) if self.ring.rank == 0 else None
         # Ray listens to the first of its workers, which need not be rank 0 of the ring: all say the same.
@@ -195,9 +149,8 @@ class _Worker:
         self.run_record.log({f"test/{key}": value for key, value in scores.items()}, step=self.state.best_epoch)
         self.run_record.attach_text("evaluation/test.json", json.dumps(rows, indent=1))
         self._attach_overlays(rows)
-        self.plain.set_weights(self.model.get_weights())
         uri, version = self.run_record.register(
-            self.plain,
+            self.learner.plain_model(),
             self.experiment.registered_name,
             metadata(self.experiment, self.prepared, self.task.split),
         )
@@ -227,21 +180,3 @@ class _Worker:
                 figure = draw(upright(image[..., 0].astype(np.float32)), masks, self.prepared.labels, title)
                 figure.savefig(file := Path(folder) / f"{case.name}.png")
                 self.run_record.attach_file(file, "overlays")
-
-
-def _limit_threads(threads: int) -> None:
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    import tensorflow as tf
-
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
-    tf.config.threading.set_inter_op_parallelism_threads(2)
-
-
-def _use_local_gpu(local_rank: int) -> None:
-    """One GPU a worker, its memory taken as needed; before TensorFlow's first operation."""
-    import tensorflow as tf
-
-    gpus = tf.config.list_physical_devices("GPU")
-    if gpus:
-        tf.config.set_visible_devices(gpus[local_rank % len(gpus)], "GPU")
-        tf.config.experimental.set_memory_growth(gpus[local_rank % len(gpus)], True)

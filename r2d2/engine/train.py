@@ -74,7 +74,7 @@ def train(experiment: config.Experiment | None, resume: str | None = None) -> Ru
             run = runs.create(client, experiment, dataset)
         else:
             _same_data(runs.read_dataset(run), dataset, run.run_id)
-            run.start()
+            run.start_again()
         return _fit(experiment, run, uri, prepared.folder, split, placement)
 
 
@@ -120,6 +120,9 @@ def _fit(experiment: config.Experiment, run: Any, uri: str, prepared: Any, split
     if "failed" in result:
         run.end("FAILED", result["failed"])
         raise WorkFailed(f"run {run.run_id} failed: {result['failed']}")
+    if "done" not in result:
+        run.end("KILLED", "stopped by its user")
+        raise WorkFailed(f"run {run.run_id} was stopped; go on with r2d2 train --resume {run.run_id}")
     run.end("FINISHED", "all epochs done")
     return RunResult(
         run_id=run.run_id,

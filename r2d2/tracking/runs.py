@@ -68,17 +68,27 @@ class Run:
         Returns:
             The model's URI (`models:/name/version`) and its version.
         """
-        requirements = [f"{package}=={version}" for package, version in _versions().items()]
-        with mlflow.start_run(run_id=self.run_id):
-            info = mlflow.keras.log_model(
-                model, name="model", registered_model_name=name, metadata=metadata, pip_requirements=requirements
-            )
-        version = int(info.registered_model_version)
+        made = self.client.search_model_versions(f"run_id='{self.run_id}'")
+        if made:  # by an attempt that died after this; one run makes one version
+            version = int(made[0].version)
+        else:
+            requirements = [f"{package}=={number}" for package, number in _versions().items()]
+            with mlflow.start_run(run_id=self.run_id):
+                info = mlflow.keras.log_model(
+                    model, name="model", registered_model_name=name, metadata=metadata, pip_requirements=requirements
+                )
+            version = int(info.registered_model_version)
         self.client.set_registered_model_alias(name, "candidate", version)
         return f"models:/{name}/{version}", version
 
-    def start(self) -> None:
-        """Mark the run as running."""
+    def start_again(self) -> None:
+        """Mark a run that did not finish as running.
+
+        Raises:
+            InputError: It did finish.
+        """
+        if self.client.get_run(self.run_id).info.status == "FINISHED":
+            raise InputError(f"run {self.run_id}: it is finished, there is nothing to go on with; start a new run")
         self.client.update_run(self.run_id, status="RUNNING")
 
     def end(self, status: str, reason: str) -> None:

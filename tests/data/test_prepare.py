@@ -1,0 +1,273 @@
+import hashlib
+import json
+import os
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+import r2d2.data.prepare as module
+from r2d2.config import Data, Preprocess
+from r2d2.data.cases import find_cases
+from r2d2.data.prepare import open_prepared, prepare, to_images
+from r2d2.errors import InputError
+from r2d2.imgmed import Volume
+
+SPACING_MM = np.array([3.0, 2.0, 1.5])
+CLASSES = {0: "background", 1: "edema", 2: "tumour"}
+
+# By hand: a scan is made on canonical axes (right, front, top), then stored on the axes that its name says.
+STORED = {
+    "RAS": (lambda data: data, [[1, 0, 0], [0, 1, 0], [0, 0, 1]]),
+    "LAS": (lambda data: data[::-1], [[-1, 0, 0], [0, 1, 0], [0, 0, 1]]),
+    # Axes to the back, the top, the right: stored[p, s, r] = canonical[r, -p, s].
+    "PSR": (lambda data: np.moveaxis(data[:, ::-1], 0, 2), [[0, 0, 1], [-1, 0, 0], [0, 1, 0]]),
+}
+
+
+def store_as(path, data, axes):
+    turn, directions = STORED[axes]
+    affine = np.eye(4)
+    affine[:3, :3] = np.array(directions) * SPACING_MM[:, None]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.Nifti1Image(turn(data), affine).to_filename(path)
+    return path
+
+
+def scan(shape, seed):
+    data = np.random.default_rng(seed).normal(100, 20, shape).astype(np.float32)
+    data[0] = 0  # air
+    return data
+
+
+def mask(shape):
+    """Labels in the slices 2 to 6 of the last axis; no two corners alike."""
+    labels = np.zeros(shape, np.uint8)
+    labels[1:4, 2:5, 2:-1] = 1
+    labels[1, 2, 2:-1] = 2
+    return labels
+
+
+CASES = {"a": ("RAS", (12, 10, 8)), "b": ("LAS", (12, 10, 8)), "c": ("PSR", (9, 11, 8))}
+
+
+def plain(folder, cases=CASES, suffix=".nii.gz"):
+    """A dataset of `cases` and what is in it on canonical axes: name -> (scan, mask)."""
+    made = {}
+    for seed, (name, (axes, shape)) in enumerate(cases.items()):
+        made[name] = scan(shape, seed), mask(shape)
+        store_as(folder / "images" / f"{name}{suffix}", made[name][0], axes)
+        store_as(folder / "labels" / f"{name}{suffix}", made[name][1], axes)
+    return find_cases(Data(path=folder, labels=CLASSES)), made
+
+
+AS_IT_IS = Preprocess(normalization="none", image_size=(12, 10), slices={"count": 3, "choice": "foreground"})
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory):
+    """Three cases on three kinds of axes, prepared axially with their intensities as they are."""
+    folder = tmp_path_factory.mktemp("three")
+    dataset, made = plain(folder / "data")
+    return dataset, made, prepare(dataset, AS_IT_IS, folder / "store", workers=2), folder
+
+
+def test_the_index_says_where_every_case_lies(three):
+    dataset, _, prepared, _ = three
+    assert prepared.labels == CLASSES and prepared.channels == ("0",)
+    assert [case.name for case in prepared.cases] == [case.patient for case in prepared.cases] == ["a", "b", "c"]
+    assert [case.grid for case in prepared.cases] == [(8, 12, 10), (8, 12, 10), (8, 9, 11)]
+    assert [case.slices for case in prepared.cases] == [8, 8, 8]
+    assert [case.first for case in prepared.cases] == [0, 8, 16]
+    assert [case.voxel for case in prepared.cases] == [0, 960, 1920]
+    for case, source in zip(prepared.cases, dataset.cases, strict=True):
+        assert case.content == hashlib.sha256(source.images[0].read_bytes()).hexdigest()
+
+
+def test_the_arrays_have_the_types_and_shapes_of_the_index(three):
+    *_, prepared, _ = three
+    assert prepared.images.shape == (24, 12, 10, 1) and prepared.images.dtype == np.float32
+    assert prepared.masks.shape == (24, 12, 10) and prepared.masks.dtype == np.uint8
+    assert prepared.references.shape == (960 + 960 + 792,) and prepared.references.dtype == np.uint8
+    assert isinstance(prepared.images, np.memmap) and not prepared.images.flags.writeable
+
+
+def test_the_reference_is_the_label_on_canonical_axes_slice_by_slice(three):
+    _, made, prepared, _ = three
+    for case in prepared.cases:
+        reference = prepared.reference(case)
+        assert reference.shape == case.grid
+        for z in range(case.slices):
+            np.testing.assert_array_equal(reference[z], made[case.name][1][:, :, z])
+
+
+def test_slices_of_the_wanted_size_are_the_scans_own_whatever_its_axes(three):
+    _, made, prepared, _ = three
+    for name, first in (("a", 0), ("b", 8)):
+        image, labels = made[name]
+        for z in range(8):
+            np.testing.assert_array_equal(prepared.images[first + z, :, :, 0], image[:, :, z])
+            np.testing.assert_array_equal(prepared.masks[first + z], labels[:, :, z])
+
+
+def test_masks_of_another_size_have_the_same_classes_in_the_same_slices(three):
+    *_, prepared, _ = three
+    masks = prepared.masks[16:24]
+    assert set(np.unique(masks)) == {0, 1, 2}
+    assert masks.any(axis=(1, 2)).tolist() == [False, False, True, True, True, True, True, False]
+
+
+def test_the_chosen_slices_are_the_middles_of_equal_parts_of_those_with_a_label(three):
+    # Labels in the slices 2, 3, 4, 5, 6; three of five: the parts' middles are the first, the third, the fifth.
+    *_, prepared, _ = three
+    assert [case.chosen for case in prepared.cases] == [(2, 4, 6)] * 3
+    assert prepared.training_rows(["c", "a"]).tolist() == [2, 4, 6, 18, 20, 22]
+    assert [case.name for case in prepared.select(["c", "a"])] == ["a", "c"]
+
+
+def test_the_folder_is_named_by_its_hash_and_nothing_lies_beside_it(three):
+    *_, prepared, folder = three
+    assert [path.name for path in (folder / "store").iterdir()] == [prepared.key]
+    assert {path.name for path in prepared.folder.iterdir()} == {
+        "images.npy",
+        "labels.npy",
+        "references.npy",
+        "index.json",
+    }
+    assert json.loads((prepared.folder / "index.json").read_text())["key"] == prepared.key
+
+
+def state(folder):
+    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in [folder, *folder.iterdir()]}
+
+
+def test_prepared_data_are_found_again_and_not_written_again(three, monkeypatch):
+    dataset, _, prepared, folder = three
+    before = state(prepared.folder)
+    monkeypatch.setattr(module, "_write", lambda *_: pytest.fail("it was prepared a second time"))
+    again = prepare(dataset, AS_IT_IS, folder / "store", workers=1)
+    assert again == prepared == open_prepared(prepared.folder)
+    assert state(prepared.folder) == before
+
+
+def test_the_same_files_in_another_folder_are_the_same_data(three, tmp_path, monkeypatch):
+    _, _, prepared, folder = three
+    shutil.copytree(folder / "data", tmp_path / "moved")
+    monkeypatch.setattr(module, "_write", lambda *_: pytest.fail("it was prepared a second time"))
+    dataset = find_cases(Data(path=tmp_path / "moved", labels=CLASSES))
+    assert prepare(dataset, AS_IT_IS, folder / "store") == prepared
+
+
+def test_one_byte_or_one_setting_more_is_other_data(tmp_path):
+    cases = {"a": CASES["a"]}
+    dataset, made = plain(tmp_path / "data", cases, ".nii")
+    first = prepare(dataset, AS_IT_IS, tmp_path / "store")
+
+    smaller = AS_IT_IS.model_copy(update={"image_size": (8, 8)})
+    keys = [first.key, prepare(dataset, smaller, tmp_path / "store").key]
+    for path in (tmp_path / "data/images/a.nii", tmp_path / "data/labels/a.nii"):
+        content = bytearray(path.read_bytes())
+        content[352 + 4] ^= 1  # a bit of a voxel's value, behind NIfTI's header of 352 bytes
+        path.write_bytes(content)
+        keys.append(prepare(dataset, AS_IT_IS, tmp_path / "store").key)
+    assert len(set(keys)) == 4
+    assert sorted(path.name for path in (tmp_path / "store").iterdir()) == sorted(keys)
+    last = open_prepared(tmp_path / "store" / keys[-1])
+    changed = last.reference(last.cases[0]) != np.moveaxis(made["a"][1], 2, 0)
+    assert np.argwhere(changed).tolist() == [[0, 4, 0]]  # the fifth voxel of the file, whose first axis is fastest
+
+
+def decathlon(folder, shape=(12, 10, 8)):
+    image = np.stack([scan(shape, 1), 3 * scan(shape, 2) + 50], axis=-1)
+    turn, directions = STORED["LAS"]
+    affine = np.eye(4)
+    affine[:3, :3] = np.array(directions) * SPACING_MM[:, None]
+    for part, data in (("imagesTr", image), ("labelsTr", mask(shape))):
+        (folder / part).mkdir(parents=True)
+        nib.Nifti1Image(turn(data), affine).to_filename(folder / part / "case.nii.gz")
+    about = {
+        "labels": {str(value): name for value, name in CLASSES.items()},
+        "modality": {"0": "FLAIR", "1": "T1w"},
+        "training": [{"image": "imagesTr/case.nii.gz", "label": "labelsTr/case.nii.gz"}],
+    }
+    (folder / "dataset.json").write_text(json.dumps(about))
+    return find_cases(Data(path=folder)), image
+
+
+def test_channels_come_in_the_order_asked_for_each_normalized_on_its_own(tmp_path):
+    dataset, image = decathlon(tmp_path / "data")
+    settings = Preprocess(
+        channels=(1, 0), plane="coronal", image_size=(12, 8), slices={"count": 4, "choice": "central"}
+    )
+    prepared = prepare(dataset, settings, tmp_path / "store")
+    assert prepared.channels == ("T1w", "FLAIR") and prepared.images.shape == (10, 12, 8, 2)
+    assert prepared.images.dtype == np.float16
+    (case,) = prepared.cases
+    assert case.grid == (10, 12, 8) and case.chosen == (3, 4, 5, 6)
+    for to, source in ((0, 1), (1, 0)):
+        channel = image[..., source].astype(np.float64)
+        inside = channel != 0
+        expected = np.where(inside, (channel - channel[inside].mean()) / channel[inside].std(), 0)
+        for y in range(10):
+            np.testing.assert_allclose(prepared.images[y, :, :, to], expected[:, y, :], atol=4e-3)
+            np.testing.assert_array_equal(prepared.reference(case)[y], mask((12, 10, 8))[:, y, :])
+
+
+def test_all_channels_come_as_they_are_if_none_is_asked_for(tmp_path):
+    dataset, image = decathlon(tmp_path / "data")
+    prepared = prepare(dataset, AS_IT_IS, tmp_path / "store")
+    assert prepared.channels == ("FLAIR", "T1w")
+    np.testing.assert_array_equal(prepared.images, np.moveaxis(image, 2, 0))
+
+
+def test_a_scan_of_three_axes_is_an_image_of_one_channel():
+    data = scan((12, 10, 8), 0)
+    images = to_images(Volume(data, np.eye(4)), AS_IT_IS)
+    assert images.shape == (8, 12, 10, 1)
+    np.testing.assert_array_equal(images[3, :, :, 0], data[:, :, 3])
+
+
+def refusal(dataset, settings, store):
+    with pytest.raises(InputError) as caught:
+        prepare(dataset, settings, store)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_channel_that_the_scans_lack_is_refused_and_nothing_is_left(tmp_path):
+    dataset, _ = decathlon(tmp_path / "data")
+    message = refusal(dataset, AS_IT_IS.model_copy(update={"channels": (0, 2)}), tmp_path / "store")
+    assert message.startswith("preprocess.channels [0, 2]: the scans have 2 channels") and "FLAIR, T1w" in message
+    assert list((tmp_path / "store").iterdir()) == []
+
+
+def test_a_bad_case_is_named_and_nothing_is_left(tmp_path):
+    dataset, made = plain(tmp_path / "data")
+    bad = made["b"][0].copy()
+    bad[5, 5, 5] = np.nan
+    path = store_as(tmp_path / "data/images/b.nii.gz", bad, "LAS")
+    (tmp_path / "data/labels/c.nii.gz").write_bytes((tmp_path / "data/labels/c.nii.gz").read_bytes()[:100])
+    message = refusal(dataset, AS_IT_IS, tmp_path / "store")
+    assert message.startswith(f"{path}: channel 0 has 1 voxels of NaN") and "1 more" in message
+    assert list((tmp_path / "store").iterdir()) == []
+
+
+def test_a_store_that_cannot_be_made_is_refused(tmp_path):
+    dataset, _ = decathlon(tmp_path / "data")
+    (tmp_path / "file").touch()
+    assert str(tmp_path / "file") in refusal(dataset, AS_IT_IS, tmp_path / "file" / "prepared")
+
+
+def test_cases_are_prepared_by_several_processes_and_none_of_them_is_this_one(tmp_path, monkeypatch):
+    processes = []
+
+    class Watched(module.ProcessPoolExecutor):
+        def __exit__(self, *error):
+            processes.extend(self._processes)
+            return super().__exit__(*error)
+
+    monkeypatch.setattr(module, "ProcessPoolExecutor", Watched)
+    dataset, _ = plain(tmp_path / "data")
+    prepare(dataset, AS_IT_IS, tmp_path / "store", workers=2)
+    assert len(set(processes)) == 2 and os.getpid() not in processes

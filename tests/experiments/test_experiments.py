@@ -1,0 +1,92 @@
+"""Every experiment file is a record, and the paper's numbers stand in the files that are named after its studies."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from r2d2 import config
+
+FOLDER = Path(__file__).parents[2] / "experiments"
+FILES = sorted(FOLDER.glob("*.yaml"))
+FILE = pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+
+
+def header(file):
+    """The comment that a file opens with, line by line, without the signs."""
+    lines = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        lines.append(line.removeprefix("#").removeprefix(" "))
+    return lines
+
+
+@pytest.fixture
+def brats():
+    return config.load(FOLDER / "brats_unet.yaml")
+
+
+@pytest.fixture
+def atrium():
+    return config.load(FOLDER / "atrium_unet.yaml")
+
+
+def test_there_are_experiments():
+    assert {"brain_tissue", "brats_unet", "atrium_unet"} <= {file.stem for file in FILES}
+
+
+@FILE
+def test_the_file_loads_and_is_named_after_its_experiment(file):
+    assert config.load(file).name == file.stem.replace("_", "-")
+
+
+@FILE
+@pytest.mark.parametrize("line", ["Command", "Hardware", "Time", "Expected"])
+def test_the_header_records(file, line):
+    found = [text for text in header(file) if re.match(rf"{line}:\s+\S", text)]
+    assert len(found) == 1, f"{file.name}: its opening comment must have one line '# {line}: ...'"
+
+
+@FILE
+def test_the_commands_name_the_file(file):
+    command = "\n".join(text for text in header(file) if text.startswith("Command:"))
+    assert f"r2d2 train experiments/{file.name}" in command or "r2d2 demo" in command
+
+
+@pytest.mark.parametrize("name", ["brats", "atrium"])
+def test_the_papers_training_of_the_unet(name, request):
+    experiment = request.getfixturevalue(name)
+    training = experiment.training
+    assert experiment.model.network == "dist-unet"
+    assert (training.batch_size, training.epochs, training.optimizer) == (7, 100, "sgd")
+    assert (training.scaling, training.warmup_epochs) == ("linear", 5)
+    assert experiment.preprocess.slices.count == 70
+
+
+def test_the_papers_base_rates(brats, atrium):
+    assert brats.training.learning_rate == 1e-5
+    assert atrium.training.learning_rate == 2e-5
+
+
+def test_brats_is_t1w_alone_of_flair_t1w_t1gd_t2w(brats):
+    assert brats.preprocess.channels == (["FLAIR", "T1w", "T1gd", "T2w"].index("T1w"),)
+
+
+def test_image_sizes(brats, atrium):
+    assert brats.preprocess.image_size == (240, 240)  # the scans' own; the paper does not say
+    assert atrium.preprocess.image_size == (512, 512)
+
+
+def test_every_scan_gives_its_70_slices_whatever_its_labels(brats, atrium):
+    assert {brats.preprocess.slices.choice, atrium.preprocess.slices.choice} == {"uniform"}
+
+
+def test_classes_come_from_the_decathlons_own_files(brats, atrium):
+    assert brats.data.path == Path("data/Task01_BrainTumour") and brats.data.labels is None
+    assert atrium.data.path == Path("data/Task02_Heart") and atrium.data.labels is None
+
+
+@pytest.mark.parametrize("name", ["brats", "atrium"])
+def test_what_was_not_run_is_said_to_be_not_run(name):
+    assert "not run at full size here" in "\n".join(header(FOLDER / f"{name}_unet.yaml"))

@@ -1,0 +1,293 @@
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from r2d2 import config
+from r2d2.errors import InputError
+
+MINIMAL = "name: tiny\ndata: {path: scans}\n"
+
+
+def refusal(text=MINIMAL, *overrides, source="tiny.yaml"):
+    """The one line that an experiment is refused with."""
+    with pytest.raises(InputError) as caught:
+        config.parse(text, overrides, source)
+    message = str(caught.value)
+    assert "\n" not in message and message == message.strip()
+    return message
+
+
+def refused_file(path):
+    with pytest.raises(InputError) as caught:
+        config.load(path)
+    assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+    return str(caught.value)
+
+
+def test_name_and_path_are_enough_and_the_rest_are_the_papers_defaults():
+    experiment = config.parse(MINIMAL)
+    assert (experiment.name, experiment.data.path, experiment.data.patient_pattern) == ("tiny", Path("scans"), ".*")
+    assert experiment.data.split.fractions == (0.70, 0.15, 0.15)
+    assert (experiment.model.network, experiment.model.filters, experiment.model.depth) == ("dist-unet", 64, 4)
+    assert (experiment.preprocess.plane, experiment.preprocess.image_size) == ("axial", (240, 240))
+    assert experiment.cluster.workers == 1 and experiment.tracking.uri is None
+
+
+def test_a_file_is_read_and_its_overrides_are_applied_in_order(tmp_path):
+    file = tmp_path / "tiny.yaml"
+    file.write_text(MINIMAL + "training: {epochs: 7, batch_size: 3}\n", encoding="utf-8")
+    overrides = [
+        "training.epochs=5",
+        "cluster.workers=4",
+        "preprocess.image_size=[128, 96]",
+        "description=Größe 3 µm",
+        "training.epochs=6",
+        "tracking.uri=",
+    ]
+    experiment = config.load(file, overrides)
+    assert (experiment.training.epochs, experiment.training.batch_size) == (6, 3)
+    assert experiment.cluster.workers == 4 and experiment.preprocess.image_size == (128, 96)
+    assert experiment.description == "Größe 3 µm" and experiment.tracking.uri is None
+    assert config.load(file).training.epochs == 7
+
+
+def test_an_override_fills_a_section_that_the_file_leaves_empty():
+    assert config.parse(MINIMAL + "training:\n", ["training.epochs=5"]).training.epochs == 5
+
+
+def test_a_value_may_hold_an_equals_sign():
+    assert config.parse(MINIMAL, ["data.patient_pattern=(?P<a>p=.)"]).data.patient_pattern == "(?P<a>p=.)"
+
+
+FULL = """
+name: full
+description: "every kind of value: ärztlich, 1e-3"
+data:
+  path: some/folder
+  labels: {0: background, 1: "no", 2: "7"}
+  patient_pattern: '^(p\\d+)_'
+  split: {training: [p1, "1"], validation: [p2], test: []}
+preprocess: {channels: [2, 0], plane: coronal, slices: {count: 3, choice: central}, normalization: percentile}
+model: {filters: 8, depth: 2, dropout: 0.25}
+training: {learning_rate: 1.0e-5, momentum: 0.0, precision: bfloat16, warmup_epochs: 0.1}
+cluster: {workers: 3, cpus_per_worker: 2, gpus_per_worker: 1, address: "ray://head:10001"}
+tracking: {uri: "sqlite:////tmp/x.db", storage: /mnt/all, model_name: other}
+evaluation: {every_epochs: 2, overlays: 0}
+"""
+
+
+@pytest.mark.parametrize("text", [MINIMAL, FULL])
+def test_yaml_with_every_key_is_read_back_equal(text):
+    experiment = config.parse(text)
+    written = experiment.to_yaml()
+    assert config.parse(written) == experiment
+    assert set(yaml.safe_load(written)) == set(config.Experiment.model_fields)
+
+
+def test_the_experiments_of_the_house_load():
+    files = sorted((Path(__file__).parents[1] / "experiments").glob("*.yaml"))
+    assert files
+    for file in files:
+        assert config.parse(config.load(file).to_yaml()) == config.load(file)
+
+
+def test_the_model_is_registered_under_its_own_name_or_the_experiments():
+    assert config.parse(MINIMAL).registered_name == "tiny"
+    assert config.parse(FULL).registered_name == "other"
+
+
+def test_values_do_not_change_after_loading():
+    with pytest.raises(ValueError, match="frozen"):
+        config.parse(MINIMAL).training.epochs = 3
+
+
+@pytest.mark.parametrize(
+    ("override", "nearest"),
+    [
+        ("training.epoch=5", "training.epochs"),
+        ("training.bacth_size=5", "training.batch_size"),
+        ("epochs=5", "training.epochs"),
+        ("preprocess.slices.cuont=5", "preprocess.slices.count"),
+        ("modle.filters=5", "model"),
+    ],
+)
+def test_an_unknown_key_is_named_with_the_nearest_known_ones(override, nearest):
+    message = refusal(MINIMAL, override)
+    key = override.partition("=")[0]
+    unknown = "modle" if key.startswith("modle") else key
+    head, _, known = message.partition("; the nearest known: ")
+    assert head == f"tiny.yaml: {unknown}: unknown key" and nearest in known.split(", ")
+
+
+def test_an_unknown_key_like_no_other_is_named_alone():
+    assert refusal(MINIMAL, "zzz=1") == "tiny.yaml: zzz: unknown key"
+
+
+def test_an_unknown_key_is_told_before_the_one_that_is_missing_for_it():
+    message = refusal("nmae: tiny\ndata: {path: scans}\n")
+    assert message.startswith("tiny.yaml: nmae: unknown key; the nearest known: name") and "1 more" in message
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "rule"),
+    [
+        ("training.epochs=many", "training.epochs", "integer"),
+        ("training.epochs=1.5", "training.epochs", "integer"),
+        ("training.epochs=null", "training.epochs", "integer"),
+        ("training.epochs=yes", "training.epochs", "integer"),
+        ("model.dropout=[1]", "model.dropout", "number"),
+        ("data.path=5", "data.path", "path"),
+        ("name=5", "name", "string"),
+        ("training=5", "training", "dictionary"),
+        ("preprocess.image_size=240", "preprocess.image_size", "tuple"),
+        ("preprocess.image_size=[240]", "preprocess.image_size.1", "required"),
+        ("data.labels=[a, b]", "data.labels", "dictionary"),
+        ("data.labels={background: 0}", "data.labels.background", "integer"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_refused_by_key_and_rule(override, key, rule):
+    message = refusal(MINIMAL, override)
+    assert message.startswith(f"tiny.yaml: {key}") and rule in message
+
+
+@pytest.mark.parametrize(
+    ("override", "rule"),
+    [
+        ("training.epochs=0", "greater than or equal to 1 (got 0)"),
+        ("training.learning_rate=0", "greater than 0 (got 0)"),
+        ("training.learning_rate=-1e-3", "greater than 0"),
+        ("training.learning_rate=.inf", "finite"),
+        ("training.learning_rate=.nan", ""),
+        ("training.warmup_epochs=.inf", "finite"),
+        ("training.momentum=1.0", "less than 1 (got 1.0)"),
+        ("model.dropout=1", "less than 1"),
+        ("model.depth=8", "less than or equal to 7 (got 8)"),
+        ("model.network=unet", "'dist-unet' (got 'unet')"),
+        ("preprocess.plane=oblique", "'sagittal', 'coronal' or 'axial' (got 'oblique')"),
+        ("preprocess.image_size=[7, 240]", "greater than or equal to 8 (got 7)"),
+        ("preprocess.channels=[-1]", "greater than or equal to 0 (got -1)"),
+        ("preprocess.channels=[]", ""),
+        ("cluster.workers=0", "greater than or equal to 1 (got 0)"),
+        ("cluster.gpus_per_worker=2", "less than or equal to 1 (got 2)"),
+        ("data.labels={0: background, 255: tumour}", "less than or equal to 254"),
+        ("data.split.fractions=[1.2, -0.1, -0.1]", "less than or equal to 1 (got 1.2)"),
+        ("name=../../etc", "pattern"),
+        ("name=''", "pattern"),
+    ],
+)
+def test_a_value_out_of_its_range_is_refused_with_the_range(override, rule):
+    message = refusal(MINIMAL, override)
+    assert message.startswith(f"tiny.yaml: {override.partition('=')[0]}") and rule in message
+
+
+@pytest.mark.parametrize(
+    ("split", "rule"),
+    [
+        ("{fractions: [0.7, 0.2, 0.2]}", "fractions [0.7, 0.2, 0.2] must sum to 1"),
+        ("{folds: 5, fold: 5}", "fold (5) must be < folds (5)"),
+        ("{folds: 2}", "folds must be 3 or more"),
+        ("{folds: 1}", "greater than or equal to 2 (got 1)"),
+        ("{training: [a]}", "all three lists"),
+        ("{training: [a], validation: [b]}", "all three lists"),
+        ("{validation: []}", "all three lists"),
+    ],
+)
+def test_a_split_that_contradicts_itself_is_refused(split, rule):
+    message = refusal(MINIMAL, f"data.split={split}")
+    assert message.startswith("tiny.yaml: data.split") and rule in message
+
+
+@pytest.mark.parametrize(
+    "split",
+    [
+        "{fractions: [1, 0, 0]}",
+        "{fractions: [0.1, 0.2, 0.7]}",
+        "{folds: 3, fold: 2}",
+        "{training: [a], validation: [b], test: []}",
+    ],
+)
+def test_a_split_that_makes_sense_is_taken(split):
+    assert config.parse(MINIMAL, [f"data.split={split}"]).data.split is not None
+
+
+@pytest.mark.parametrize("missing", ["name", "data"])
+def test_a_missing_part_is_named(missing):
+    text = "\n".join(line for line in MINIMAL.splitlines() if not line.startswith(missing))
+    assert refusal(text) == f"tiny.yaml: {missing}: field required"
+
+
+def test_a_missing_key_of_a_section_is_named():
+    assert refusal("name: tiny\ndata: {}") == "tiny.yaml: data.path: field required"
+
+
+@pytest.mark.parametrize("override", ["training.epochs", "=5", "", "--epochs 5"])
+def test_an_override_without_key_or_equals_sign_is_refused_with_an_example(override):
+    message = refusal(MINIMAL, override)
+    assert message.startswith(f"override {override!r}") and "training.epochs=5" in message
+
+
+def test_an_override_that_is_no_yaml_or_goes_into_a_value_is_refused():
+    assert "not YAML" in refusal(MINIMAL, "training.epochs=[1")
+    assert "name is a value, not a section" in refusal(MINIMAL, "name.first=R2")
+
+
+@pytest.mark.parametrize("text", ["name: [", "name: tiny\n\tdata: {}", "a: b: c", "name: \x00", "name: 2020-13-45"])
+def test_what_is_no_yaml_is_refused_by_file(text):
+    assert refusal(text).startswith("tiny.yaml: not YAML")
+
+
+def test_an_override_with_an_impossible_date_is_refused():
+    assert "2020-13-45" in refusal(MINIMAL, "description=2020-13-45")
+
+
+@pytest.mark.parametrize("text", ["", "just words", "- name: tiny", "5"])
+def test_yaml_that_is_no_mapping_is_refused(text):
+    assert "mapping of sections" in refusal(text)
+
+
+def test_files_that_cannot_be_read_are_refused_by_name(tmp_path):
+    assert "no such experiment file" in refused_file(tmp_path / "none.yaml")
+    assert "cannot be read" in refused_file(tmp_path)
+    (tmp_path / "latin1.yaml").write_bytes("name: Größe".encode("latin-1"))
+    assert "cannot be read" in refused_file(tmp_path / "latin1.yaml")
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.text(alphabet="ab01.-_:[]{}, \n'\"&*!#|>?%@~/\\te", max_size=40), st.booleans())
+@example("{a: 1", True)
+@example("? {a: b}\n: c", False)
+@example('"a\\nb": 1', False)
+def test_whatever_is_typed_is_an_experiment_or_one_line(text, as_override):
+    try:
+        config.parse(MINIMAL if as_override else text, [f"description={text}"] if as_override else [])
+    except InputError as error:
+        assert "\n" not in str(error)
+
+
+def test_differences_are_dotted_keys():
+    left = config.parse(FULL)
+    assert config.differences(left, left) == []
+    assert config.differences(left, config.parse(FULL, ["training.epochs=100"])) == []  # the default, spelt out
+    right = config.parse(FULL, ["preprocess.slices.count=4", "cluster.workers=9", "data.labels={0: background}"])
+    expected = ["cluster.workers", "data.labels.1", "data.labels.2", "preprocess.slices.count"]
+    assert config.differences(left, right) == config.differences(right, left) == expected
+
+
+def test_parameters_are_text_by_dotted_key():
+    known = config.parameters(config.parse(FULL))
+    assert known["training.learning_rate"] == "1e-05" and known["data.labels.1"] == "no"
+    assert known["preprocess.channels"] == "[2, 0]" and known["data.split.folds"] == "None"
+    assert all(isinstance(value, str) for value in known.values())
+    minimal = config.parameters(config.parse(MINIMAL))
+    assert minimal["data.labels"] == "None" and minimal["model.filters"] == "64"
+
+
+def test_home_follows_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("R2D2_HOME", "relative")
+    monkeypatch.chdir(tmp_path)
+    assert config.home() == tmp_path / "relative"
+    monkeypatch.setenv("R2D2_HOME", "")
+    assert config.home() == tmp_path / ".r2d2"
