@@ -114,6 +114,25 @@ def script(*arguments, **environment):
     return Ended(done.returncode, done.stdout, done.stderr)
 
 
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """An R2D2_HOME whose registry knows heart/1 @candidate and lung/1, made by MLflow itself; MLflow is slow to."""
+    folder = tmp_path_factory.mktemp("store")
+    code = """
+import sys
+from r2d2.tracking import store
+client = store.connect(store.resolve())
+for name in ("heart", "lung"):
+    client.create_registered_model(name)
+    client.create_model_version(name, source=sys.argv[1])
+client.set_registered_model_alias("heart", "candidate", 1)
+"""
+    environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
+    environment["R2D2_HOME"] = str(folder)
+    subprocess.run([sys.executable, "-c", code, folder.as_uri()], env=environment, check=True, capture_output=True)
+    return folder
+
+
 def commands(group=None, path=()):
     """Every command by its words, groups included."""
     group = group or typer.main.get_command(app)
@@ -226,9 +245,9 @@ def test_prepare_refuses_a_bad_case_in_one_line_and_leaves_nothing(command, expe
     assert list((home / "prepared").iterdir()) == []
 
 
-def test_train_refuses_a_bad_case_in_one_line(experiment, dataset, home):
+def test_train_refuses_a_bad_case_in_one_line(experiment, dataset, home, store):
     path, rule = truncated(dataset)
-    refusal = script("train", experiment).refusal
+    refusal = script("train", experiment, MLFLOW_TRACKING_URI=f"sqlite:///{store}/mlflow.db").refusal
     assert refusal.startswith(f"r2d2: {path}: ") and rule in refusal
     assert list((home / "prepared").iterdir()) == [] and not (home / "runs").exists()
 
@@ -320,25 +339,6 @@ def test_a_synthesis_that_fails_leaves_nothing(command, tmp_path, arguments, sai
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    """An R2D2_HOME whose registry knows heart/1 @candidate and lung/1, made by MLflow itself; MLflow is slow to."""
-    folder = tmp_path_factory.mktemp("store")
-    code = """
-import sys
-from r2d2.tracking import store
-client = store.connect(store.resolve())
-for name in ("heart", "lung"):
-    client.create_registered_model(name)
-    client.create_model_version(name, source=sys.argv[1])
-client.set_registered_model_alias("heart", "candidate", 1)
-"""
-    environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
-    environment["R2D2_HOME"] = str(folder)
-    subprocess.run([sys.executable, "-c", code, folder.as_uri()], env=environment, check=True, capture_output=True)
-    return folder
-
-
 def test_runs_and_zoo_lists_are_json_arrays(store):
     assert script("runs", "list", "--json", R2D2_HOME=store).document == []
     heart, lung = script("zoo", "list", "--json", R2D2_HOME=store).document
@@ -399,11 +399,11 @@ def test_evaluate_needs_a_model_or_two_folders(command, arguments):
 
 
 @pytest.fixture(scope="module")
-def examined(tmp_path_factory):
+def examined(store, tmp_path_factory):
     """`doctor --json`, with a home that is not there yet; it loads Horovod in a process of its own."""
-    folder = tmp_path_factory.mktemp("doctor")
-    environment = {key: value for key, value in os.environ.items() if key not in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS")}
-    environment["R2D2_HOME"] = str(folder / "not" / "yet")
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    environment["R2D2_HOME"] = str(tmp_path_factory.mktemp("doctor") / "not" / "yet")
+    environment["MLFLOW_TRACKING_URI"] = f"sqlite:///{store}/mlflow.db"
     done = subprocess.run([SCRIPT, "doctor", "--json"], env=environment, capture_output=True, text=True, check=False)
     return Ended(done.returncode, done.stdout, done.stderr)
 

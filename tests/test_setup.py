@@ -26,7 +26,8 @@ def pins(lock):
             hashes[name] += 1
             assert re.fullmatch(r"    --hash=sha256:[0-9a-f]{64}( \\)?", line), line
         else:
-            assert (match := PIN.match(line)), f"{lock}: neither a pin nor a hash: {line}"
+            match = PIN.match(line)
+            assert match, f"{lock}: neither a pin nor a hash: {line}"
             name = canonicalize_name(match[1])
             versions[name], hashes[name] = match[2], 0
     return versions, hashes

@@ -147,6 +147,7 @@ def run(model: str, folder: Path, field_mm: tuple[float, float]) -> None:
         "the model's training patients": training_z_means(saved, values),
     }
     confusion = segeval.confusion_matrix(reference, main_found, len(saved.labels))
+    by_structure = {name: shares(main_found[place], saved.labels) for name, place in structures(atlas.data).items()}
     result = {
         "model": model,
         "run_id": saved.run_id,
@@ -154,6 +155,7 @@ def run(model: str, folder: Path, field_mm: tuple[float, float]) -> None:
         "dice": rows,
         "z_score_means": contrast,
         "confusion": {"rows": CLASSES, "columns": saved.labels, "voxels": confusion[: len(CLASSES)].tolist()},
+        "structures": by_structure,
     }
     (folder / "result.json").write_text(json.dumps(result, indent=1))
     print(record(result))
@@ -261,6 +263,21 @@ def dice(reference: np.ndarray, prediction: np.ndarray) -> dict[str, float]:
     return named | {"mean": float(score.foreground_dice)}
 
 
+def structures(atlas: np.ndarray) -> dict[str, np.ndarray]:
+    """Where each of the atlas's grey and white structures lies, both sides together."""
+    found: dict[str, list[int]] = {}
+    for value in (1, 2):
+        for label, name in FREESURFER[value].items():
+            found.setdefault(name.removeprefix("left ").removeprefix("right "), []).append(label)
+    return {name: np.isin(atlas, labels) for name, labels in found.items()}
+
+
+def shares(found: np.ndarray, names: Mapping[int, str]) -> dict[str, float]:
+    """Which part of the voxels got each of the model's labels."""
+    counts = np.bincount(found, minlength=len(names)) / found.size
+    return {name: float(counts[value]) for value, name in names.items()}
+
+
 def z_means(image: np.ndarray, reference: np.ndarray) -> dict[str, float]:
     """What the network gets: each tissue's mean after the z-score over the voxels that are not 0."""
     normal = imgmed.normalize(np.asarray(image, np.float32)[..., None], "zscore")[..., 0]
@@ -324,6 +341,10 @@ def record(result: Mapping) -> str:
     lines.append("|---" * (2 + len(names)) + "|")
     for name, row in zip(CLASSES.values(), result["confusion"]["voxels"], strict=True):
         lines.append(f"| {name} | {sum(row)} | " + " | ".join(f"{count / sum(row):.1%}" for count in row) + " |")
+    lines += ["", "| Of the structure | " + " | ".join(f"predicted {name}" for name in names) + " |"]
+    lines.append("|---" * (1 + len(names)) + "|")
+    for name, parts in result["structures"].items():
+        lines.append(f"| {name} | " + " | ".join(f"{part:.0%}" for part in parts.values()) + " |")
     return "\n".join(lines)
 
 

@@ -49,7 +49,7 @@ def mask(shape):
     return labels
 
 
-CASES = {"a": ("RAS", (12, 10, 8)), "b": ("LAS", (12, 10, 8)), "c": ("PSR", (9, 11, 8))}
+CASES = {"a": ("RAS", (12, 10, 8)), "b": ("PSR", (9, 11, 8)), "c": ("LAS", (12, 10, 8))}
 
 
 def plain(folder, cases=CASES, suffix=".nii.gz"):
@@ -77,10 +77,10 @@ def test_the_index_says_where_every_case_lies(three):
     dataset, _, prepared, _ = three
     assert prepared.labels == CLASSES and prepared.channels == ("0",)
     assert [case.name for case in prepared.cases] == [case.patient for case in prepared.cases] == ["a", "b", "c"]
-    assert [case.grid for case in prepared.cases] == [(8, 12, 10), (8, 12, 10), (8, 9, 11)]
+    assert [case.grid for case in prepared.cases] == [(8, 12, 10), (8, 9, 11), (8, 12, 10)]
     assert [case.slices for case in prepared.cases] == [8, 8, 8]
     assert [case.first for case in prepared.cases] == [0, 8, 16]
-    assert [case.voxel for case in prepared.cases] == [0, 960, 1920]
+    assert [case.voxel for case in prepared.cases] == [0, 960, 960 + 792]
     for case, source in zip(prepared.cases, dataset.cases, strict=True):
         assert case.content == hashlib.sha256(source.images[0].read_bytes()).hexdigest()
 
@@ -89,7 +89,7 @@ def test_the_arrays_have_the_types_and_shapes_of_the_index(three):
     *_, prepared, _ = three
     assert prepared.images.shape == (24, 12, 10, 1) and prepared.images.dtype == np.float32
     assert prepared.masks.shape == (24, 12, 10) and prepared.masks.dtype == np.uint8
-    assert prepared.references.shape == (960 + 960 + 792,) and prepared.references.dtype == np.uint8
+    assert prepared.references.shape == (960 + 792 + 960,) and prepared.references.dtype == np.uint8
     assert isinstance(prepared.images, np.memmap) and not prepared.images.flags.writeable
 
 
@@ -104,7 +104,7 @@ def test_the_reference_is_the_label_on_canonical_axes_slice_by_slice(three):
 
 def test_slices_of_the_wanted_size_are_the_scans_own_whatever_its_axes(three):
     _, made, prepared, _ = three
-    for name, first in (("a", 0), ("b", 8)):
+    for name, first in (("a", 0), ("c", 16)):
         image, labels = made[name]
         for z in range(8):
             np.testing.assert_array_equal(prepared.images[first + z, :, :, 0], image[:, :, z])
@@ -113,7 +113,7 @@ def test_slices_of_the_wanted_size_are_the_scans_own_whatever_its_axes(three):
 
 def test_masks_of_another_size_have_the_same_classes_in_the_same_slices(three):
     *_, prepared, _ = three
-    masks = prepared.masks[16:24]
+    masks = prepared.masks[8:16]
     assert set(np.unique(masks)) == {0, 1, 2}
     assert masks.any(axis=(1, 2)).tolist() == [False, False, True, True, True, True, True, False]
 
@@ -246,7 +246,7 @@ def test_a_bad_case_is_named_and_nothing_is_left(tmp_path):
     dataset, made = plain(tmp_path / "data")
     bad = made["b"][0].copy()
     bad[5, 5, 5] = np.nan
-    path = store_as(tmp_path / "data/images/b.nii.gz", bad, "LAS")
+    path = store_as(tmp_path / "data/images/b.nii.gz", bad, "PSR")
     (tmp_path / "data/labels/c.nii.gz").write_bytes((tmp_path / "data/labels/c.nii.gz").read_bytes()[:100])
     message = refusal(dataset, AS_IT_IS, tmp_path / "store")
     assert message.startswith(f"{path}: channel 0 has 1 voxels of NaN") and "1 more" in message

@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+
+from r2d2 import config
+from r2d2.data.cases import find_cases
+from r2d2.data.prepare import prepare
+from r2d2.training.feed import Feed, global_order, share
+
+
+@pytest.fixture(scope="module")
+def prepared(virtual_patients, tmp_path_factory):
+    data = config.Data(path=virtual_patients)
+    settings = config.Preprocess(image_size=(16, 20), slices=config.Slices(count=5, choice="foreground"))
+    return prepare(find_cases(data), settings, tmp_path_factory.mktemp("store"))
+
+
+def _feed(prepared, size, rank, global_batch=6):
+    rows = prepared.training_rows([case.name for case in prepared.cases])
+    return Feed(prepared, rows, seed=3, global_batch=global_batch, size=size, rank=rank)
+
+
+def test_an_order_is_a_permutation_of_seed_and_epoch_alone():
+    order = global_order(1, 2, 100)
+    assert sorted(order) == list(range(100))
+    np.testing.assert_array_equal(order, global_order(1, 2, 100))
+    for other in (global_order(1, 3, 100), global_order(2, 2, 100)):
+        assert (order != other).any()
+
+
+def test_shares_are_whole_and_differ_by_one_image_at_most():
+    assert [share(7, 3, rank) for rank in range(3)] == [slice(0, 3), slice(3, 5), slice(5, 7)]
+    assert [share(2, 3, rank) for rank in range(3)] == [slice(0, 1), slice(1, 2), slice(2, 2)]
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_the_kth_global_batch_holds_the_same_images_on_any_number_of_ranks(prepared, size):
+    alone = _feed(prepared, 1, 0)
+    feeds = [_feed(prepared, size, rank) for rank in range(size)]
+    assert alone.steps_per_epoch == 40 // 6
+    assert {feed.steps_per_epoch for feed in feeds} == {alone.steps_per_epoch}
+    for step in range(3 * alone.steps_per_epoch):
+        together = np.concatenate([feed.batch(step) for feed in feeds])
+        np.testing.assert_array_equal(together, alone.batch(step))
+
+
+def test_an_epoch_holds_every_slice_at_most_once_and_leaves_out_less_than_a_batch(prepared):
+    feed = _feed(prepared, 1, 0)
+    for epoch in range(3):
+        steps = range(epoch * feed.steps_per_epoch, (epoch + 1) * feed.steps_per_epoch)
+        taken = np.concatenate([feed.batch(step) for step in steps])
+        assert len(set(taken)) == len(taken) == 36
+    left_out = [set(feed.rows) - set(np.concatenate([feed.batch(s) for s in range(e * 6, e * 6 + 6)])) for e in (0, 1)]
+    assert left_out[0] != left_out[1]
+
+
+def test_the_stream_gives_the_images_and_labels_of_its_batches_from_any_step(prepared):
+    feed = _feed(prepared, 2, 1)
+    streamed = list(feed.stream(4, 9))
+    assert len(streamed) == 5
+    for step, (images, labels) in enumerate(streamed, start=4):
+        rows = feed.batch(step)
+        assert images.shape == (3, 16, 20, 1)
+        np.testing.assert_array_equal(images.numpy(), prepared.images[rows].astype(np.float32))
+        np.testing.assert_array_equal(labels.numpy(), prepared.masks[rows])

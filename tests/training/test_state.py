@@ -1,0 +1,96 @@
+import json
+
+import keras
+import numpy as np
+import pytest
+
+from r2d2.training.state import Checkpoints, State, Superseded, restore
+
+
+@pytest.fixture
+def variables():
+    """A network's variables with a random state among them, and an optimizer's after a step."""
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2), keras.layers.Dropout(0.5)])
+    optimizer = keras.optimizers.Adam(0.1)
+    optimizer.build(model.trainable_variables)
+    optimizer.apply([keras.ops.ones(v.shape) for v in model.trainable_variables], model.trainable_variables)
+    return [*model.variables, *optimizer.variables]
+
+
+@pytest.fixture
+def checkpoints(tmp_path):
+    made = Checkpoints(tmp_path / "run")
+    made.begin_attempt()
+    return made
+
+
+def _state(epoch, best_epoch):
+    history = [{"epoch": float(number), "train/loss": 1.0 / number} for number in range(1, epoch + 1)]
+    return State(epoch=epoch, step=10 * epoch, best_score=0.5, best_epoch=best_epoch, history=history)
+
+
+def _values(variables):
+    return [np.array(variable.value) for variable in variables]
+
+
+def test_a_restored_checkpoint_is_the_saved_one_to_the_last_bit(checkpoints, variables):
+    saved, state = _values(variables), _state(3, 3)
+    assert any("seed_generator" in variable.path for variable in variables), "the random states are among them"
+    checkpoints.save(state, variables)
+    for variable in variables:
+        variable.assign(keras.ops.zeros_like(variable))
+    assert restore(checkpoints.latest(), variables) == state
+    for before, after in zip(saved, _values(variables), strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
+def test_the_latest_two_and_the_best_stay(checkpoints, variables):
+    for epoch, best in ((1, 1), (2, 2), (3, 2), (4, 2), (5, 2)):
+        checkpoints.save(_state(epoch, best), variables)
+    assert sorted(path.name for path in (checkpoints.folder / "checkpoints").iterdir()) == ["epoch-00004", "epoch-00005"]
+    assert [path.name for path in (checkpoints.folder / "best").iterdir()] == ["epoch-00002"]
+    assert restore(checkpoints.best(_state(5, 2)), variables).epoch == 2
+
+
+def test_an_attempt_that_a_newer_one_replaced_cannot_write(checkpoints, variables):
+    checkpoints.save(_state(1, 1), variables)
+    newer = Checkpoints(checkpoints.folder)
+    assert newer.begin_attempt() == checkpoints.attempt + 1
+    with pytest.raises(Superseded):
+        checkpoints.save(_state(2, 2), variables)
+    assert newer.latest().name == "epoch-00001"
+    newer.save(_state(2, 2), variables)
+    assert newer.latest().name == "epoch-00002"
+
+
+def test_an_interrupted_write_leaves_the_checkpoint_before_it(checkpoints, variables, monkeypatch):
+    checkpoints.save(_state(1, 1), variables)
+    before = (checkpoints.latest() / "state.json").read_text()
+
+    def full_disk(*arguments, **named):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "savez", full_disk)
+        with pytest.raises(OSError, match="No space left"):
+            checkpoints.save(_state(2, 2), variables)
+    assert checkpoints.latest().name == "epoch-00001"
+    assert (checkpoints.latest() / "state.json").read_text() == before
+    checkpoints.save(_state(2, 2), variables)
+    assert restore(checkpoints.latest(), variables).epoch == 2
+
+
+def test_a_checkpoint_of_another_network_is_refused(checkpoints, variables):
+    checkpoints.save(_state(1, 1), variables[:3])
+    with pytest.raises(ValueError, match="holds 3 variables"):
+        restore(checkpoints.latest(), variables)
+
+
+def test_a_checkpoint_holds_no_pickle(checkpoints, variables):
+    checkpoints.save(_state(1, 1), variables)
+    assert sorted(path.name for path in checkpoints.latest().iterdir()) == ["state.json", "variables.npz"]
+    json.loads((checkpoints.latest() / "state.json").read_text())
+    with np.load(checkpoints.latest() / "variables.npz", allow_pickle=False) as arrays:
+        assert len(arrays.files) == len(variables)
+        for name in arrays.files:
+            assert arrays[name].dtype != object
