@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -193,7 +194,7 @@ def prepare(
     if as_json:
         return _answer({"folder": prepared.folder, "slices": slices, "chosen": chosen, "cases": counts})
     print(f"{len(prepared.cases)} cases, {slices} slices, {chosen} of them to train on; {counts}")
-    return print(f"In {prepared.folder}\nNext: r2d2 train {file}")
+    return print(f"In {prepared.folder}\nNext: {shlex.join(['r2d2', 'train', str(file), *(overrides or [])])}")
 
 
 @runs_app.command("list")

@@ -21,7 +21,16 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
 class Section(BaseModel):
     """A part of an experiment file: unknown keys are errors, values do not change after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_truth_for_numbers(cls, values: Any) -> Any:
+        """YAML reads `yes` and `on` as true, which would pass for the number 1."""
+        for key, value in values.items() if isinstance(values, dict) else ():
+            if isinstance(value, bool):
+                raise ValueError(f"{key} must not be yes, no, true or false (got {value})")
+        return values
 
 
 class Split(Section):
@@ -63,7 +72,7 @@ class Data(Section):
     """
 
     path: Path
-    labels: dict[Annotated[int, Field(ge=0, le=254)], str] | None = None
+    labels: Annotated[dict[Annotated[int, Field(ge=0, le=254)], str], Field(min_length=2)] | None = None
     patient_pattern: str = ".*"
     split: Split = Split()
 
@@ -87,7 +96,7 @@ class Preprocess(Section):
     [0, 1]) or `none`. `image_size`: rows and columns that every slice is resized to.
     """
 
-    channels: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    channels: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | None = None
     plane: Literal["sagittal", "coronal", "axial"] = "axial"
     slices: Slices = Slices()
     normalization: Literal["zscore", "percentile", "none"] = "zscore"
@@ -216,7 +225,7 @@ def parse(text: str, overrides: list[str] | tuple[str, ...] = (), source: str = 
     """Check an experiment given as YAML text; `source` is what errors call it. See `load`."""
     try:
         values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
         raise InputError(f"{source}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise InputError(f"{source}: an experiment file is a mapping of sections (name, data, ...), not {values!r:.40}")
@@ -255,7 +264,7 @@ def _override(values: dict[str, Any], override: str) -> None:
         raise InputError(f"override {override!r}: write it as section.key=value, e.g. training.epochs=5")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):
         raise InputError(f"override {override!r}: the value is not YAML") from None
     *parents, last = key.split(".")
     place = values
@@ -276,13 +285,15 @@ def _one_line(error: ValidationError) -> str:
     first = problems[0]
     where = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("function-", "constrained-")))
     if first["type"] == "extra_forbidden":
-        nearest = difflib.get_close_matches(where, _known_keys(), n=3, cutoff=0.5)
-        nearest = nearest or [key for key in _known_keys() if key.split(".")[-1] == where.split(".")[-1]][:3]
+        known = _known_keys()
+        same_name = [key for key in known if key.split(".")[-1] == where.split(".")[-1]]
+        nearest = list(dict.fromkeys([*same_name, *difflib.get_close_matches(where, known, n=3, cutoff=0.5)]))[:3]
         text = f"{where}: unknown key" + (f"; the nearest known: {', '.join(nearest)}" if nearest else "")
     else:
         message = first["msg"].removeprefix("Value error, ")
         given = "" if first["type"] in ("missing", "value_error") else f" (got {first['input']!r:.60})"
         text = f"{where}: {message[0].lower()}{message[1:]}{given}" if where else message
+    text = " ".join(text.split())
     return text if len(problems) == 1 else f"{text} (and {len(problems) - 1} more)"
 
 

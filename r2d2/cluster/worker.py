@@ -125,7 +125,8 @@ class _Worker:
         self.state.epoch = epoch
         self.state.history.append(row)
         score = row.get("val/dice")
-        if score is not None and (self.state.best_score is None or score > self.state.best_score):
+        # Of two equal scores the later one: it has seen more images.
+        if score is not None and (self.state.best_score is None or score >= self.state.best_score):
             self.state.best_score, self.state.best_epoch = score, epoch
         if self.ring.rank == 0:
             self.checkpoints.save(self.state, self.learner.variables)

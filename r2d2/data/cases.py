@@ -245,6 +245,8 @@ def _inside(source: Path, listed: str) -> Path:
 
 
 def _plain_pairs(folder: Path) -> list[tuple[Path, Path]]:
+    if not ((folder / "images").is_dir() and (folder / "labels").is_dir()):
+        raise InputError(f"{folder}: must have a dataset.json, or the folders images and labels (data.path)")
     images, labels = volumes(folder / "images"), volumes(folder / "labels")
     for name in sorted(images.keys() ^ labels.keys()):
         if name in images:
@@ -258,9 +260,7 @@ def _plain_pairs(folder: Path) -> list[tuple[Path, Path]]:
 def volumes(folder: Path) -> dict[str, Path]:
     """Return the volumes of a folder by their names without .nii and .nii.gz."""
     if not folder.is_dir():
-        raise InputError(
-            f"{folder}: no such folder; data.path must have a dataset.json, or the folders images and labels"
-        )
+        raise InputError(f"{folder}: no such folder")
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or not path.name.endswith((".nii", ".nii.gz")):

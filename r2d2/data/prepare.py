@@ -122,8 +122,10 @@ def prepare(dataset: Dataset, preprocess: config.Preprocess, store: Path, worker
             except OSError:
                 if not folder.exists():  # else another process was first, with the same content
                     raise
-        except PermissionError as error:
-            raise InputError(f"{store}: cannot be written ({error.strerror}); choose another with R2D2_HOME") from None
+        except OSError as error:
+            raise InputError(
+                f"{store}: cannot be written ({error.strerror}); choose another folder with R2D2_HOME"
+            ) from None
         finally:
             shutil.rmtree(beside, ignore_errors=True)
     return open_prepared(folder)

@@ -41,10 +41,7 @@ def check(folder: Path, labels: str | None = None) -> Checked:
     """
     from r2d2.data.cases import check_cases, find_cases
 
-    named = yaml.safe_load(f"{{{labels}}}") if labels else None
-    if named is not None and not all(isinstance(key, int) for key in named):
-        raise InputError(f"--labels {labels!r}: write numbers and names, like 0: background, 1: lesion")
-    dataset = find_cases(config.Data(path=folder, labels=named))
+    dataset = find_cases(_settings(folder, labels))
     with bar("Checking", len(dataset.cases)) as advance:
         result = check_cases(dataset, progress=advance)
 
@@ -62,3 +59,10 @@ def check(folder: Path, labels: str | None = None) -> Checked:
     lines += [f"error: {message}" for message in errors] + [f"warning: {message}" for message in warnings]
     lines.append("Would spoil a training; mend the errors first." if errors else "Nothing here would spoil a training.")
     return Checked(errors, warnings, rows, "\n".join(lines))
+
+
+def _settings(folder: Path, labels: str | None) -> config.Data:
+    try:
+        return config.Data(path=folder, labels=yaml.safe_load(f"{{{labels}}}") if labels else None)
+    except (yaml.YAMLError, ValueError):
+        raise InputError(f'--labels {labels!r}: write numbers and names, like "0: background, 1: lesion"') from None

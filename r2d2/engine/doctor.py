@@ -90,9 +90,9 @@ def _gpu() -> Check:
 
 def _home() -> Check:
     folder = config.home()
-    place = folder if folder.exists() else folder.parent
-    ok = os.access(place, os.W_OK)
-    free = shutil.disk_usage(place).free / 1e9 if place.exists() else 0.0
+    place = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    ok = place.is_dir() and os.access(place, os.W_OK)
+    free = shutil.disk_usage(place).free / 1e9
     remedy = "" if ok else "set R2D2_HOME to a folder that you can write"
     return Check("R2D2_HOME", ok, f"{folder}, {free:.0f} GB free" if ok else f"{folder} cannot be written", remedy)
 
@@ -101,6 +101,8 @@ def _tracking() -> Check:
     from r2d2.tracking import store
 
     uri = store.resolve()
+    if store.is_new(uri):
+        return Check("tracking", True, f"{uri} (made by the first run)")
     try:
         store.connect(uri)
     except InputError as error:

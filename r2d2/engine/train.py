@@ -44,17 +44,17 @@ def train(experiment: config.Experiment | None, resume: str | None = None) -> Ru
         InputError: Before anything is recorded: data, settings or cluster do not fit.
         WorkFailed: The training diverged, or lost its workers more often than `cluster.max_restarts`.
     """
+    if experiment is None and resume is None:
+        raise InputError("nothing to train: give an experiment file, or --resume RUN")
     from r2d2.cluster import services
     from r2d2.tracking import runs, store
 
-    uri = store.resolve(experiment.tracking.uri if experiment else None)
-    client = store.connect(uri)
     run = None
     if resume is not None:
-        run = runs.find(client, resume)
+        run = runs.find(store.connect(store.resolve(experiment.tracking.uri if experiment else None)), resume)
         experiment = _resumed(runs.read_experiment(run), experiment, resume)
-    if experiment is None:
-        raise InputError("nothing to train: give an experiment file, or --resume RUN")
+    assert experiment is not None
+    uri = store.resolve(experiment.tracking.uri)
 
     with services.connected(experiment.cluster) as placement:
         if placement.nodes > 1 and uri.startswith("sqlite:"):
@@ -71,7 +71,7 @@ def train(experiment: config.Experiment | None, resume: str | None = None) -> Ru
             "contents": {case.name: case.content for case in prepared.cases},
         }
         if run is None:
-            run = runs.create(client, experiment, dataset)
+            run = runs.create(store.connect(uri), experiment, dataset)
         else:
             _same_data(runs.read_dataset(run), dataset, run.run_id)
             run.start_again()

@@ -27,4 +27,4 @@ def build(model: config.Model, num_channels: int, num_classes: int, image_size: 
 
 def logits(model: keras.Model) -> keras.Model:
     """The same network, weights shared, up to the values before the softmax."""
-    return keras.Model(model.inputs, model.get_layer("logits").output, name=f"{model.name}_logits")
+    return keras.Model(model.input, model.get_layer("logits").output, name=f"{model.name}_logits")

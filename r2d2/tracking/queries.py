@@ -10,7 +10,9 @@ from r2d2.tracking import runs, store, zoo
 
 def list_runs(limit: int = 100) -> list[dict[str, Any]]:
     """The latest runs of every experiment: id, name, status, start (local time) and the headline scores."""
-    client = store.connect(store.resolve())
+    if store.is_new(uri := store.resolve()):
+        return []
+    client = store.connect(uri)
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     found = client.search_runs(experiments, max_results=limit, run_view_type=ViewType.ACTIVE_ONLY)
     return [
@@ -45,7 +47,8 @@ def show_run(name: str) -> dict[str, Any]:
 
 def list_models() -> list[zoo.ModelVersion]:
     """Every registered version."""
-    return zoo.list_versions(store.connect(store.resolve()))
+    uri = store.resolve()
+    return [] if store.is_new(uri) else zoo.list_versions(store.connect(uri))
 
 
 def _local_time(milliseconds: int) -> str:

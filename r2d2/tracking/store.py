@@ -8,6 +8,7 @@ from urllib.parse import urlparse
 import mlflow
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
 
 from r2d2 import config
 from r2d2.errors import InputError
@@ -16,6 +17,11 @@ from r2d2.errors import InputError
 def resolve(uri: str | None = None) -> str:
     """The tracking URI in force: an experiment's `tracking.uri`, MLFLOW_TRACKING_URI, or SQLite in R2D2_HOME."""
     return uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{config.home()}/mlflow.db"
+
+
+def is_new(uri: str) -> bool:
+    """Whether this is an SQLite store that no run has been written to yet; to look at it would make it."""
+    return uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists()
 
 
 def connect(uri: str) -> MlflowClient:
@@ -47,6 +53,6 @@ def connect(uri: str) -> MlflowClient:
     client = MlflowClient(uri, uri)
     try:
         client.search_experiments(max_results=1)
-    except MlflowException as error:
+    except (MlflowException, SQLAlchemyError) as error:
         raise InputError(f"tracking URI {uri}: no answer ({str(error).splitlines()[0][:200]})") from None
     return client

@@ -47,7 +47,10 @@ def test_a_restored_checkpoint_is_the_saved_one_to_the_last_bit(checkpoints, var
 def test_the_latest_two_and_the_best_stay(checkpoints, variables):
     for epoch, best in ((1, 1), (2, 2), (3, 2), (4, 2), (5, 2)):
         checkpoints.save(_state(epoch, best), variables)
-    assert sorted(path.name for path in (checkpoints.folder / "checkpoints").iterdir()) == ["epoch-00004", "epoch-00005"]
+    assert sorted(path.name for path in (checkpoints.folder / "checkpoints").iterdir()) == [
+        "epoch-00004",
+        "epoch-00005",
+    ]
     assert [path.name for path in (checkpoints.folder / "best").iterdir()] == ["epoch-00002"]
     assert restore(checkpoints.best(_state(5, 2)), variables).epoch == 2
 
