@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
 from r2d2.errors import InputError
 
@@ -23,14 +23,13 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    @model_validator(mode="before")
+    @field_validator("*", mode="before")
     @classmethod
-    def _no_truth_for_numbers(cls, values: Any) -> Any:
+    def _no_truth_for_numbers(cls, value: Any) -> Any:
         """YAML reads `yes` and `on` as true, which would pass for the number 1."""
-        for key, value in values.items() if isinstance(values, dict) else ():
-            if isinstance(value, bool):
-                raise ValueError(f"{key} must not be yes, no, true or false (got {value})")
-        return values
+        if isinstance(value, bool):
+            raise ValueError(f"should be a valid integer, number or text, not yes, no, true or false (got {value})")
+        return value
 
 
 class Split(Section):

@@ -271,8 +271,16 @@ def test_differences_are_dotted_keys():
     left = config.parse(FULL)
     assert config.differences(left, left) == []
     assert config.differences(left, config.parse(FULL, ["training.epochs=100"])) == []  # the default, spelt out
-    right = config.parse(FULL, ["preprocess.slices.count=4", "cluster.workers=9", "data.labels={0: background}"])
-    expected = ["cluster.workers", "data.labels.1", "data.labels.2", "preprocess.slices.count"]
+    right = config.parse(
+        FULL, ["preprocess.slices.count=4", "cluster.workers=9", "data.labels={0: background, 7: other}"]
+    )
+    expected = [
+        "cluster.workers",
+        "data.labels.1",
+        "data.labels.2",
+        "data.labels.7",
+        "preprocess.slices.count",
+    ]
     assert config.differences(left, right) == config.differences(right, left) == expected
 
 
