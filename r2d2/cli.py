@@ -93,10 +93,11 @@ def train(
 
     result = run(config.load(file, overrides or []) if file else None, resume)
     if as_json:
-        return _answer(result)
+        _answer(result)
+        return
     print(_table(result.patients, result.metrics))
     print(f"\nRun {result.run_id}: registered {result.model} (alias candidate), weights of epoch {result.best_epoch}")
-    return print(f"Next: r2d2 predict {result.model} SCAN.nii.gz -o MASK.nii.gz")
+    print(f"Next: r2d2 predict {result.model} SCAN.nii.gz -o MASK.nii.gz")
 
 
 @app.command()
@@ -118,9 +119,10 @@ def evaluate(
     else:
         raise InputError("evaluate: give MODEL [DATA], or --reference DIR and --prediction DIR")
     if as_json:
-        return _answer(result)
+        _answer(result)
+        return
     print(f"{result.about}\n")
-    return print(_table(result.rows, result.means))
+    print(_table(result.rows, result.means))
 
 
 @app.command()
@@ -135,10 +137,11 @@ def predict(
 
     result = run(model, scan, output)
     if as_json:
-        return _answer(result)
+        _answer(result)
+        return
     for name, volume in result.volumes_ml.items():
         print(f"{name:<20} {volume:10.1f} ml")
-    return print(f"Wrote {result.mask} ({'x'.join(map(str, result.shape))}, the grid of {scan})")
+    print(f"Wrote {result.mask} ({'x'.join(map(str, result.shape))}, the grid of {scan})")
 
 
 @data_app.command()
@@ -155,8 +158,9 @@ def synthesize(
 
     made = run(kind, folder, patients, seed, spacing_mm)
     if as_json:
-        return _answer({"folder": made, "patients": patients})
-    return print(f"Made {patients} virtual patients in {made}\nNext: r2d2 data check {made}")
+        _answer({"folder": made, "patients": patients})
+        return
+    print(f"Made {patients} virtual patients in {made}\nNext: r2d2 data check {made}")
 
 
 @data_app.command()
@@ -192,9 +196,10 @@ def prepare(
     slices = sum(case.slices for case in prepared.cases)
     chosen = sum(len(case.chosen) for case in prepared.cases)
     if as_json:
-        return _answer({"folder": prepared.folder, "slices": slices, "chosen": chosen, "cases": counts})
+        _answer({"folder": prepared.folder, "slices": slices, "chosen": chosen, "cases": counts})
+        return
     print(f"{len(prepared.cases)} cases, {slices} slices, {chosen} of them to train on; {counts}")
-    return print(f"In {prepared.folder}\nNext: {shlex.join(['r2d2', 'train', str(file), *(overrides or [])])}")
+    print(f"In {prepared.folder}\nNext: {shlex.join(['r2d2', 'train', str(file), *(overrides or [])])}")
 
 
 @runs_app.command("list")
@@ -204,13 +209,13 @@ def runs_list(as_json: Json = False) -> None:
 
     rows = queries.list_runs()
     if as_json:
-        return _answer(rows)
+        _answer(rows)
+        return
     if not rows:
-        return print("No runs yet. Next: r2d2 train experiments/brain_tissue.yaml")
+        print("No runs yet. Next: r2d2 demo")
     for row in rows:
         dice = "" if row["test/dice"] is None else f"test dice {row['test/dice']:.3f}"
         print(f"{row['run_id']}  {row['status']:<9} {row['started']}  {row['name']:<32} {dice}")
-    return None
 
 
 @runs_app.command("show")
@@ -220,14 +225,14 @@ def runs_show(run: Annotated[str, typer.Argument(help="A run's id or name.")], a
 
     found = queries.show_run(run)
     if as_json:
-        return _answer(found)
+        _answer(found)
+        return
     for part in ("run_id", "name", "status", "started"):
         print(f"{part:<24} {found[part]}")
     for part in ("tags", "metrics", "params"):
         print(f"\n{part}")
         for key, value in found[part].items():
             print(f"  {key:<34} {value:.6g}" if isinstance(value, float) else f"  {key:<34} {value}")
-    return None
 
 
 @zoo_app.command("list")
@@ -237,13 +242,13 @@ def zoo_list(as_json: Json = False) -> None:
 
     versions = queries.list_models()
     if as_json:
-        return _answer(versions)
+        _answer(versions)
+        return
     if not versions:
-        return print("No models yet. Next: r2d2 train experiments/brain_tissue.yaml")
+        print("No models yet. Next: r2d2 demo")
     for version in versions:
         aliases = " ".join(f"@{alias}" for alias in version.aliases)
         print(f"{version.name}/{version.version:<4} {aliases:<24} run {version.run_id}")
-    return None
 
 
 def _answer(value: Any) -> None:

@@ -83,6 +83,10 @@ class _Follow(Callback):
         self.on_epoch = on_epoch
         self.on_restart = on_restart
 
+    def __getstate__(self) -> dict:
+        """Nothing: Ray copies the whole run configuration to the trainer's process, where nobody is told anything."""
+        return {}
+
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:  # noqa: ARG002
         self.on_epoch(result)
 

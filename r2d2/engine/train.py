@@ -105,6 +105,7 @@ def _fit(experiment: config.Experiment, run: Any, uri: str, prepared: Any, split
             run.attach_text(f"failures/restart-{len(restarts)}.txt", traceback)
             say(f"A worker was lost ({cause}); going on from the last checkpoint")
 
+        advance("starting the workers", done=0)
         try:
             result = trainer.fit(task, placement, experiment.cluster.max_restarts, on_epoch, on_restart)
         except trainer.TrainingFailed as error:

@@ -125,7 +125,7 @@ def _a_scan_that_does_not_fit_is_one_line(tmp_path, virtual_patients):
 
 
 def test_resume_goes_on_after_the_driver_died(home, experiment):
-    process = start("train", experiment)
+    process = start("train", experiment, FORCE_COLOR="1")  # as on a terminal, with a live progress bar
     try:
         wait_for(_checkpoint(home, 3), 120, process)
         process.kill()
