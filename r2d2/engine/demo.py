@@ -53,7 +53,7 @@ def demo(folder: Path | None = None, workers: int = 2) -> Demo:
     if not data.exists():
         from r2d2.engine.data import synthesize
 
-        say(f"1/4  {PATIENTS} virtual patients, deformed from the real ICBM152 brain, in {data}")
+        say(f"1/4  {PATIENTS} virtual patients, deformed from the real ICBM152 brain, in {_near(data)}")
         synthesize("brain", data, PATIENTS, seed=0, spacing_mm=SPACING_MM)
     clock.lap("virtual patients")
 
@@ -61,7 +61,7 @@ def demo(folder: Path | None = None, workers: int = 2) -> Demo:
 
     file = resources.find("experiments/brain_tissue.yaml")
     experiment = config.load(file, [f"data.path={data}", f"cluster.workers={workers}"])
-    say(f"2/4  Dist-U-Net, {experiment.training.epochs} epochs on {workers} workers ({file})")
+    say(f"2/4  Dist-U-Net, {experiment.training.epochs} epochs on {workers} workers ({_near(file)})")
     result = train(experiment)
     clock.lap("training, test, registration")
 
@@ -151,8 +151,8 @@ def _text(
             *lines,
             "",
             f"Model    {model} (alias candidate)",
-            f"Mask     {mask}",
-            f"Picture  {picture}",
+            f"Mask     {_near(mask)}",
+            f"Picture  {_near(picture)}",
             f"Time     {times}",
             "",
             WHAT_IT_PROVES,
@@ -160,6 +160,11 @@ def _text(
             f"Next: r2d2 predict {model} YOUR_SCAN.nii.gz -o MASK.nii.gz, or r2d2 runs list",
         ]
     )
+
+
+def _near(path: Path) -> Path:
+    """As seen from the working folder, if it lies below."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 class _Clock:
