@@ -1,7 +1,12 @@
 """The street from the command line: two real Horovod ranks on a real Ray cluster, MLflow's store, the registry."""
 
+import contextlib
 import json
+import socket
 import sqlite3
+import subprocess
+import sys
+import urllib.request
 
 import nibabel
 import numpy as np
@@ -124,29 +129,69 @@ def _a_scan_that_does_not_fit_is_one_line(tmp_path, virtual_patients):
     assert not (tmp_path / "no.nii.gz").exists()
 
 
-def test_resume_goes_on_after_the_driver_died(home, experiment):
-    process = start("train", experiment, FORCE_COLOR="1")  # as on a terminal, with a live progress bar
+@pytest.fixture
+def server(tmp_path):
+    """A real MLflow server on a free port: its address, and its store as `_query` wants it."""
+    folder = tmp_path / "server"
+    folder.mkdir()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    places = [
+        "--backend-store-uri",
+        f"sqlite:///{folder}/mlflow.db",
+        "--artifacts-destination",
+        str(folder / "artifacts"),
+    ]
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen([*command, *places], stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+    address = f"http://127.0.0.1:{port}"
+
+    def answers():
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"{address}/health", timeout=2) as answer:
+            return answer.status == 200
+
+    try:
+        wait_for(answers, 90)
+        yield address, folder
+    finally:
+        end(process)
+
+
+def test_resume_goes_on_after_the_driver_died(home, experiment, server):
+    address, store = server
+    live = {"MLFLOW_TRACKING_URI": address, "FORCE_COLOR": "1"}  # the latter as on a terminal, with a live bar
+    process = start("train", experiment, **live)
     try:
         wait_for(_checkpoint(home, 3), 120, process)
         process.kill()
         process.wait(timeout=30)
     finally:
         end(process)
-    ((run_id, status),) = _query(home, "select run_uuid, status from runs")
+    ((run_id, status),) = _query(store, "select run_uuid, status from runs")
     assert status == "RUNNING"
-    before = _query(home, "select max(step) from metrics where key = 'train/loss'")[0][0]
+    before = _query(store, "select max(step) from metrics where key = 'train/loss'")[0][0]
     assert 3 <= before < EPOCHS
 
-    code, _, err = run("train", experiment, "training.seed=1", "--resume", run_id)
+    code, _, err = run("train", experiment, "training.seed=1", "--resume", run_id, **live)
     assert code == 2
     assert "training.seed" in err
 
-    code, out, err = run("train", "--resume", run_id, "--json")
+    code, out, err = run("train", "--resume", run_id, "--json", **live)
     assert code == 0, err
     result = json.loads(out)
     assert result["run_id"] == run_id
-    _assert_whole(home, run_id)
+    _assert_whole(store, run_id)
+    assert not (home / "mlflow.db").exists()
 
-    code, _, err = run("train", "--resume", run_id)
+    code, _, err = run("train", "--resume", run_id, **live)
     assert code == 2
     assert "finished" in err
+    _the_model_comes_from_the_server(result, live)
+
+
+def _the_model_comes_from_the_server(result, live):
+    code, out, err = run("evaluate", result["run_id"], "--json", **live)
+    assert code == 0, err
+    assert json.loads(out)["means"] == pytest.approx(result["metrics"], abs=1e-12)

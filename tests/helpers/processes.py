@@ -63,7 +63,8 @@ def end(process):
             one.kill()
     process.wait(timeout=30)
     for pipe in (process.stdout, process.stderr):
-        pipe.close()
+        if pipe:
+            pipe.close()
 
 
 def _command(process):
