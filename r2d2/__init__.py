@@ -12,13 +12,15 @@ ENVIRONMENT = {
     # HorovodTrainer lives in Ray Train V1; both must be set before ray.train is first imported, in every process.
     "RAY_TRAIN_V2_ENABLED": "0",
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+    # A scan's whereabouts are nobody's business: nothing calls home.
     "RAY_USAGE_STATS_ENABLED": "0",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    # Ray's own tables and warnings; R2D2 shows the progress.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "KERAS_BACKEND": "tensorflow",
     "TF_CPP_MIN_LOG_LEVEL": "2",
     "TF_ENABLE_ONEDNN_OPTS": "1",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
     "GIT_PYTHON_REFRESH": "quiet",
 }
 """Defaults for the environment of every R2D2 process."""

@@ -72,10 +72,12 @@ def doctor(as_json: Json = False) -> None:
     if as_json:
         _answer(checks)
     else:
+        width = max(len(check.name) for check in checks)
         for check in checks:
-            print(f"{'ok  ' if check.ok else 'MISS'}  {check.name:<12} {check.found}")
+            mark = "ok  " if check.ok else "MISS" if check.required else "-   "
+            print(f"{mark}  {check.name:<{width}}  {check.found}")
             if check.remedy:
-                print(f"      {'':<12} -> {check.remedy}")
+                print(f"      {'':<{width}}  -> {check.remedy}")
     if not all(check.ok or not check.required for check in checks):
         raise typer.Exit(1)
 

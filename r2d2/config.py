@@ -10,11 +10,22 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from r2d2.errors import InputError
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Folder = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
+"""Absolute from the moment it is read, so that a recorded experiment means the same from any working folder."""
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 
 
@@ -70,7 +81,7 @@ class Data(Section):
     match) takes the patient from a case's name.
     """
 
-    path: Path
+    path: Folder
     labels: Annotated[dict[Annotated[int, Field(ge=0, le=254)], str], Field(min_length=2)] | None = None
     patient_pattern: str = ".*"
     split: Split = Split()
@@ -156,7 +167,7 @@ class Tracking(Section):
     """
 
     uri: str | None = None
-    storage: Path | None = None
+    storage: Folder | None = None
     model_name: Name | None = None
 
 
@@ -204,7 +215,7 @@ def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Exper
             `preprocess.image_size=[128, 128]`.
 
     Returns:
-        The checked experiment. Relative paths in it stay relative to the working folder.
+        The checked experiment. Relative paths in it start from the working folder.
 
     Raises:
         InputError: The file is missing or no YAML, a key is unknown (the nearest are named), or a value is out of its

@@ -38,4 +38,4 @@ def prepare(experiment: config.Experiment) -> tuple["Prepared", dict[str, tuple[
 
 def storage(experiment: config.Experiment) -> Path:
     """The folder of prepared data and checkpoints, common to all nodes."""
-    return (experiment.tracking.storage or config.home()).absolute()
+    return experiment.tracking.storage or config.home()

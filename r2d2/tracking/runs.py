@@ -15,6 +15,7 @@ from mlflow.exceptions import MlflowException
 
 from r2d2 import __version__, config
 from r2d2.errors import InputError
+from r2d2.tracking import store
 
 PACKAGES = ("tensorflow-cpu", "tensorflow", "keras", "horovod", "ray", "mlflow", "numpy", "opencv-python-headless")
 
@@ -25,6 +26,7 @@ class Run:
     def __init__(self, client: MlflowClient, run_id: str) -> None:
         self.client = client
         self.run_id = run_id
+        self._delivered: set[int] | None = None
 
     def log_history(self, history: list[dict[str, float]]) -> None:
         """Deliver every epoch's metrics that the run does not have yet, each once.
@@ -32,17 +34,19 @@ class Run:
         Args:
             history: A dictionary of metrics an epoch, `epoch` (from 1) among them; it is the step.
         """
-        have = {metric.step for metric in self.client.get_metric_history(self.run_id, "train/loss")}
+        if self._delivered is None:
+            self._delivered = {metric.step for metric in self.client.get_metric_history(self.run_id, "train/loss")}
         now = int(time.time() * 1000)
         metrics = [
             Metric(key, value, now, int(row["epoch"]))
             for row in history
-            if int(row["epoch"]) not in have
+            if int(row["epoch"]) not in self._delivered
             for key, value in row.items()
             if key != "epoch"
         ]
         for start in range(0, len(metrics), 1000):
             self.client.log_batch(self.run_id, metrics=metrics[start : start + 1000])
+        self._delivered |= {metric.step for metric in metrics}
 
     def log(self, metrics: Mapping[str, float], step: int = 0) -> None:
         """Metrics of one step."""
@@ -107,8 +111,7 @@ def create(client: MlflowClient, experiment: config.Experiment, dataset: Mapping
     """
     found = client.get_experiment_by_name(experiment.name)
     if found is None:
-        local = config.home() / "artifacts" if client.tracking_uri.startswith("sqlite:") else None
-        experiment_id = client.create_experiment(experiment.name, local and local.as_uri())
+        experiment_id = client.create_experiment(experiment.name, store.artifacts(client.tracking_uri))
     elif found.lifecycle_stage != "active":
         raise InputError(f"MLflow experiment {experiment.name!r} is deleted; restore it or choose another name")
     else:

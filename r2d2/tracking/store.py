@@ -19,9 +19,18 @@ def resolve(uri: str | None = None) -> str:
     return uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{config.home()}/mlflow.db"
 
 
+def artifacts(uri: str) -> str | None:
+    """Where a new MLflow experiment's files go: beside an SQLite store, else where the server wants them."""
+    return (_file(uri).parent / "artifacts").as_uri() if uri.startswith("sqlite:///") else None
+
+
 def is_new(uri: str) -> bool:
     """Whether this is an SQLite store that no run has been written to yet; to look at it would make it."""
-    return uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists()
+    return uri.startswith("sqlite:///") and not _file(uri).exists()
+
+
+def _file(uri: str) -> Path:
+    return Path(uri.removeprefix("sqlite:///")).absolute()
 
 
 def connect(uri: str) -> MlflowClient:
@@ -34,7 +43,7 @@ def connect(uri: str) -> MlflowClient:
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
     logging.getLogger("mlflow.tracking.fluent").setLevel(logging.WARNING)
     if uri.startswith("sqlite:///"):
-        folder = Path(uri.removeprefix("sqlite:///")).parent
+        folder = _file(uri).parent
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
