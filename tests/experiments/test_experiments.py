@@ -84,7 +84,7 @@ def test_every_scan_gives_its_70_slices_whatever_its_labels(brats, atrium):
 
 def test_classes_come_from_the_decathlons_own_files(brats, atrium):
     assert brats.data.path == Path("data/Task01_BrainTumour").absolute() and brats.data.labels is None
-    assert atrium.data.path == Path("data/Task02_Heart") and atrium.data.labels is None
+    assert atrium.data.path == Path("data/Task02_Heart").absolute() and atrium.data.labels is None
 
 
 @pytest.mark.parametrize("name", ["brats", "atrium"])
