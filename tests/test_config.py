@@ -29,7 +29,11 @@ def refused_file(path):
 
 def test_name_and_path_are_enough_and_the_rest_are_the_papers_defaults():
     experiment = config.parse(MINIMAL)
-    assert (experiment.name, experiment.data.path, experiment.data.patient_pattern) == ("tiny", Path("scans").absolute(), ".*")
+    assert (experiment.name, experiment.data.path, experiment.data.patient_pattern) == (
+        "tiny",
+        Path("scans").absolute(),
+        ".*",
+    )
     assert experiment.data.split.fractions == (0.70, 0.15, 0.15)
     assert (experiment.model.network, experiment.model.filters, experiment.model.depth) == ("dist-unet", 64, 4)
     assert (experiment.preprocess.plane, experiment.preprocess.image_size) == ("axial", (240, 240))

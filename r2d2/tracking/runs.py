@@ -81,6 +81,8 @@ class Run:
                 info = mlflow.keras.log_model(
                     model, name="model", registered_model_name=name, metadata=metadata, pip_requirements=requirements
                 )
+            # Leaving the context has marked the run as finished, which is for the driver to say.
+            self.client.update_run(self.run_id, status="RUNNING")
             version = int(info.registered_model_version)
         self.client.set_registered_model_alias(name, "candidate", version)
         return f"models:/{name}/{version}", version
