@@ -156,7 +156,6 @@ class _Worker:
             metadata(self.experiment, self.prepared, self.task.split),
         )
         return {
-            "done": True,
             "model_uri": uri,
             "version": version,
             "best_epoch": self.state.best_epoch,

@@ -121,7 +121,7 @@ def _fit(experiment: config.Experiment, run: Any, uri: str, prepared: Any, split
     if "failed" in result:
         run.end("FAILED", result["failed"])
         raise WorkFailed(f"run {run.run_id} failed: {result['failed']}")
-    if "done" not in result:
+    if "model_uri" not in result:
         run.end("KILLED", "stopped by its user")
         raise WorkFailed(f"run {run.run_id} was stopped; go on with r2d2 train --resume {run.run_id}")
     run.end("FINISHED", "all epochs done")

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import signal
 import socket
 import sqlite3
 import subprocess
@@ -10,6 +11,7 @@ import urllib.request
 
 import nibabel
 import numpy as np
+import psutil
 import pytest
 import yaml
 from helpers.processes import end, run, start, wait_for, workers
@@ -195,3 +197,20 @@ def _the_model_comes_from_the_server(result, live):
     code, out, err = run("evaluate", result["run_id"], "--json", **live)
     assert code == 0, err
     assert json.loads(out)["means"] == pytest.approx(result["metrics"], abs=1e-12)
+
+
+def test_control_c_closes_the_run_and_says_how_to_go_on(home, experiment):
+    process = start("train", experiment, "training.epochs=4000")
+    try:
+        wait_for(_checkpoint(home, 3), 120, process)
+        started = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+        _, alive = psutil.wait_procs(started, timeout=30)
+    finally:
+        end(process)
+    ((run_id, status),) = _query(home, "select run_uuid, status from runs")
+    assert (process.returncode, out, status) == (1, "", "KILLED")
+    assert err.splitlines()[-1].endswith(f"go on with r2d2 train --resume {run_id}")
+    assert "Traceback" not in err
+    assert alive == []
