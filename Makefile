@@ -55,6 +55,7 @@ lock:
 	echo 'horovod==0.28.1' | $(BIN)/uv pip compile - --python-version 3.11 --no-deps \
 		--generate-hashes --no-annotate --no-header -o horovod.lock
 
+# Not .r2d2: runs, models and data are the user's.
 clean:
-	rm -rf $(VENV) .r2d2 dist build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

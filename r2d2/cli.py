@@ -10,17 +10,17 @@ from typing import Annotated, Any
 import typer
 
 from r2d2 import __version__
-from r2d2.errors import InputError
+from r2d2.console import command
+from r2d2.errors import InputError, WorkFailed
 
 app = typer.Typer(
     help="From raw scans to an evaluated, registered segmentation model.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data_app = typer.Typer(help="Datasets: check, prepare, make virtual ones.", no_args_is_help=True)
-runs_app = typer.Typer(help="Training runs.", no_args_is_help=True)
-zoo_app = typer.Typer(help="The model zoo.", no_args_is_help=True)
+data_app = typer.Typer(help="Datasets: check, prepare, make virtual ones.")
+runs_app = typer.Typer(help="Training runs.")
+zoo_app = typer.Typer(help="The model zoo.")
 app.add_typer(data_app, name="data")
 app.add_typer(runs_app, name="runs")
 app.add_typer(zoo_app, name="zoo")
@@ -31,23 +31,32 @@ Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...",
 
 def main() -> None:
     """The console script: errors meant for people are one line, exit code 2; failed work is exit code 1."""
-    from r2d2.engine import WorkFailed
-
     try:
-        app()
+        code = app(standalone_mode=False)
+    except typer.TyperException as error:  # a wrong option or argument
+        context = getattr(error, "ctx", None)
+        told = " ".join(error.format_message().split())
+        _fail(f"{told} ({context.command_path if context else 'r2d2'} --help says more)", 2)
     except InputError as error:
         _fail(error, 2)
     except WorkFailed as error:
         _fail(error, 1)
-    except KeyboardInterrupt:
+    if code == 130:  # Ctrl-C, as Typer tells it
         _fail("stopped", 130)
+    sys.exit(code)
 
 
 @app.callback(invoke_without_command=True)
-def _version(version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False) -> None:
+def _version(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False
+) -> None:
     if version:
         print(__version__)
-        raise typer.Exit
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
+    else:
+        return
+    raise typer.Exit
 
 
 @app.command()
@@ -56,7 +65,7 @@ def demo(
     workers: Annotated[int, typer.Option(help="Workers in the ring.")] = 2,
     as_json: Json = False,
 ) -> None:
-    """The whole street on real anatomy, on this machine, in about three minutes."""
+    """The whole street on real anatomy, on this machine, in about two minutes."""
     from r2d2.engine.demo import demo as run
 
     result = run(folder, workers)
@@ -97,9 +106,9 @@ def train(
     if as_json:
         _answer(result)
         return
-    print(_table(result.patients, result.metrics))
+    print(_table(result.rows, result.metrics))
     print(f"\nRun {result.run_id}: registered {result.model} (alias candidate), weights of epoch {result.best_epoch}")
-    print(f"Next: r2d2 predict {result.model} SCAN.nii.gz -o MASK.nii.gz")
+    print(f"Next: {command()} predict {result.model} SCAN.nii.gz -o MASK.nii.gz")
 
 
 @app.command()
@@ -162,7 +171,7 @@ def synthesize(
     if as_json:
         _answer({"folder": made, "patients": patients})
         return
-    print(f"Made {patients} virtual patients in {made}\nNext: r2d2 data check {made}")
+    print(f"Made {patients} virtual patients in {made}\nNext: {command()} data check {made}")
 
 
 @data_app.command()
@@ -193,15 +202,17 @@ def prepare(
     from r2d2 import config
     from r2d2.engine.prepare import prepare as run
 
-    prepared, split = run(config.load(file, overrides or []))
+    experiment = config.load(file, overrides or [])
+    prepared, split = run(experiment)
     counts = {part: len(names) for part, names in split.items()}
     slices = sum(case.slices for case in prepared.cases)
-    chosen = sum(len(case.chosen) for case in prepared.cases)
+    training = len(prepared.training_rows(split["training"], experiment.preprocess.slices))
     if as_json:
-        _answer({"folder": prepared.folder, "slices": slices, "chosen": chosen, "cases": counts})
+        _answer({"folder": prepared.folder, "slices": slices, "training_slices": training, "cases": counts})
         return
-    print(f"{len(prepared.cases)} cases, {slices} slices, {chosen} of them to train on; {counts}")
-    print(f"In {prepared.folder}\nNext: {shlex.join(['r2d2', 'train', str(file), *(overrides or [])])}")
+    parts = ", ".join(f"{count} {part}" for part, count in counts.items())
+    print(f"{len(prepared.cases)} cases ({parts}), {slices} slices, {training} of them to train on")
+    print(f"In {prepared.folder}\nNext: {shlex.join([command(), 'train', str(file), *(overrides or [])])}")
 
 
 @runs_app.command("list")
@@ -214,7 +225,7 @@ def runs_list(as_json: Json = False) -> None:
         _answer(rows)
         return
     if not rows:
-        print("No runs yet. Next: r2d2 demo")
+        print(f"No runs yet. Next: {command()} demo")
     for row in rows:
         dice = "" if row["test/dice"] is None else f"test dice {row['test/dice']:.3f}"
         print(f"{row['run_id']}  {row['status']:<9} {row['started']}  {row['name']:<32} {dice}")
@@ -247,7 +258,7 @@ def zoo_list(as_json: Json = False) -> None:
         _answer(versions)
         return
     if not versions:
-        print("No models yet. Next: r2d2 demo")
+        print(f"No models yet. Next: {command()} demo")
     for version in versions:
         aliases = " ".join(f"@{alias}" for alias in version.aliases)
         print(f"{version.name}/{version.version:<4} {aliases:<24} run {version.run_id}")
@@ -269,23 +280,33 @@ def _plain(value: Any) -> Any:
 
 
 def _table(rows: list[dict[str, Any]], means: dict[str, float]) -> str:
-    """The patients' Dice by class, and their means, as a table."""
+    """The Dice of every case by class, and the patients' means, as a table.
+
+    Where a column is not the mean of all patients, a last line says of how many it is.
+    """
     if not rows:
         return "No test patients: data.split leaves none."
     columns = ["dice", *(key for key in means if key.startswith("dice/")), "mean_iou", "pixel_accuracy"]
     titles = ["Dice", *(key.removeprefix("dice/") for key in columns[1:-2]), "mean IoU", "pixel acc."]
-    width = max(12, *(len(str(row["patient"])) for row in rows))
+    names = [
+        str(row["case"]) if row["case"] == row["patient"] else f"{row['case']} (of {row['patient']})" for row in rows
+    ]
+    width = max(18, *(len(name) for name in names))
 
-    def line(name: str, values: dict[str, Any]) -> str:
-        cells = []
-        for column, title in zip(columns, titles, strict=True):
-            value = values.get(column)
-            cells.append(f"{'absent' if value is None else f'{value:.3f}':>{max(10, len(title) + 2)}}")
-        return f"{name:<{width}}" + "".join(cells)
+    def line(name: str, cells: list[str]) -> str:
+        padded = (f"{cell:>{max(10, len(title) + 2)}}" for cell, title in zip(cells, titles, strict=True))
+        return f"{name:<{width}}" + "".join(padded)
 
-    head = f"{'':<{width}}" + "".join(f"{title:>{max(10, len(title) + 2)}}" for title in titles)
-    body = [line(str(row["patient"]), row) for row in rows]
-    return "\n".join([head, *body, line(f"mean of {len(rows)}", means)])
+    def numbers(values: dict[str, Any]) -> list[str]:
+        return ["absent" if values.get(column) is None else f"{values[column]:.3f}" for column in columns]
+
+    having = [{row["patient"] for row in rows if row.get(column) is not None} for column in columns]
+    patients = len({row["patient"] for row in rows})
+    lines = [line("", titles), *(line(name, numbers(row)) for name, row in zip(names, rows, strict=True))]
+    lines.append(line(f"mean of {patients} patient{'s' if patients > 1 else ''}", numbers(means)))
+    if any(len(having_it) != patients for having_it in having):
+        lines.append(line("  patients with it", [str(len(having_it)) for having_it in having]))
+    return "\n".join(lines)
 
 
 def _fail(error: object, code: int) -> None:

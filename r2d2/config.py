@@ -112,6 +112,13 @@ class Preprocess(Section):
     normalization: Literal["zscore", "percentile", "none"] = "zscore"
     image_size: tuple[Annotated[int, Field(ge=8, le=4096)], Annotated[int, Field(ge=8, le=4096)]] = (240, 240)
 
+    @field_validator("channels")
+    @classmethod
+    def _each_once(cls, channels: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if channels is not None and len(set(channels)) < len(channels):
+            raise ValueError(f"a channel may be named once only (got {list(channels)})")
+        return channels
+
 
 class Model(Section):
     """The network. `dist-unet`: `filters` at the first level, doubled at each of `depth` further ones."""
@@ -141,7 +148,7 @@ class Training(Section):
     warmup_epochs: Annotated[float, Field(ge=0.0)] = 5.0
     decay: Literal["constant", "cosine"] = "constant"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
 
 class Cluster(Section):
@@ -202,8 +209,15 @@ class Experiment(Section):
 
 
 def home() -> Path:
-    """The folder of all that R2D2 keeps for a user: R2D2_HOME, or `.r2d2` in the working folder."""
-    return Path(os.environ.get("R2D2_HOME") or ".r2d2").absolute()
+    """The folder of all that R2D2 keeps for a user: R2D2_HOME, or `.r2d2` in the working folder.
+
+    Raises:
+        InputError: It is a file.
+    """
+    folder = Path(os.environ.get("R2D2_HOME") or ".r2d2").expanduser().absolute()
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"R2D2_HOME {folder}: a file, not a folder; set it to a folder of yours")
+    return folder
 
 
 def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Experiment:
@@ -234,7 +248,7 @@ def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Exper
 def parse(text: str, overrides: list[str] | tuple[str, ...] = (), source: str = "experiment") -> Experiment:
     """Check an experiment given as YAML text; `source` is what errors call it. See `load`."""
     try:
-        values = yaml.safe_load(text)
+        values = yaml.load(text, _Loader)
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
         raise InputError(f"{source}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
@@ -245,6 +259,17 @@ def parse(text: str, overrides: list[str] | tuple[str, ...] = (), source: str = 
         return Experiment.model_validate(values)
     except ValidationError as error:
         raise InputError(f"{source}: {_one_line(error)}") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader, which here refuses a key given twice instead of taking the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key, (place, _) in zip(keys, node.value, strict=True):
+            if keys.count(key) > 1 and key != "<<":
+                raise yaml.MarkedYAMLError(problem=f"the key {key!r} is given twice", problem_mark=place.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def differences(left: Experiment, right: Experiment) -> list[str]:

@@ -1,8 +1,10 @@
 """What a person sees while long work runs: one bar or line at a time, on standard error."""
 
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -11,6 +13,12 @@ Advance = Callable[..., None]
 """Called when one more part is done; a `note` given to it stands behind the bar."""
 
 stderr = Console(stderr=True, highlight=False)
+
+
+def command() -> str:
+    """How this program is called from here: `r2d2`, or the path it was called by where no PATH leads to it."""
+    called = Path(sys.argv[0])
+    return "r2d2" if shutil.which("r2d2") or called.name != "r2d2" else str(called)
 
 
 def say(text: str) -> None:

@@ -1,9 +1,9 @@
-"""The one kind of error that is meant for people."""
+"""The two kinds of error that are meant for people: one line each, printed without a traceback."""
 
 
 class InputError(Exception):
-    """What the user gave is wrong: one line that names the file or key, the rule and the way out.
+    """What the user gave is wrong: one line that names the file or key, the rule and the way out; exit code 2."""
 
-    The command line prints it without a traceback and ends with exit code 2. Anything else that escapes is a bug and
-    keeps its traceback.
-    """
+
+class WorkFailed(RuntimeError):  # noqa: N818
+    """The input was right and the work itself failed, for a reason that is one line; exit code 1."""

@@ -13,6 +13,8 @@ FLOORS = {
     "errors": 0,
     "config": 0,
     "console": 0,
+    "files": 0,
+    "network": 0,
     "resources": 0,
     "imgmed": 1,
     "img": 1,
@@ -97,7 +99,7 @@ def violations(root: Path) -> list[str]:
                     continue
                 if there not in FLOORS:
                     found.append(f"{where}, a room with no floor")
-                elif here in STAND_ALONE and there != "errors":
+                elif here in STAND_ALONE and there not in ("errors", "files"):
                     found.append(f"{where}; it stands alone")
                 elif FLOORS[there] > FLOORS[here]:
                     found.append(f"{where}, which is above it")

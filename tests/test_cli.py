@@ -267,7 +267,7 @@ def test_a_home_that_cannot_be_written_is_one_line(command, experiment, tmp_path
 def test_data_check_lists_all_that_would_spoil_a_training(command, dataset):
     found = []
     for number, spoil in enumerate(SPOILERS):
-        save(dataset / "images/b.nii.gz", scan(number))
+        save(dataset / "images/b.nii.gz", scan(10 + number))
         save(dataset / "labels/b.nii.gz", mask())
         path, rule = spoil(dataset)
         for part in ("images", "labels"):
@@ -309,7 +309,7 @@ def test_data_check_refuses_what_is_no_dataset(command, tmp_path):
 
 def test_prepare_answers_in_json_and_finds_its_data_again(command, experiment, home):
     first = command("data", "prepare", experiment, "--json").document
-    assert first["slices"] == first["chosen"] == 24
+    assert first["slices"] == 3 * first["training_slices"] == 24
     assert first["cases"] == {"training": 1, "validation": 1, "test": 1}
     assert Path(first["folder"]).parent == home / "prepared"
     again = command("data", "prepare", experiment, "--json")
@@ -390,7 +390,7 @@ def test_a_missing_scan_is_refused(command, tmp_path):
 def test_evaluate_scores_two_folders_in_json(command, dataset):
     labels = dataset / "labels"
     found = command("evaluate", "--reference", labels, "--prediction", labels, "--json").document
-    assert found["means"]["dice"] == 1.0 and [row["patient"] for row in found["rows"]] == ["a", "b", "c"]
+    assert found["means"]["dice"] == 1.0 and [row["case"] for row in found["rows"]] == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("arguments", [[], ["m", "--reference", "x"], ["--prediction", "x"]])

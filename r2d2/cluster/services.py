@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import ray
 
 from r2d2 import ENVIRONMENT, config
-from r2d2.errors import InputError
+from r2d2.errors import InputError, WorkFailed
+from r2d2.network import answers
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,8 @@ def connected(cluster: config.Cluster) -> Iterator[Placement]:
     Raises:
         InputError: No cluster at the address, or it has fewer slots than the experiment asks for.
     """
-    address = cluster.address or os.environ.get("RAY_ADDRESS")
-    if address is None:
-        # Known before anything is started, so that the user does not wait for a refusal.
-        _place(cluster, [(len(os.sched_getaffinity(0)), None)])
+    address = _address(cluster)
+    check(cluster)
     # Processes of a local cluster inherit this one's environment; a runtime environment would only start them later.
     environment = {"env_vars": {key: os.environ[key] for key in ENVIRONMENT}} if address else None
     # Ray tells of lost workers on standard output, which belongs to the command's answer.
@@ -41,10 +40,25 @@ def connected(cluster: config.Cluster) -> Iterator[Placement]:
         yield from _connected(cluster, address, environment)
 
 
+def check(cluster: config.Cluster) -> None:
+    """Raise an InputError if it is plain before anything is started that the run's cluster cannot do."""
+    address = _address(cluster)
+    if address is None:
+        _place(cluster, [(len(os.sched_getaffinity(0)), None)])
+    elif address != "auto" and not answers(address):
+        raise InputError(
+            f"cluster.address {address}: nothing answers there; start the cluster, or name the host:port of its head"
+        )
+
+
+def _address(cluster: config.Cluster) -> str | None:
+    return cluster.address or os.environ.get("RAY_ADDRESS") or None
+
+
 def _connected(cluster: config.Cluster, address: str | None, environment: dict | None) -> Iterator[Placement]:
     try:
         ray.init(
-            address=address,
+            address=address or "local",  # and never one that happens to run on this machine
             num_cpus=None if address else len(os.sched_getaffinity(0)),
             include_dashboard=None if address else False,
             log_to_driver=False,
@@ -52,6 +66,8 @@ def _connected(cluster: config.Cluster, address: str | None, environment: dict |
             runtime_env=environment,
         )
     except (ConnectionError, ValueError, RuntimeError) as error:
+        if address is None:
+            raise WorkFailed(f"Ray could not be started on this machine: {str(error).splitlines()[0]}") from error
         raise InputError(f"cluster.address {address}: no Ray cluster there ({str(error).splitlines()[0]})") from None
     try:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]

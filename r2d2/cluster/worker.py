@@ -1,5 +1,6 @@
 """What one worker of a run does, from its start to the registered model."""
 
+import contextlib
 import json
 import tempfile
 import time
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 class Task:
     """What the driver tells every worker; plain values, because it travels.
 
-    `prepared` is the folder of the prepared data, `run_folder` the one of the run's checkpoints, `split` the names of
-    the cases in each part.
+    `prepared` is the folder of the prepared data, `run_folder` the one of the run's checkpoints, `owner` what
+    `Checkpoints.take_over` gave the driver, `split` the names of the cases in each part.
     """
 
     experiment: str
@@ -28,6 +29,7 @@ class Task:
     tracking_uri: str
     prepared: str
     run_folder: str
+    owner: str
     split: dict[str, list[str]]
     threads: int
 
@@ -65,7 +67,9 @@ class _Worker:
     def run(self) -> None:
         from ray import train
 
-        self._take_up()
+        if not self._take_up():
+            train.report({"superseded": True})
+            return
         epochs, every = self.experiment.training.epochs, self.experiment.evaluation.every_epochs
         for epoch in range(self.state.epoch + 1, epochs + 1):
             row = self.learner.epoch(self.state)
@@ -79,15 +83,25 @@ class _Worker:
             train.report(row)
         train.report(self._finish())
 
-    def _take_up(self) -> None:
-        """Begin, or go on from the latest checkpoint: rank 0 reads it, the ring spreads it."""
-        from r2d2.training.state import State, restore
+    def _take_up(self) -> bool:
+        """Begin, or go on from the latest checkpoint: rank 0 reads it, the ring spreads it.
+
+        Returns:
+            Whether the run is still this driver's.
+        """
+        from r2d2.training.state import State, Superseded, restore
 
         self.state = State()
+        attempt: int | None = None
+        if self.ring.rank == 0:
+            with contextlib.suppress(Superseded):
+                attempt = self.checkpoints.begin_attempt(self.task.owner)
+        attempt = self.ring.broadcast_object(attempt)
+        if attempt is None:
+            return False
         if self.ring.rank == 0:
             from r2d2.tracking import runs, store
 
-            attempt = self.checkpoints.begin_attempt()
             self.run_record = runs.Run(store.connect(self.task.tracking_uri), self.task.run_id)
             if (latest := self.checkpoints.latest()) is not None:
                 self.state = restore(latest, self.learner.variables)
@@ -101,16 +115,18 @@ class _Worker:
         self.state = self.ring.broadcast_object(self.state)
         self.ring.broadcast(self.learner.variables)
         self.learner.start(self.state)
+        return True
 
     def _scores(self, part: str) -> tuple[list[dict], dict[str, float]]:
         """The scores of a part of the split: every worker predicts its share of the slices, the ring adds up."""
-        from r2d2.segeval.summary import means, patient_rows
+        from r2d2.segeval.summary import case_rows, means
 
         cases = self.prepared.select(self.task.split[part])
         if not cases:
             return [], {}
         mine = self.predictor.confusions(self.prepared, cases, self.ring.rank, self.ring.size)
-        rows = patient_rows(self.ring.sum(mine, part), [case.name for case in cases], self.prepared.labels)
+        named = [(case.name, case.patient) for case in cases]
+        rows = case_rows(self.ring.sum(mine, part), named, self.prepared.labels)
         return rows, means(rows)
 
     def _validate(self) -> dict[str, float]:
@@ -128,6 +144,8 @@ class _Worker:
         # Of two equal scores the later one: it has seen more images.
         if score is not None and (self.state.best_score is None or score >= self.state.best_score):
             self.state.best_score, self.state.best_epoch = score, epoch
+        elif self.state.best_score is None:  # nothing validated yet, or no patient with anything to find
+            self.state.best_epoch = epoch
         if self.ring.rank == 0:
             self.checkpoints.save(self.state, self.learner.variables)
             self.run_record.log_history(self.state.history)
@@ -160,7 +178,7 @@ class _Worker:
             "version": version,
             "best_epoch": self.state.best_epoch,
             "test": scores,
-            "patients": rows,
+            "rows": rows,
         }
 
     def _attach_overlays(self, rows: list[dict]) -> None:
@@ -169,14 +187,15 @@ class _Worker:
         worst = sorted(rows, key=lambda row: row["dice"] if row["dice"] is not None else 1.0)
         with tempfile.TemporaryDirectory() as folder:
             for row in worst[: self.experiment.evaluation.overlays]:
-                (case,) = self.prepared.select([row["patient"]])
+                (case,) = self.prepared.select([row["case"]])
                 number = case.first + int(np.argmax((self.prepared.reference(case) > 0).sum(axis=(1, 2))))
                 image, mask = self.prepared.images[number], self.prepared.masks[number]
                 prediction = self.predictor.labels(image[None], mask.shape)[0]
                 masks = {"reference": upright(mask), "prediction": upright(prediction)}
-                title = (
-                    f"{case.name}, slice {number - case.first}, Dice of the volume {row['dice'] or float('nan'):.3f}"
-                )
-                figure = draw(upright(image[..., 0].astype(np.float32)), masks, self.prepared.labels, title)
+                dice = "none (no foreground)" if row["dice"] is None else f"{row['dice']:.3f}"
+                title = f"{case.name}, slice {number - case.first}, Dice of the volume {dice}"
+                width_mm, height_mm = np.array(case.spacing_mm[1:]) * case.grid[1:] / mask.shape
+                scan = upright(image[..., 0].astype(np.float32))
+                figure = draw(scan, masks, self.prepared.labels, title, aspect=height_mm / width_mm)
                 figure.savefig(file := Path(folder) / f"{case.name}.png")
                 self.run_record.attach_file(file, "overlays")

@@ -2,12 +2,9 @@
 
 import hashlib
 import json
-import multiprocessing
-import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
@@ -18,10 +15,13 @@ import numpy as np
 
 from r2d2 import imgmed
 from r2d2.config import Data, Split
+from r2d2.data.parallel import spread
 from r2d2.errors import InputError
 
 PARTS = ("training", "validation", "test")
 AFFINE_TOLERANCE = 1e-3
+CLASS_NAME = re.compile(r"[\w.\- :]+(/[\w.\- :]+)*")
+"""What MLflow takes as a part of a metric's name."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Case:
     name: str
     patient: str
     images: tuple[Path, ...]
-    label: Path | None
+    label: Path
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,6 @@ class Dataset:
         labels: The classes by their value in the masks, 0 the background, in rising order.
         channels: The names of a scan's channels, in their order along its fourth axis.
         cases: Sorted by name.
-        description: What it is, in its makers' words; may be empty.
         licence: On what terms it may be used; may be empty.
     """
 
@@ -58,7 +57,6 @@ class Dataset:
     labels: dict[int, str]
     channels: tuple[str, ...]
     cases: tuple[Case, ...]
-    description: str = ""
     licence: str = ""
 
 
@@ -81,7 +79,9 @@ class CaseSummary:
         spacing_mm: Of the axes X, Y, Z in that order.
         channels: How many.
         voxels: How many voxels the mask has of each class of the dataset, by its value.
-        sha256: Of the bytes of the image files and the mask's, one after another.
+        files: SHA-256 of the bytes of the image files, one after another, and of the mask's.
+        content: SHA-256 of the scan's voxels (its first channel's), canonical axes: that of the same scan under another
+            name, compressed anew or with its axes turned.
     """
 
     case: str
@@ -89,7 +89,8 @@ class CaseSummary:
     spacing_mm: tuple[float, float, float]
     channels: int
     voxels: dict[int, int]
-    sha256: str
+    files: tuple[str, str]
+    content: str
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,8 @@ def find_cases(data: Data) -> Dataset:
 
     Raises:
         InputError: The folder or a file is missing; a scan has no mask or a mask no scan; `dataset.json` is damaged
-            or names a path outside the folder; no classes are named; `patient_pattern` does not fit a name.
+            or names a path outside the folder; no classes are named, or two alike, or one by a name that cannot be a
+            metric's; `patient_pattern` does not fit a name.
     """
     folder = data.path
     if not folder.is_dir():
@@ -131,6 +133,7 @@ def find_cases(data: Data) -> Dataset:
         channels = tuple(str(channel) for channel in range(shape[3] if len(shape) == 4 else 1))
     if sorted(labels) != list(range(len(labels))):
         raise InputError(f"{folder}: the classes must be numbered 0 (background), 1, 2, ...; they are {sorted(labels)}")
+    _check_class_names(labels, folder)
     patient_of = _patient_reader(data.patient_pattern)
     cases = [Case(_stem(image), patient_of(_stem(image)), (image,), label) for image, label in pairs]
     for name, count in Counter(case.name for case in cases).items():
@@ -141,7 +144,6 @@ def find_cases(data: Data) -> Dataset:
         labels=dict(sorted(labels.items())),
         channels=channels,
         cases=tuple(sorted(cases, key=lambda case: case.name)),
-        description=str(about.get("description") or ""),
         licence=str(about.get("licence") or about.get("license") or ""),
     )
 
@@ -151,7 +153,8 @@ def check_cases(dataset: Dataset, workers: int | None = None, progress: Callable
 
     Errors are files that cannot be read, a mask on another grid than its scan (shape, or affine by more than 1e-3 in
     an entry), label values outside the classes, NaN or infinity, a channel with one value throughout, another number
-    of channels than the dataset's. A mask with background alone is a warning.
+    of channels than the dataset's, the same scan under two names and of two patients. A mask with background alone is
+    a warning, and so is the same scan twice of one patient.
 
     Args:
         dataset: From `find_cases`.
@@ -159,16 +162,39 @@ def check_cases(dataset: Dataset, workers: int | None = None, progress: Callable
         progress: Called once per finished case.
     """
     inspect = partial(_inspect_and_drop, labels=tuple(dataset.labels), channels=dataset.channels)
-    workers = min(workers or len(os.sched_getaffinity(0)), len(dataset.cases))
-    findings: list[Finding] = []
-    summaries: list[CaseSummary] = []
-    for inspected in _map(inspect, dataset.cases, workers):
-        findings += inspected.findings
-        if inspected.summary:
-            summaries.append(inspected.summary)
+    found: dict[str, Inspected] = {}
+    for name, inspected in spread(inspect, dataset.cases, workers):
+        found[name] = inspected
         if progress:
             progress()
-    return Check(tuple(findings), tuple(summaries))
+    inspections = [found[case.name] for case in dataset.cases]
+    findings = [finding for inspected in inspections for finding in inspected.findings]
+    summaries = tuple(inspected.summary for inspected in inspections if inspected.summary)
+    findings += same_scans(dataset.cases, {summary.case: summary.content for summary in summaries})
+    return Check(tuple(findings), summaries)
+
+
+def same_scans(cases: Iterable[Case], contents: Mapping[str, str]) -> list[Finding]:
+    """Return what is wrong with cases that hold the same scan: an error if they are two patients' by their names.
+
+    Args:
+        cases: The cases.
+        contents: `CaseSummary.content` by the case's name, of those that are known.
+    """
+    findings: list[Finding] = []
+    first: dict[str, Case] = {}
+    for case in cases:
+        content = contents.get(case.name)
+        other = first.setdefault(content, case) if content else case
+        if other is case:
+            continue
+        same = f"case {case.name}: the same scan as {other.name}"
+        if case.patient == other.patient:
+            findings.append(Finding(case.name, "warning", f"{same}; one of the two adds nothing"))
+        else:
+            rule = "a patient must not be in two splits; remove one, or give both one patient by data.patient_pattern"
+            findings.append(Finding(case.name, "error", f"{same}, under another patient's name; {rule}"))
+    return findings
 
 
 def split_patients(dataset: Dataset, split: Split) -> dict[str, tuple[str, ...]]:
@@ -291,13 +317,17 @@ def _patient_reader(pattern: str) -> Callable[[str], str]:
     return patient_of
 
 
-def _map(inspect: Callable[[Case], "Inspected"], cases: tuple[Case, ...], workers: int) -> Iterator["Inspected"]:
-    if workers <= 1:
-        yield from map(inspect, cases)
-        return
-    # Not fork: this process may have threads of TensorFlow, MLflow or Ray, whose locks a fork would copy.
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(inspect, cases)
+def _check_class_names(labels: Mapping[int, str], folder: Path) -> None:
+    for value, name in labels.items():
+        parts = name.split("/")
+        if not CLASS_NAME.fullmatch(name) or "." in parts or ".." in parts or len(name) > 200:
+            raise InputError(
+                f"{folder}: class {value} is called {name!r}; letters, digits, spaces and . _ - : and / between them "
+                "can be recorded; call it otherwise in data.labels"
+            )
+    for name, count in Counter(labels.values()).items():
+        if count > 1:
+            raise InputError(f"{folder}: {count} classes are called {name!r}; a class' name must be its own")
 
 
 @dataclass(frozen=True)
@@ -315,9 +345,9 @@ class Inspected:
         return [finding.message for finding in self.findings if finding.severity == "error"]
 
 
-def _inspect_and_drop(case: Case, labels: tuple[int, ...], channels: tuple[str, ...]) -> Inspected:
+def _inspect_and_drop(case: Case, labels: tuple[int, ...], channels: tuple[str, ...]) -> tuple[str, Inspected]:
     """Inspect a case and leave its volumes behind, which would be slow to hand from one process to another."""
-    return replace(inspect_case(case, labels, channels), images=(), mask=None)
+    return case.name, replace(inspect_case(case, labels, channels), images=(), mask=None)
 
 
 def inspect_case(case: Case, labels: tuple[int, ...], channels: tuple[str, ...]) -> Inspected:
@@ -335,11 +365,9 @@ def inspect_case(case: Case, labels: tuple[int, ...], channels: tuple[str, ...])
             content = imgmed.read_bytes(path)
             digest.update(content)
             images.append(imgmed.decode_volume(content, path))
-        mask = None
-        if case.label:
-            content = imgmed.read_bytes(case.label)
-            digest.update(content)
-            mask = imgmed.decode_labels(content, case.label)
+        content = imgmed.read_bytes(case.label)
+        files = digest.hexdigest(), hashlib.sha256(content).hexdigest()
+        mask = imgmed.decode_labels(content, case.label)
     except InputError as error:
         return Inspected([Finding(case.name, "error", str(error))])
 
@@ -356,22 +384,25 @@ def inspect_case(case: Case, labels: tuple[int, ...], channels: tuple[str, ...])
         )
     for c, plane in enumerate(planes):
         messages += _intensity_errors(plane, f"{case.images[0]}: channel {c}")
-    voxels: dict[int, int] = {}
-    if mask and case.label:
-        messages += _place_errors(first, mask, "label", case.label, case.name)
-        counts = np.bincount(mask.data.ravel(order="K"), minlength=255)
-        voxels = {label: int(counts[label]) for label in labels}
-        for label in np.flatnonzero(counts):
-            if label not in voxels:
-                classes = ", ".join(str(known) for known in labels)
-                messages.append(
-                    f"{case.label}: label {label} ({counts[label]} voxels) is not among the classes {classes}"
-                )
+    messages += _place_errors(first, mask, "label", case.label, case.name)
+    counts = np.bincount(mask.data.ravel(order="K"), minlength=255)
+    voxels = {label: int(counts[label]) for label in labels}
+    for label in np.flatnonzero(counts):
+        if label not in voxels:
+            classes = ", ".join(str(known) for known in labels)
+            messages.append(f"{case.label}: label {label} ({counts[label]} voxels) is not among the classes {classes}")
     findings = [Finding(case.name, "error", message) for message in messages]
-    if mask and not mask.data.any():
+    if not mask.data.any():
         findings.append(Finding(case.name, "warning", f"{case.label}: an empty mask, background alone"))
-    summary = CaseSummary(case.name, shape, first.spacing_mm, len(planes), voxels, digest.hexdigest())
+    summary = CaseSummary(case.name, shape, first.spacing_mm, len(planes), voxels, files, _content(first))
     return Inspected(findings, summary, tuple(images), mask)
+
+
+def _content(scan: imgmed.Volume) -> str:
+    data = imgmed.to_canonical(scan).data
+    # The first axis is the fastest in the file and mostly in memory, so its transpose needs no copy.
+    voxels = np.ascontiguousarray((data if data.ndim == 3 else data[..., 0]).T)
+    return hashlib.sha256(voxels.data).hexdigest()
 
 
 def _place_errors(image: imgmed.Volume, other: imgmed.Volume, kind: str, path: Path, case: str) -> Iterable[str]:
@@ -434,10 +465,17 @@ def _fractioned(drawn: list[str], fractions: tuple[float, float, float]) -> dict
 
 
 def content_hash(paths: Iterable[Path]) -> str:
-    """Return the SHA-256 of files' bytes, one after another; the same as `CaseSummary.sha256` for scan and mask."""
+    """Return the SHA-256 of files' bytes, one after another, as in `CaseSummary.files`.
+
+    Raises:
+        InputError: A file cannot be read.
+    """
     digest = hashlib.sha256()
     for path in paths:
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 22):
-                digest.update(chunk)
+        try:
+            with path.open("rb") as file:
+                while chunk := file.read(1 << 22):
+                    digest.update(chunk)
+        except OSError as error:
+            raise InputError(f"{path}: {error.strerror or error}") from None
     return digest.hexdigest()

@@ -13,41 +13,45 @@ All workers of a node that map these files share one copy in memory.
 
 import hashlib
 import json
-import multiprocessing
 import os
-import shutil
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import nibabel
 import numpy as np
+from pydantic import TypeAdapter
 
 from r2d2 import config, imgmed
 from r2d2.console import bar
-from r2d2.data.cases import Case, Dataset, content_hash, inspect_case
+from r2d2.data.cases import Case, Dataset, content_hash, inspect_case, same_scans
+from r2d2.data.parallel import spread
 from r2d2.errors import InputError
+from r2d2.files import whole_folder
 
-FORMAT = 1
+FORMAT = 2
 """Raised when the layout or the arithmetic changes, so that older prepared data is not found any more."""
 
 
 @dataclass(frozen=True)
 class PreparedCase:
-    """Where a case lies in the arrays: rows `first` to `first + slices`, of which `chosen` are trained on.
+    """Where a case lies in the arrays: rows `first` to `first + slices`.
 
-    `grid` is the shape of the case's own slices (slices, rows, columns); `voxel` is where its reference starts.
+    `grid` is the shape of the case's own slices (slices, rows, columns) and `spacing_mm` the distance of its voxels
+    along each of them; `voxel` is where its reference starts; `labelled` are the slices with a label; `content` is
+    `CaseSummary.content`.
     """
 
     name: str
     patient: str
     first: int
     grid: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
     voxel: int
-    content: str
-    chosen: tuple[int, ...] = ()
+    content: str = ""
+    labelled: tuple[int, ...] = ()
 
     @property
     def slices(self) -> int:
@@ -89,9 +93,13 @@ class Prepared:
         wanted = set(names)
         return [case for case in self.cases if case.name in wanted]
 
-    def training_rows(self, names: Sequence[str]) -> np.ndarray:
+    def training_rows(self, names: Sequence[str], slices: config.Slices) -> np.ndarray:
         """The rows of the slices that these cases are trained on, (slices,) int64."""
-        return np.concatenate([case.first + np.array(case.chosen, np.int64) for case in self.select(names)])
+        rows = []
+        for case in self.select(names):
+            labelled = np.isin(np.arange(case.slices), case.labelled)
+            rows.append(case.first + imgmed.choose_slices(case.slices, slices.count, slices.choice, labelled))
+        return np.concatenate(rows)
 
 
 def prepare(dataset: Dataset, preprocess: config.Preprocess, store: Path, workers: int | None = None) -> Prepared:
@@ -99,7 +107,8 @@ def prepare(dataset: Dataset, preprocess: config.Preprocess, store: Path, worker
 
     Args:
         dataset: Its cases, each with a label.
-        preprocess: The experiment's `preprocess` section.
+        preprocess: The experiment's `preprocess` section. Its `slices` play no part: all are prepared, and
+            `Prepared.training_rows` chooses.
         store: The folder that holds prepared datasets.
         workers: Processes; all processors if absent.
 
@@ -107,36 +116,30 @@ def prepare(dataset: Dataset, preprocess: config.Preprocess, store: Path, worker
         The prepared dataset, opened.
 
     Raises:
-        InputError: A file that cannot be read or trained on; nothing is left in `store`.
+        InputError: A file that cannot be read or trained on, the same scan of two patients, or no room; nothing is
+            left in `store`.
+        WorkFailed: A process was killed.
     """
-    contents = [content_hash(case.images) for case in dataset.cases]
-    key = _key(dataset, preprocess, contents)
+    files = _hash_files(dataset)
+    key = _key(dataset, preprocess, files)
     folder = store / key
     if not folder.exists():
-        beside = store / f".{key}-{os.getpid()}"
         try:
-            beside.mkdir(parents=True, exist_ok=True)
-            _write(dataset, preprocess, contents, beside, workers or _processors())
-            try:
-                beside.rename(folder)
-            except OSError:
-                if not folder.exists():  # else another process was first, with the same content
-                    raise
+            with whole_folder(folder) as beside:
+                _write(dataset, preprocess, files, beside, key, workers)
         except OSError as error:
-            raise InputError(
-                f"{store}: cannot be written ({error.strerror}); choose another folder with R2D2_HOME"
-            ) from None
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
+            if not folder.exists():  # else another process was first, with the same content
+                raise InputError(
+                    f"{store}: cannot be written ({error.strerror or error}); choose another folder with R2D2_HOME or "
+                    "tracking.storage"
+                ) from None
     return open_prepared(folder)
 
 
 def open_prepared(folder: Path) -> Prepared:
     """A prepared dataset by its folder."""
     index = json.loads((folder / "index.json").read_text())
-    cases = tuple(
-        PreparedCase(**case | {"grid": tuple(case["grid"]), "chosen": tuple(case["chosen"])}) for case in index["cases"]
-    )
+    cases = tuple(TypeAdapter(PreparedCase).validate_python(case) for case in index["cases"])
     labels = {int(value): name for value, name in index["labels"].items()}
     return Prepared(folder, index["key"], labels, tuple(index["channels"]), cases)
 
@@ -160,8 +163,15 @@ def to_images(volume: imgmed.Volume, preprocess: config.Preprocess) -> np.ndarra
     return images.astype(_dtype(preprocess))
 
 
-def _write(dataset: Dataset, preprocess: config.Preprocess, contents: list[str], folder: Path, workers: int) -> None:
-    cases = _lay_out(dataset, preprocess, contents)
+def _write(
+    dataset: Dataset,
+    preprocess: config.Preprocess,
+    files: list[tuple[str, str]],
+    folder: Path,
+    key: str,
+    workers: int | None,
+) -> None:
+    cases = _lay_out(dataset, preprocess)
     channels = dataset.channels
     if preprocess.channels is not None:
         if max(preprocess.channels) >= len(channels):
@@ -178,72 +188,68 @@ def _write(dataset: Dataset, preprocess: config.Preprocess, contents: list[str],
     _allocate(folder / "references.npy", (voxels,), np.uint8)
 
     light = replace(dataset, cases=())  # what travels to the processes
-    context = multiprocessing.get_context("spawn")
+    work = partial(_write_case, dataset=light, preprocess=preprocess, folder=folder)
     problems: list[str] = []
-    chosen: dict[str, list[int]] = {}
-    with (
-        ProcessPoolExecutor(min(workers, len(cases)), mp_context=context) as pool,
-        bar("Preparing", len(cases)) as advance,
-    ):
-        futures = {
-            pool.submit(_write_case, source, case, light, preprocess, folder): case.name
-            for source, case in zip(dataset.cases, cases, strict=True)
-        }
-        for future in as_completed(futures):
-            name = futures[future]
-            found, chosen[name] = future.result()
+    written: dict[str, PreparedCase] = {}
+    with bar("Preparing", len(cases)) as advance:
+        for case, found in spread(work, list(zip(dataset.cases, files, cases, strict=True)), workers):
+            written[case.name] = case
             problems += found
-            advance(name)
+            advance(case.name)
+    contents = {name: case.content for name, case in written.items()}
+    problems += [found.message for found in same_scans(dataset.cases, contents) if found.severity == "error"]
     if problems:
         more = f" (and {len(problems) - 1} more: r2d2 data check lists all)" if len(problems) > 1 else ""
         raise InputError(f"{sorted(problems)[0]}{more}")
 
     index = {
         "format": FORMAT,
-        "key": folder.name.split("-")[0].removeprefix("."),
+        "key": key,
         "labels": dataset.labels,
         "channels": channels,
-        "preprocess": preprocess.model_dump(mode="json"),
-        "cases": [asdict(case) | {"chosen": chosen[case.name]} for case in cases],
+        "preprocess": preprocess.model_dump(mode="json", exclude={"slices"}),
+        "cases": [asdict(written[case.name]) for case in cases],
     }
     (folder / "index.json").write_text(json.dumps(index, indent=1))
 
 
-def _lay_out(dataset: Dataset, preprocess: config.Preprocess, contents: list[str]) -> list[PreparedCase]:
+def _lay_out(dataset: Dataset, preprocess: config.Preprocess) -> list[PreparedCase]:
     """Every case's place in the arrays, from the headers alone."""
     cases, first, voxel = [], 0, 0
     axis = imgmed.PLANES[preprocess.plane]
-    for case, content in zip(dataset.cases, contents, strict=True):
+    for case in dataset.cases:
         shape, affine = imgmed.read_geometry(case.images[0])
         # Row i of io_orientation says which canonical axis the scan's axis i runs along.
         canonical = nibabel.orientations.io_orientation(affine)[:, 0].astype(int)
-        sizes = dict(zip(canonical, shape[:3], strict=True))
-        slices = sizes.pop(axis)
-        grid = (slices, *(sizes[key] for key in sorted(sizes)))
-        cases.append(PreparedCase(case.name, case.patient, first, grid, voxel, content))
+        own_axis = {along: number for number, along in enumerate(canonical)}
+        order = [own_axis[axis], *(own_axis[along] for along in range(3) if along != axis)]
+        slices, rows, columns = (int(shape[number]) for number in order)
+        along, down, across = (float(np.linalg.norm(affine[:3, number])) for number in order)
+        grid, spacing_mm = (slices, rows, columns), (along, down, across)
+        cases.append(PreparedCase(case.name, case.patient, first, grid, spacing_mm, voxel))
         first, voxel = first + slices, voxel + int(np.prod(grid))
     return cases
 
 
 def _write_case(
-    source: Case, place: PreparedCase, dataset: Dataset, preprocess: config.Preprocess, folder: Path
-) -> tuple[list[str], list[int]]:
-    """Check and write one case; returns what is wrong with it, or the slices chosen to train on."""
+    task: tuple[Case, tuple[str, str], PreparedCase], dataset: Dataset, preprocess: config.Preprocess, folder: Path
+) -> tuple[PreparedCase, list[str]]:
+    """Check and write one case; return what is known of it then, and what is wrong with it."""
+    source, files, place = task
     inspected = inspect_case(source, tuple(dataset.labels), dataset.channels)
-    if inspected.errors or inspected.mask is None:
-        return inspected.errors or [f"case {source.name}: it has no mask"], []
+    if inspected.errors or inspected.summary is None or inspected.mask is None:
+        return place, inspected.errors
+    if inspected.summary.files != files:
+        return place, [f"{source.images[0]}: it or its mask was changed while it was read; start again"]
     image = imgmed.to_canonical(inspected.images[0])
     reference = imgmed.to_slices(imgmed.to_canonical(inspected.mask).data, preprocess.plane)
-    chosen = imgmed.choose_slices(
-        place.slices, preprocess.slices.count, preprocess.slices.choice, reference.any(axis=(1, 2))
-    )
     rows = slice(place.first, place.first + place.slices)
-    images = np.load(folder / "images.npy", mmap_mode="r+")
-    images[rows] = to_images(image, preprocess)
+    np.load(folder / "images.npy", mmap_mode="r+")[rows] = to_images(image, preprocess)
     np.load(folder / "labels.npy", mmap_mode="r+")[rows] = imgmed.resize_labels(reference, preprocess.image_size)
     voxels = slice(place.voxel, place.voxel + reference.size)
     np.load(folder / "references.npy", mmap_mode="r+")[voxels] = reference.ravel()
-    return [], [int(number) for number in chosen]
+    labelled = tuple(int(number) for number in np.flatnonzero(reference.any(axis=(1, 2))))
+    return replace(place, content=inspected.summary.content, labelled=labelled), []
 
 
 def _dtype(preprocess: config.Preprocess) -> type[np.floating]:
@@ -252,21 +258,27 @@ def _dtype(preprocess: config.Preprocess) -> type[np.floating]:
 
 def _allocate(path: Path, shape: tuple[int, ...], dtype: type) -> None:
     np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    # Without this the file has holes, and a disk that is full later ends the process that writes into one (SIGBUS).
+    with path.open("r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
-def _key(dataset: Dataset, preprocess: config.Preprocess, contents: list[str]) -> str:
+def _hash_files(dataset: Dataset) -> list[tuple[str, str]]:
+    """The hashes of every case's files, as in `CaseSummary.files`."""
+
+    def both(case: Case) -> tuple[str, str]:
+        return content_hash(case.images), content_hash([case.label])
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        return list(pool.map(both, dataset.cases))
+
+
+def _key(dataset: Dataset, preprocess: config.Preprocess, files: list[tuple[str, str]]) -> str:
     made_from = {
         "format": FORMAT,
-        "preprocess": preprocess.model_dump(mode="json"),
+        "preprocess": preprocess.model_dump(mode="json", exclude={"slices"}),
         "labels": dataset.labels,
         "channels": dataset.channels,
-        "cases": [
-            (case.name, case.patient, content, content_hash([case.label] if case.label else []))
-            for case, content in zip(dataset.cases, contents, strict=True)
-        ],
+        "cases": [(case.name, case.patient, *both) for case, both in zip(dataset.cases, files, strict=True)],
     }
     return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:20]
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0))

@@ -1,5 +1,6 @@
 """Datasets: make virtual patients, check what is there."""
 
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,8 @@ def check(folder: Path, labels: str | None = None) -> Checked:
     errors = [finding.message for finding in result.findings if finding.severity == "error"]
     warnings = [finding.message for finding in result.findings if finding.severity == "warning"]
     lines = [f"{dataset.name}: {len(dataset.cases)} cases, channels {', '.join(dataset.channels)}"]
+    if dataset.licence:
+        lines.append(textwrap.shorten(f"licence: {dataset.licence}", 120, placeholder=" ..."))
     rows = []
     for summary in result.summaries:
         spacing = " x ".join(f"{size:.3g}" for size in summary.spacing_mm)

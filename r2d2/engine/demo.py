@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from r2d2 import config, resources
-from r2d2.console import say
+from r2d2.console import command, say
+from r2d2.errors import InputError
 
 PATIENTS = 20
 SPACING_MM = 2.0
@@ -47,26 +48,32 @@ def demo(folder: Path | None = None, workers: int = 2) -> Demo:
         folder: Where the data, the mask and the picture go; `demo` in R2D2_HOME if absent.
         workers: Workers in the ring.
     """
+    from r2d2.cluster import services
+    from r2d2.data.synthesis import is_made_so
+
     folder = (folder or config.home() / "demo").absolute()
-    clock = _Clock()
+    file = resources.find("experiments/brain_tissue.yaml")
     data = folder / f"virtual-patients-{PATIENTS}"
+    experiment = config.load(file, [f"data.path={data}", f"cluster.workers={workers}"])
+    services.check(experiment.cluster)
+    clock = _Clock()
     if not data.exists():
         from r2d2.engine.data import synthesize
 
         say(f"1/4  {PATIENTS} virtual patients, deformed from the real ICBM152 brain, in {_near(data)}")
         synthesize("brain", data, PATIENTS, seed=0, spacing_mm=SPACING_MM)
+    elif not is_made_so(data, "brain", PATIENTS, seed=0, spacing_mm=SPACING_MM):
+        raise InputError(f"{data}: not what this version of R2D2 puts there; remove it and start again")
     clock.lap("virtual patients")
 
     from r2d2.engine.train import train
 
-    file = resources.find("experiments/brain_tissue.yaml")
-    experiment = config.load(file, [f"data.path={data}", f"cluster.workers={workers}"])
     say(f"2/4  Dist-U-Net, {experiment.training.epochs} epochs on {workers} workers ({_near(file)})")
     result = train(experiment)
     clock.lap("training, test, registration")
 
     say("3/4  Baselines on the same held-out patients")
-    names = [row["patient"] for row in result.patients]
+    names = [row["case"] for row in result.rows]
     dice = {"Dist-U-Net": {name: result.metrics[f"dice/{name}"] for name in _tissues(result.metrics)}}
     dice |= _baselines(experiment, names)
     clock.lap("baselines")
@@ -80,7 +87,7 @@ def demo(folder: Path | None = None, workers: int = 2) -> Demo:
     picture = _picture(scan, data / "labelsTr" / scan.name, mask, folder / f"{names[0]}.png")
     clock.lap("prediction, picture")
 
-    text = _text(dice, result.patients, result.model, mask, picture, clock.seconds)
+    text = _text(dice, result.rows, result.model, mask, picture, clock.seconds)
     return Demo(result.run_id, result.model, dice, mask, picture, clock.seconds, text)
 
 
@@ -95,18 +102,19 @@ def _baselines(experiment: config.Experiment, names: list[str]) -> dict[str, dic
     from r2d2 import imgmed, segeval
     from r2d2.data.baselines import best_thresholds, template_labels
     from r2d2.data.cases import find_cases
-    from r2d2.segeval.summary import means, patient_rows
+    from r2d2.segeval.summary import case_rows, means
 
     dataset = find_cases(experiment.data)
     confusions: dict[str, list] = {"template, not deformed": [], "best thresholds": []}
     for case in dataset.cases:
-        if case.name in names and case.label is not None:
+        if case.name in names:
             scan, reference = imgmed.read_volume(case.images[0]), imgmed.read_labels(case.label)
             x, y, z = reference.data.shape
             masks = (template_labels(scan.affine, (x, y, z)), best_thresholds(scan.data, reference.data, scored=(1, 2)))
             for found, mask in zip(confusions.values(), masks, strict=True):
                 found.append(segeval.confusion_matrix(reference.data, mask, len(dataset.labels)))
-    scores = {name: means(patient_rows(np.stack(found), names, dataset.labels)) for name, found in confusions.items()}
+    cases = [(name, name) for name in names]
+    scores = {name: means(case_rows(np.stack(found), cases, dataset.labels)) for name, found in confusions.items()}
     return {name: {tissue: score[f"dice/{tissue}"] for tissue in _tissues(score)} for name, score in scores.items()}
 
 
@@ -133,7 +141,7 @@ def _readers(scan: Path, reference: Path, mask: Path) -> list:
 
 def _text(
     dice: dict[str, dict[str, float]],
-    patients: list[dict],
+    rows: list[dict],
     model: str,
     mask: Path,
     picture: Path,
@@ -141,8 +149,8 @@ def _text(
 ) -> str:
     tissues = list(next(iter(dice.values())))
     lines = ["", f"{'Dice on held-out patients':<28}" + "".join(f"{tissue:>14}" for tissue in tissues)]
-    for row in patients:
-        lines.append(f"  {row['patient']:<26}" + "".join(f"{row[f'dice/{tissue}']:14.3f}" for tissue in tissues))
+    for row in rows:
+        lines.append(f"  {row['case']:<26}" + "".join(f"{row[f'dice/{tissue}']:14.3f}" for tissue in tissues))
     for name, values in dice.items():
         lines.append(f"{name + ', mean':<28}" + "".join(f"{values[tissue]:14.3f}" for tissue in tissues))
     times = ", ".join(f"{part} {value:.0f} s" for part, value in seconds.items())
@@ -157,7 +165,7 @@ def _text(
             "",
             WHAT_IT_PROVES,
             "",
-            f"Next: r2d2 predict {model} YOUR_SCAN.nii.gz -o MASK.nii.gz, or r2d2 runs list",
+            f"Next: {command()} predict {model} YOUR_SCAN.nii.gz -o MASK.nii.gz, or {command()} runs list",
         ]
     )
 

@@ -17,6 +17,9 @@ HOROVOD_REMEDY = (
 )
 
 
+TENSORFLOW_REMEDY = "pip install 'r2d2[cpu]', or 'r2d2[gpu]' on a machine with NVIDIA GPUs"
+
+
 @dataclass(frozen=True)
 class Check:
     """One thing looked at: whether it is as it must be, what was found, and the way out."""
@@ -28,9 +31,23 @@ class Check:
     required: bool = True
 
 
+def require(*packages: str) -> None:
+    """Raise an InputError that says how to install the first of these that is not there: tensorflow, horovod."""
+    remedies = {"tensorflow": TENSORFLOW_REMEDY, "horovod": HOROVOD_REMEDY}
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise InputError(f"{package} is not installed; {remedies[package]}")
+
+
 def doctor() -> list[Check]:
     """Look at everything that R2D2 needs on this machine."""
-    return [_python(), _tensorflow(), _horovod(), *_packages(), _processor(), _gpu(), _home(), _tracking(), _cluster()]
+    checks = [_python(), _tensorflow(), _horovod(), *_packages(), _processor(), _gpu()]
+    for name, look in (("R2D2_HOME", _home), ("tracking", _tracking), ("ray cluster", _cluster)):
+        try:
+            checks.append(look())
+        except InputError as error:
+            checks.append(Check(name, False, str(error)))
+    return checks
 
 
 def _python() -> Check:
@@ -41,8 +58,7 @@ def _python() -> Check:
 
 def _tensorflow() -> Check:
     version = _version("tensorflow") or _version("tensorflow-cpu")
-    remedy = "pip install 'r2d2[cpu]', or 'r2d2[gpu]' on a machine with NVIDIA GPUs"
-    return Check("tensorflow", bool(version), version or "not installed", "" if version else remedy)
+    return Check("tensorflow", bool(version), version or "not installed", "" if version else TENSORFLOW_REMEDY)
 
 
 def _horovod() -> Check:
@@ -103,24 +119,18 @@ def _tracking() -> Check:
     uri = store.resolve()
     if store.is_new(uri):
         return Check("tracking", True, f"{uri} (made by the first run)")
-    try:
-        store.connect(uri)
-    except InputError as error:
-        return Check("tracking", False, str(error), "start the MLflow server, or unset MLFLOW_TRACKING_URI")
+    store.connect(uri)
     return Check("tracking", True, uri)
 
 
 def _cluster() -> Check:
     address = os.environ.get("RAY_ADDRESS")
-    if address is None:
+    if not address:
         return Check("ray cluster", True, "a local one for each run (RAY_ADDRESS is not set)")
     from r2d2.cluster import services
 
-    try:
-        with services.connected(config.Cluster(address=address)) as placement:
-            return Check("ray cluster", True, f"{address}, {placement.nodes} nodes")
-    except InputError as error:
-        return Check("ray cluster", False, str(error), "start the cluster, or unset RAY_ADDRESS")
+    with services.connected(config.Cluster(address=address)) as placement:
+        return Check("ray cluster", True, f"{address}, {placement.nodes} nodes")
 
 
 def _version(package: str) -> str | None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from r2d2 import config
 from r2d2.console import bar
+from r2d2.engine.doctor import require
 from r2d2.engine.models import resolve
 from r2d2.errors import InputError
 
@@ -16,7 +17,7 @@ class Evaluation:
 
     Attributes:
         about: One sentence on whose scans these are.
-        rows: A row a patient, as `segeval.summary.patient_rows` gives it.
+        rows: A row a case, as `segeval.summary.case_rows` gives it.
         means: Its columns' means over the patients that have them.
     """
 
@@ -34,49 +35,51 @@ def evaluate(model: str, data: Path | None = None) -> Evaluation:
             which it neither trained nor was chosen on.
 
     Raises:
-        InputError: No such model or data, or files that cannot be scored.
+        InputError: No such model or data, classes or channels that are not the model's, or files that cannot be scored.
     """
     saved, predictor = load_predictor(model)
-    from r2d2 import imgmed, segeval
-    from r2d2.data.cases import content_hash, find_cases
-    from r2d2.segeval.summary import means, patient_rows
+    from r2d2 import segeval
+    from r2d2.data.cases import inspect_case
+    from r2d2.segeval.summary import case_rows, means
 
-    if data is None:
-        cases = [case for case in find_cases(saved.experiment.data).cases if case.name in saved.split["test"]]
-        about = f"{len(cases)} test patients of the model's own data, which it was neither trained nor chosen on"
-        if not cases:
-            raise InputError(f"{saved.experiment.data.path}: none of the model's test patients; name a folder of scans")
-    else:
-        cases = list(find_cases(config.Data(path=data, labels=saved.labels)).cases)
-        seen = {saved.contents[name] for part in ("training", "validation") for name in saved.split[part]}
-        known = [case.name for case in cases if content_hash(case.images) in seen]
-        about = (
-            f"{len(known)} of these {len(cases)} scans trained or chose the model, so this is no test: "
-            + ", ".join(known)
-            if known
-            else f"{len(cases)} scans of {data}, none of which trained or chose the model"
-        )
-
-    confusions = []
+    dataset = _dataset_for(saved, data)
+    cases = [case for case in dataset.cases if data or case.name in saved.split["test"]]
+    if not cases:
+        raise InputError(f"{saved.experiment.data.path}: none of the model's test patients; name a folder of scans")
+    seen = {saved.contents[name]: name for part in ("training", "validation") for name in saved.split[part]}
+    confusions, known = [], []
     with bar("Evaluating", len(cases)) as advance:
         for case in cases:
-            scan, reference = imgmed.read_volume(case.images[0]), imgmed.read_labels(_label(case))
-            if scan.data.shape[:3] != reference.data.shape:
-                raise InputError(_shapes(case.name, scan.data.shape[:3], reference.data.shape))
-            prediction = predictor.volume(scan)
-            confusions.append(segeval.confusion_matrix(reference.data, prediction.data, len(saved.labels)))
+            inspected = inspect_case(case, tuple(saved.labels), dataset.channels)
+            if inspected.errors or inspected.summary is None or inspected.mask is None:
+                raise InputError(inspected.errors[0])
+            if data is None and inspected.summary.content != saved.contents[case.name]:
+                raise InputError(f"{case.images[0]}: not the scan that it was when the model was trained")
+            if inspected.summary.content in seen:
+                known.append(case.name)
+            prediction = predictor.volume(inspected.images[0], case.images[0])
+            confusions.append(segeval.confusion_matrix(inspected.mask.data, prediction.data, len(saved.labels)))
             advance(case.name)
-    rows = patient_rows(_stack(confusions), [case.name for case in cases], saved.labels)
+    if known:
+        names = ", ".join(known)
+        about = f"{len(known)} of these {len(cases)} scans trained or chose the model, so this is no test: {names}"
+    elif data is None:
+        about = f"{len(cases)} test scans of the model's own data, which it was neither trained nor chosen on"
+    else:
+        about = f"{len(cases)} scans of {data}, none of which trained or chose the model"
+    rows = case_rows(_stack(confusions), [(case.name, case.patient) for case in cases], saved.labels)
     return Evaluation(about, rows, means(rows))
 
 
-def compare_folders(reference: Path, prediction: Path, labels: dict[int, str] | None = None) -> Evaluation:
+def compare_folders(reference: Path, prediction: Path) -> Evaluation:
     """Score a folder of predicted masks against a folder of reference masks of the same file names.
 
     Args:
         reference: Reference masks, .nii or .nii.gz.
         prediction: Predicted masks; more files than in `reference` are passed over.
-        labels: The classes' names by value; absent, the values found in the reference masks.
+
+    Returns:
+        The scores, the classes being 1 to the largest value in any mask.
 
     Raises:
         InputError: A prediction is missing, or its grid or classes differ from the reference's.
@@ -85,7 +88,7 @@ def compare_folders(reference: Path, prediction: Path, labels: dict[int, str] | 
 
     from r2d2 import imgmed, segeval
     from r2d2.data.cases import volumes
-    from r2d2.segeval.summary import means, patient_rows
+    from r2d2.segeval.summary import case_rows, means
 
     references, predictions = volumes(reference), volumes(prediction)
     if not references:
@@ -103,30 +106,50 @@ def compare_folders(reference: Path, prediction: Path, labels: dict[int, str] | 
                     f"case {name}: the grids differ, reference affine {left.affine.tolist()}, "
                     f"prediction affine {right.affine.tolist()}"
                 )
-            confusions.append(segeval.confusion_matrix(left.data, right.data, len(labels) if labels else 255))
+            confusions.append(segeval.confusion_matrix(left.data, right.data, 255))
             advance(name)
-    if labels is None:
-        used = np.flatnonzero(sum(matrix.sum(0) + matrix.sum(1) for matrix in confusions))
-        labels = {0: "background"} | {value: str(value) for value in range(1, int(used.max()) + 1)}
-        confusions = [matrix[: len(labels), : len(labels)] for matrix in confusions]
-    rows = patient_rows(_stack(confusions), list(references), labels)
+    used = np.flatnonzero(sum(matrix.sum(0) + matrix.sum(1) for matrix in confusions))
+    labels = {0: "background"} | {value: str(value) for value in range(1, int(used.max()) + 1)}
+    confusions = [matrix[: len(labels), : len(labels)] for matrix in confusions]
+    rows = case_rows(_stack(confusions), [(name, name) for name in references], labels)
     return Evaluation(f"{len(rows)} masks of {prediction} against {reference}", rows, means(rows))
 
 
 def load_predictor(model: str) -> tuple[Any, Any]:
-    """The saved model that people call `model`, and a predictor in the fastest precision this machine has."""
+    """The saved model that people call `model`, and a predictor in the precision that its experiment asks for."""
+    require("tensorflow")
     folder = resolve(model)
     from r2d2.inference import Predictor, load
     from r2d2.models.precision import choose, with_precision
 
     saved = load(folder)
-    return saved, Predictor(with_precision(saved.model, choose("auto")), saved.experiment.preprocess)
+    network = with_precision(saved.model, choose(saved.experiment.training.precision))
+    return saved, Predictor(network, saved.experiment.preprocess)
 
 
-def _label(case: Any) -> Path:
-    if case.label is None:
-        raise InputError(f"case {case.name}: it has no reference mask")
-    return case.label
+def _dataset_for(saved: Any, folder: Path | None) -> Any:
+    """The model's own data, or a folder's, if its classes and channels are the model's."""
+    from r2d2.data.cases import find_cases
+
+    settings = saved.experiment.data
+    if folder is not None:
+        told = (folder / "dataset.json").exists()
+        settings = config.Data(path=folder, labels=None if told else saved.labels)
+    dataset = find_cases(settings)
+    if dataset.labels != saved.labels:
+        raise InputError(
+            f"{settings.path}: its classes are {dataset.labels}, the model's {saved.labels}; "
+            "give the same things the same numbers and names in dataset.json"
+        )
+    wanted = saved.experiment.preprocess.channels or range(len(dataset.channels))
+    channels = tuple(dataset.channels[number] for number in wanted if number < len(dataset.channels))
+    named = not any(name.isdecimal() for name in (*channels, *saved.channels))  # plain folders only number them
+    if named and channels != saved.channels:
+        raise InputError(
+            f"{settings.path}: its channels are {', '.join(channels)}, the model takes {', '.join(saved.channels)}; "
+            "give the same channels the same places and names in dataset.json"
+        )
+    return dataset
 
 
 def _stack(confusions: list) -> Any:

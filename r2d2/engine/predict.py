@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from r2d2.engine.evaluate import load_predictor
+from r2d2.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,10 @@ def predict(model: str, scan: Path, output: Path) -> Prediction:
 
     volume = imgmed.read_volume(scan)
     imgmed.check_writable(output)  # before the network is loaded, not after its work
+    if output.exists() and output.samefile(scan):
+        raise InputError(f"{output}: the scan itself, which the mask would replace; name another file")
     saved, predictor = load_predictor(model)
-    mask = predictor.volume(volume)
+    mask = predictor.volume(volume, scan)
     imgmed.write_volume(mask, output)
     voxel_ml = abs(np.linalg.det(mask.affine[:3, :3])) / 1000.0
     volumes_ml = {

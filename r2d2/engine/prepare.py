@@ -26,7 +26,7 @@ def prepare(experiment: config.Experiment) -> tuple["Prepared", dict[str, tuple[
             raise InputError(f"data.split: no patient is left for {part}; raise its fraction or add patients")
     prepared = prepare_dataset(dataset, experiment.preprocess, storage(experiment) / "prepared")
 
-    slices = len(prepared.training_rows(split["training"]))
+    slices = len(prepared.training_rows(split["training"], experiment.preprocess.slices))
     global_batch = experiment.training.batch_size * experiment.cluster.workers
     if slices < global_batch:
         raise InputError(

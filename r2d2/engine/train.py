@@ -1,13 +1,20 @@
 """Train an experiment: from its file to a registered model."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from r2d2 import config
-from r2d2.console import bar, say
-from r2d2.engine import WorkFailed
+from r2d2.console import bar, command, say
+from r2d2.engine.doctor import require
 from r2d2.engine.prepare import prepare, storage
-from r2d2.errors import InputError
+from r2d2.errors import InputError, WorkFailed
+
+ELSEWHERE = {
+    *("cluster.address", "cluster.cpus_per_worker", "cluster.gpus_per_worker", "cluster.max_restarts"),
+    *("tracking.uri", "tracking.storage"),
+}
+"""Settings that may change when a run is resumed: where it runs, not what it computes."""
 
 
 @dataclass(frozen=True)
@@ -18,8 +25,8 @@ class RunResult:
         run_id: The MLflow run.
         model_uri: Its registered model, `models:/name/version`.
         model: The same as people type it, `name/version`.
-        metrics: Scores of the test patients, by the names `segeval.summary` gives them.
-        patients: A row a test patient, likewise.
+        metrics: Means over the test patients, by the names `segeval.summary` gives them.
+        rows: A row a test case, likewise.
         best_epoch: The epoch whose weights are the model.
         restarts: How often the run lost a worker and went on.
     """
@@ -28,7 +35,7 @@ class RunResult:
     model_uri: str
     model: str
     metrics: dict[str, float]
-    patients: list[dict[str, Any]]
+    rows: list[dict[str, Any]]
     best_epoch: int
     restarts: int
 
@@ -46,6 +53,7 @@ def train(experiment: config.Experiment | None, resume: str | None = None) -> Ru
     """
     if experiment is None and resume is None:
         raise InputError("nothing to train: give an experiment file, or --resume RUN")
+    require("tensorflow", "horovod")
     from r2d2.cluster import services
     from r2d2.tracking import runs, store
 
@@ -55,6 +63,7 @@ def train(experiment: config.Experiment | None, resume: str | None = None) -> Ru
         experiment = _resumed(runs.read_experiment(run), experiment, resume)
     assert experiment is not None
     uri = store.resolve(experiment.tracking.uri)
+    store.check(uri)
 
     with services.connected(experiment.cluster) as placement:
         if placement.nodes > 1 and uri.startswith("sqlite:"):
@@ -73,7 +82,7 @@ def train(experiment: config.Experiment | None, resume: str | None = None) -> Ru
         if run is None:
             run = runs.create(store.connect(uri), experiment, dataset)
         else:
-            _same_data(runs.read_dataset(run), dataset, run.run_id)
+            _can_go_on(run, runs.read_dataset(run), dataset, _run_folder(experiment, run.run_id))
             run.start_again()
         return _fit(experiment, run, uri, prepared.folder, split, placement)
 
@@ -81,13 +90,16 @@ def train(experiment: config.Experiment | None, resume: str | None = None) -> Ru
 def _fit(experiment: config.Experiment, run: Any, uri: str, prepared: Any, split: Any, placement: Any) -> RunResult:
     from r2d2.cluster import trainer
     from r2d2.cluster.worker import Task
+    from r2d2.training.state import Checkpoints
 
+    folder = _run_folder(experiment, run.run_id)
     task = Task(
         experiment=experiment.to_yaml(),
         run_id=run.run_id,
         tracking_uri=uri,
         prepared=str(prepared),
-        run_folder=str(storage(experiment) / "runs" / run.run_id),
+        run_folder=str(folder),
+        owner=Checkpoints(folder).take_over(),
         split={part: list(names) for part, names in split.items()},
         threads=placement.cpus_per_worker,
     )
@@ -113,39 +125,57 @@ def _fit(experiment: config.Experiment, run: Any, uri: str, prepared: Any, split
             run.end("FAILED", str(error))
             raise WorkFailed(
                 f"run {run.run_id} failed: {error}; the traceback is its failures/last.txt; "
-                f"once mended: r2d2 train --resume {run.run_id}"
+                f"once mended: {command()} train --resume {run.run_id}"
             ) from error
         except BaseException as error:
             run.end("KILLED", f"{type(error).__name__} in the driver")
+            if isinstance(error, SystemExit):  # what Ray makes of a SIGTERM
+                raise WorkFailed(_stopped(run)) from error
             raise
+    if "superseded" in result:
+        raise WorkFailed(f"run {run.run_id} goes on elsewhere: another r2d2 train --resume has taken it over")
     if "failed" in result:
         run.end("FAILED", result["failed"])
         raise WorkFailed(f"run {run.run_id} failed: {result['failed']}")
     if "model_uri" not in result:
         run.end("KILLED", "stopped by its user")
-        raise WorkFailed(f"run {run.run_id} was stopped; go on with r2d2 train --resume {run.run_id}")
+        raise WorkFailed(_stopped(run))
     run.end("FINISHED", "all epochs done")
     return RunResult(
         run_id=run.run_id,
         model_uri=result["model_uri"],
         model=result["model_uri"].removeprefix("models:/"),
         metrics=result["test"],
-        patients=result["patients"],
+        rows=result["rows"],
         best_epoch=result["best_epoch"],
         restarts=len(restarts),
     )
 
 
+def _stopped(run: Any) -> str:
+    return f"run {run.run_id} was stopped; go on with {command()} train --resume {run.run_id}"
+
+
 def _resumed(recorded: config.Experiment, given: config.Experiment | None, run: str) -> config.Experiment:
-    """The recorded experiment; a given one may differ from it in where it runs, not in what it computes."""
+    """The recorded experiment, or a given one that differs from it in nothing but ELSEWHERE."""
     if given is None:
         return recorded
-    other = [key for key in config.differences(recorded, given) if not key.startswith(("cluster.", "tracking."))]
+    other = [key for key in config.differences(recorded, given) if key not in ELSEWHERE]
     if other:
         raise InputError(f"--resume {run}: its {other[0]} was another; a run goes on with the settings it began with")
     return given
 
 
-def _same_data(recorded: dict[str, Any], found: dict[str, Any], run: str) -> None:
+def _can_go_on(run: Any, recorded: dict[str, Any], found: dict[str, Any], folder: Path) -> None:
+    from r2d2.training.state import Checkpoints
+
     if recorded["hash"] != found["hash"]:
-        raise InputError(f"--resume {run}: the data has changed since the run began; start a new run")
+        raise InputError(f"--resume {run.run_id}: the data has changed since the run began; start a new run")
+    if Checkpoints(folder).latest() is None and run.has_epochs():
+        raise InputError(
+            f"--resume {run.run_id}: no checkpoints in {folder}; set R2D2_HOME (or tracking.storage) to where it ran"
+        )
+
+
+def _run_folder(experiment: config.Experiment, run_id: str) -> Path:
+    return storage(experiment) / "runs" / run_id

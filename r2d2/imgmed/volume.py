@@ -18,6 +18,7 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import DTypeLike
 
 from r2d2.errors import InputError
+from r2d2.files import whole_file
 
 GZIP_MAGIC = b"\x1f\x8b"
 # Deflate cannot shrink bytes by more than this, so a file's size bounds what it can hold.
@@ -164,17 +165,12 @@ def write_volume(volume: Volume, path: str | Path) -> None:
     """
     path = Path(path)
     check_writable(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with _input_errors(path):
-            content = _image(volume).to_bytes()
-            if path.suffix == ".gz":
-                content = igzip.compress(content, 2, mtime=0)
-            temporary.write_bytes(content)
-            temporary.replace(path)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+    with _input_errors(path):
+        content = _image(volume).to_bytes()
+        if path.suffix == ".gz":
+            content = igzip.compress(content, 2, mtime=0)
+        with whole_file(path) as beside:
+            beside.write_bytes(content)
 
 
 def _decode(content: bytes, path: Path) -> tuple[ArrayProxy, nib.Nifti1Header, tuple[int, ...]]:
@@ -290,7 +286,7 @@ def _input_errors(path: Path) -> Iterator[None]:
     except MemoryError:
         raise InputError(f"{path}: too large for this machine's memory") from None
     except isal_zlib.error as error:  # type: ignore[misc]  # isal's stub says an instance, it is the class
-        raise InputError(f"{path}: the compressed data are damaged ({error})") from None
+        raise InputError(f"{path}: the compressed data are damaged ({error}); fetch or export the file again") from None
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from None
     except (HeaderDataError, ImageFileError, ValueError, OverflowError) as error:

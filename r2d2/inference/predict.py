@@ -1,6 +1,7 @@
 """Predict: slices through the network in batches of one size, probabilities back to the scan's own grid, argmax."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -44,17 +45,20 @@ class Predictor:
         probabilities = self._forward(tf.constant(full)).numpy()[: len(images)]
         return imgmed.resize_probabilities(probabilities, size).argmax(axis=-1).astype(np.uint8)
 
-    def volume(self, scan: imgmed.Volume) -> imgmed.Volume:
-        """The label volume of a scan, on the scan's own grid.
+    def volume(self, scan: imgmed.Volume, source: Path) -> imgmed.Volume:
+        """The label volume of a scan, on the scan's own grid; `source` is what errors call the scan.
 
         Raises:
-            InputError: The scan has another number of channels than the network was trained on.
+            InputError: The scan has another number of channels than the network was trained on, or holds NaN or
+                infinity.
         """
         canonical = imgmed.to_canonical(scan)
         channels = 1 if scan.data.ndim == 3 else scan.data.shape[3]
         wanted = self.preprocess.channels or range(self.num_channels)
         if max(wanted) >= channels or (self.preprocess.channels is None and channels != self.num_channels):
-            raise InputError(f"the scan has {channels} channels, the model needs channels {[*wanted]} (counted from 0)")
+            raise InputError(f"{source}: {channels} channels, the model needs channels {[*wanted]} (counted from 0)")
+        if not np.isfinite(scan.data).all():
+            raise InputError(f"{source}: holds voxels of NaN or infinity; intensities must be finite")
         images = to_images(canonical, self.preprocess)
         rows, columns = imgmed.to_slices(canonical.data, self.preprocess.plane).shape[1:3]
         parts = [self.labels(images[start : start + BATCH], (rows, columns)) for start in range(0, len(images), BATCH)]

@@ -23,7 +23,7 @@ class SavedModel:
         labels: The classes' names by value.
         channels: The names of a scan's channels that it takes.
         split: The cases in each part.
-        contents: A hash of every case's scan.
+        contents: A hash of every case's scan, `CaseSummary.content`.
         run_id: The run that made it.
     """
 

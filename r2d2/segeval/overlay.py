@@ -27,7 +27,7 @@ def draw(
         A figure to be saved with `figure.savefig(path)`.
     """
     panels = 1 + len(masks)
-    height = 3.2 * np.clip(image.shape[0] * aspect / image.shape[1], 0.5, 2.0)
+    height = 3.2 * min(max(image.shape[0] * aspect / image.shape[1], 0.5), 2.0)
     figure = Figure(figsize=(3.2 * panels, height + 0.9), layout="constrained", dpi=110)
     FigureCanvasAgg(figure)
     low, high = np.percentile(image, [1, 99])

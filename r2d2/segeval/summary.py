@@ -9,25 +9,26 @@ from r2d2.segeval.metrics import scores
 OVERALL = ("pixel_accuracy", "mean_accuracy", "mean_iou", "frequency_weighted_iou")
 
 
-def patient_rows(
-    confusions: np.ndarray, patients: Sequence[str], labels: Mapping[int, str]
+def case_rows(
+    confusions: np.ndarray, cases: Sequence[tuple[str, str]], labels: Mapping[int, str]
 ) -> list[dict[str, str | float | None]]:
-    """A row a patient, of its whole volume.
+    """A row a case, of its whole volume.
 
     Args:
-        confusions: (patients, C, C) int64, rows = reference.
-        patients: Their names.
+        confusions: (cases, C, C) int64, rows = reference.
+        cases: Their names, and whose they are: (case, patient).
         labels: The classes' names by value; 0 is the background.
 
     Returns:
-        Dictionaries of `patient`, `dice` (mean over the foreground classes that are there), `dice/<class>` and
+        Dictionaries of `case`, `patient`, `dice` (mean over the foreground classes that are there), `dice/<class>` and
         `iou/<class>` of the foreground classes, and the paper's `pixel_accuracy`, `mean_accuracy`, `mean_iou`,
         `frequency_weighted_iou` over all classes. None stands for a class that is in neither mask.
     """
     rows = []
-    for patient, confusion in zip(patients, confusions, strict=True):
+    for (case, patient), confusion in zip(cases, confusions, strict=True):
         score = scores(confusion)
-        row: dict[str, str | float | None] = {"patient": patient, "dice": _number(score.foreground_dice)}
+        row: dict[str, str | float | None] = {"case": case, "patient": patient}
+        row["dice"] = _number(score.foreground_dice)
         for value, name in sorted(labels.items()):
             if value > 0:
                 row[f"dice/{name}"] = _number(score.dice[value])
@@ -37,13 +38,16 @@ def patient_rows(
 
 
 def means(rows: Sequence[Mapping[str, str | float | None]]) -> dict[str, float]:
-    """The mean of every column of `patient_rows` over the patients that have it; a column nobody has is absent."""
-    columns: dict[str, list[float]] = {}
+    """The mean of every column of `case_rows` over the patients that have it; a column nobody has is absent.
+
+    A patient with several cases counts once, with the mean of them.
+    """
+    columns: dict[str, dict[str, list[float]]] = {}
     for row in rows:
         for key, value in row.items():
             if isinstance(value, float):
-                columns.setdefault(key, []).append(value)
-    return {key: float(np.mean(values)) for key, values in columns.items()}
+                columns.setdefault(key, {}).setdefault(str(row["patient"]), []).append(value)
+    return {key: float(np.mean([np.mean(own) for own in of.values()])) for key, of in columns.items()}
 
 
 def _number(value: float) -> float | None:

@@ -12,6 +12,7 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag, ViewType
 from mlflow.exceptions import MlflowException
+from mlflow.models import Model
 
 from r2d2 import __version__, config
 from r2d2.errors import InputError
@@ -77,15 +78,26 @@ class Run:
             version = int(made[0].version)
         else:
             requirements = [f"{package}=={number}" for package, number in _versions().items()]
-            with mlflow.start_run(run_id=self.run_id):
-                info = mlflow.keras.log_model(
-                    model, name="model", registered_model_name=name, metadata=metadata, pip_requirements=requirements
-                )
-            # Leaving the context has marked the run as finished, which is for the driver to say.
-            self.client.update_run(self.run_id, status="RUNNING")
+            # What mlflow.keras.log_model calls. That one wants an active run, whose end would mark this run as
+            # finished, which is for the driver to say.
+            mlflow.set_experiment(experiment_id=self.client.get_run(self.run_id).info.experiment_id)
+            info = Model.log(
+                artifact_path=None,
+                name="model",
+                flavor=mlflow.keras,
+                model=model,
+                registered_model_name=name,
+                metadata=metadata,
+                pip_requirements=requirements,
+                run_id=self.run_id,
+            )
             version = int(info.registered_model_version)
         self.client.set_registered_model_alias(name, "candidate", version)
         return f"models:/{name}/{version}", version
+
+    def has_epochs(self) -> bool:
+        """Whether an epoch of training has been recorded."""
+        return bool(self.client.get_metric_history(self.run_id, "train/loss"))
 
     def start_again(self) -> None:
         """Mark a run that did not finish as running.
@@ -175,9 +187,10 @@ def _versions() -> dict[str, str]:
 
 
 def _git_commit() -> str:
+    """The commit of the working folder's repository, where the experiment file mostly lies; `-dirty` if changed."""
     try:
         done = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
             capture_output=True,
             text=True,
             timeout=5,

@@ -1,17 +1,20 @@
 """Where runs are kept: an MLflow server, or SQLite and a folder with no server at all."""
 
+import contextlib
 import logging
 import os
 from pathlib import Path
 from urllib.parse import urlparse
 
 import mlflow
+from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from r2d2 import config
 from r2d2.errors import InputError
+from r2d2.network import answers
 
 
 def resolve(uri: str | None = None) -> str:
@@ -33,35 +36,45 @@ def _file(uri: str) -> Path:
     return Path(uri.removeprefix("sqlite:///")).absolute()
 
 
+def check(uri: str) -> None:
+    """Raise an InputError if `connect` could not succeed, without making anything."""
+    if uri.startswith("sqlite:///"):
+        folder = _file(uri).parent
+        above = next(parent for parent in (folder, *folder.parents) if parent.exists())
+        if not above.is_dir() or not os.access(above, os.W_OK):
+            raise InputError(
+                f"tracking URI {uri}: {above} cannot be written; set R2D2_HOME (or tracking.uri) to a place of yours"
+            )
+    elif urlparse(uri).scheme not in ("http", "https"):
+        raise InputError(f"tracking URI {uri!r}: give an http(s) address of an MLflow server, or sqlite:///FILE")
+    elif not answers(uri):
+        raise InputError(f"tracking URI {uri}: no server answers there; start it, or set tracking.uri to another")
+
+
 def connect(uri: str) -> MlflowClient:
     """A client of the store at `uri`, which becomes this process' tracking and registry store.
 
     Raises:
         InputError: A server that does not answer, or a place that cannot be written.
     """
+    check(uri)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
     logging.getLogger("mlflow.tracking.fluent").setLevel(logging.WARNING)
     if uri.startswith("sqlite:///"):
-        folder = _file(uri).parent
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(
-                f"{folder}: cannot be written ({error.strerror}); set R2D2_HOME to a folder of yours"
-            ) from None
-        if not os.access(folder, os.W_OK):
-            raise InputError(f"{folder}: cannot be written; set R2D2_HOME to a folder of yours")
-    elif urlparse(uri).scheme in ("http", "https"):
-        # MLflow would go on asking a server that is not there for minutes.
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+        _file(uri).parent.mkdir(parents=True, exist_ok=True)
+        # Two who make the tables at the same time would trip over each other.
+        one_at_a_time: contextlib.AbstractContextManager = FileLock(_file(uri).with_suffix(".lock"))
     else:
-        raise InputError(f"tracking URI {uri!r}: give an http(s) address of an MLflow server, or sqlite:///FILE")
+        one_at_a_time = contextlib.nullcontext()
+        # MLflow would go on asking a server that has gone away for minutes.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
-    client = MlflowClient(uri, uri)
     try:
-        client.search_experiments(max_results=1)
+        with one_at_a_time:
+            client = MlflowClient(uri, uri)
+            client.search_experiments(max_results=1)
     except (MlflowException, SQLAlchemyError) as error:
-        raise InputError(f"tracking URI {uri}: no answer ({str(error).splitlines()[0][:200]})") from None
+        raise InputError(f"tracking URI {uri}: not a store of MLflow's ({str(error).splitlines()[0][:200]})") from None
     return client

@@ -47,6 +47,9 @@ def fetch(client: MlflowClient, model: str) -> Path:
         InputError: The registry does not know it; what it knows is listed.
     """
     reference = model.removeprefix("zoo:")
+    name, slash, version = reference.partition("/")
+    if slash and not version.isdecimal():
+        raise InputError(f"model {model!r}: a version is a number, write {name}/1 or {name}@alias")
     try:
         return Path(mlflow.artifacts.download_artifacts(f"models:/{reference}"))
     except (MlflowException, OSError) as error:

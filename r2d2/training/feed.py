@@ -87,7 +87,10 @@ class Feed:
                 tf.ensure_shape(y, (share_size, *labels.shape[1:])),
             )
 
-        return tf.data.Dataset.range(first, last).map(shaped).prefetch(4)
+        options = tf.data.Options()
+        # There is nothing to tune here, and the tuner's thread holds up the end of the stream for 10 s.
+        options.autotune.enabled = False
+        return tf.data.Dataset.range(first, last).map(shaped).prefetch(4).with_options(options)
 
     @lru_cache(maxsize=2)  # noqa: B019
     def _order(self, epoch: int) -> np.ndarray:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from r2d2 import config, models
@@ -37,13 +38,15 @@ class Learner:
         self._plain = models.build(
             experiment.model, len(prepared.channels), len(prepared.labels), experiment.preprocess.image_size
         )
-        self.precision = choose(self.training.precision)
+        # The same for all, also where only some of the nodes' processors compute in bfloat16.
+        able = ring.sum(np.array(choose(self.training.precision) == "bfloat16", np.int64), "precision")
+        self.precision = "bfloat16" if able == ring.size else "float32"
         self.model = with_precision(self._plain, self.precision)
         self._optimizer = build_optimizer(self.training)
         self._optimizer.build(self.model.trainable_variables)
         self._global_batch = self.training.batch_size * ring.size
         self._step = build_step(self.model, self._optimizer, self.training.loss, self._global_batch, ring)
-        rows = prepared.training_rows(cases)
+        rows = prepared.training_rows(cases, experiment.preprocess.slices)
         self._feed = Feed(prepared, rows, self.training.seed, self._global_batch, ring.size, ring.rank)
         self.steps_per_epoch = self._feed.steps_per_epoch
 
@@ -60,6 +63,10 @@ class Learner:
 
     def start(self, state: State) -> None:
         """Begin to read the images of the steps that are left, from the state's next one on."""
+        for variable in self.model.variables:
+            if variable.name == "seed_generator_state":
+                # The state is rank 0's on all ranks; from here on every rank drops other units.
+                variable.assign(variable.value + tf.constant([self.ring.rank, 0], variable.value.dtype))
         self._batches = iter(self._feed.stream(state.step, self.training.epochs * self.steps_per_epoch))
 
     def epoch(self, state: State) -> dict[str, float]:

@@ -10,7 +10,8 @@ def learning_rate(training: config.Training, workers: int, steps_per_epoch: int,
 
     `scaling: linear` multiplies the base rate by the number of workers, once. The warm-up climbs step by step from the
     base rate to the scaled one over the first `warmup_epochs` epochs (Goyal et al. 2017, sections 2.1 and 2.2); where
-    both are equal, as at one worker, there is nothing to climb. `decay: cosine` then falls to zero at the last step.
+    both are equal, as at one worker, there is nothing to climb. `decay: cosine` then falls towards zero, which the step
+    after the last one would have.
     """
     base = training.learning_rate
     scaled = base * workers if training.scaling == "linear" else base

@@ -1,26 +1,30 @@
 """Checkpoints: everything that the next step depends on, in a folder a checkpoint, written beside and renamed.
 
-A run's folder holds `attempt` (the number of the attempt that may write), `checkpoints/epoch-00003/` and `best/`. A
-checkpoint is `state.json` and `variables.npz`: plain arrays, no pickle.
+A run's folder holds `attempt.json` (who may write), `checkpoints/epoch-00003/` and `best/`. A checkpoint is
+`state.json` and `variables.npz`: plain arrays, no pickle.
 """
 
 import json
-import os
 import shutil
+import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import keras
 import numpy as np
+
+from r2d2.files import whole_file, whole_folder
+
+if TYPE_CHECKING:
+    import keras
 
 KEPT = 2
 """How many of the latest checkpoints stay."""
 
 
 class Superseded(RuntimeError):  # noqa: N818
-    """A newer attempt of the run has started; this one must not write any more."""
+    """Another driver, or a newer attempt, has taken the run over; this one must not write any more."""
 
 
 @dataclass
@@ -38,19 +42,34 @@ class State:
 
 
 class Checkpoints:
-    """The checkpoints of one run, as one attempt at it sees them."""
+    """The checkpoints of one run, as one attempt at it sees them.
+
+    A driver takes the run over once; its workers begin an attempt each time they are started. Who is no longer the
+    latest of both cannot write.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.attempt = -1
+        self.owner, self.attempt = "", -1
 
-    def begin_attempt(self) -> int:
-        """Take the run over from any older attempt and return the number of this one, from 0."""
+    def take_over(self) -> str:
+        """Take the run over from any older driver and return what this one's workers begin attempts with."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.attempt = self._current_attempt() + 1
-        beside = self.folder / f".attempt-{os.getpid()}"
-        beside.write_text(str(self.attempt))
-        beside.replace(self.folder / "attempt")
+        self.owner = uuid.uuid4().hex
+        self._write_owner(self._current()[1])
+        return self.owner
+
+    def begin_attempt(self, owner: str) -> int:
+        """Take the run over from the driver's older attempts and return the number of this one, from 0.
+
+        Raises:
+            Superseded: Another driver has taken the run over.
+        """
+        current, number = self._current()
+        if current != owner:
+            raise Superseded(f"another driver has taken over the run in {self.folder}")
+        self.owner = owner
+        self._write_owner(number + 1)
         return self.attempt
 
     def latest(self) -> Path | None:
@@ -61,7 +80,7 @@ class Checkpoints:
         """The folder of the best weights, as `state` knows them."""
         return self.folder / "best" / f"epoch-{state.best_epoch:05d}"
 
-    def save(self, state: State, variables: Sequence[keras.Variable]) -> None:
+    def save(self, state: State, variables: "Sequence[keras.Variable]") -> None:
         """Write a checkpoint, also as the best one if `state` says so, and remove what it replaces.
 
         The best weights that the previous checkpoint knows go last, so that at every moment the latest checkpoint and
@@ -70,36 +89,35 @@ class Checkpoints:
         Raises:
             Superseded: A newer attempt has begun.
         """
-        if self._current_attempt() != self.attempt:
+        if self._current() != (self.owner, self.attempt):
             raise Superseded(f"attempt {self.attempt} of the run in {self.folder} has been superseded")
-        beside = self.folder / f".writing-{self.attempt}"
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir()
         arrays = {f"{number:04d}": np.asarray(variable.value) for number, variable in enumerate(variables)}
-        np.savez(beside / "variables.npz", **arrays)
-        (beside / "state.json").write_text(json.dumps(asdict(state)))
-
-        if state.best_epoch == state.epoch:
-            copy = self.folder / f".best-{self.attempt}"
-            shutil.rmtree(copy, ignore_errors=True)
-            shutil.copytree(beside, copy)
-            _move(copy, self.best(state))
         latest = self.folder / "checkpoints" / f"epoch-{state.epoch:05d}"
-        _move(beside, latest)
+        for place in [self.best(state), latest] if state.best_epoch == state.epoch else [latest]:
+            shutil.rmtree(place, ignore_errors=True)
+            with whole_folder(place) as beside:
+                np.savez(beside / "variables.npz", **arrays)
+                (beside / "state.json").write_text(json.dumps(asdict(state)))
         for old in sorted(latest.parent.glob("epoch-*"))[:-KEPT]:
             shutil.rmtree(old)
         for old in self.best(state).parent.glob("epoch-*"):
             if old != self.best(state):
                 shutil.rmtree(old)
 
-    def _current_attempt(self) -> int:
+    def _current(self) -> tuple[str, int]:
         try:
-            return int((self.folder / "attempt").read_text())
+            values = json.loads((self.folder / "attempt.json").read_text())
         except FileNotFoundError:
-            return -1
+            return "", -1
+        return values["owner"], values["attempt"]
+
+    def _write_owner(self, attempt: int) -> None:
+        self.attempt = attempt
+        with whole_file(self.folder / "attempt.json") as beside:
+            beside.write_text(json.dumps({"owner": self.owner, "attempt": attempt}))
 
 
-def restore(checkpoint: Path, variables: Sequence[keras.Variable]) -> State:
+def restore(checkpoint: Path, variables: "Sequence[keras.Variable]") -> State:
     """Set the variables to a checkpoint's values and return its state.
 
     Raises:
@@ -107,14 +125,8 @@ def restore(checkpoint: Path, variables: Sequence[keras.Variable]) -> State:
     """
     values: dict[str, Any] = json.loads((checkpoint / "state.json").read_text())
     with np.load(checkpoint / "variables.npz", allow_pickle=False) as arrays:
-        if len(arrays.files) < len(variables):
+        if len(arrays.files) != len(variables):
             raise ValueError(f"{checkpoint} holds {len(arrays.files)} variables, the network has {len(variables)}")
         for number, variable in enumerate(variables):
             variable.assign(arrays[f"{number:04d}"])
     return State(**values)
-
-
-def _move(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(target, ignore_errors=True)
-    source.rename(target)

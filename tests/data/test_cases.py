@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from r2d2.config import Data, Split
-from r2d2.data.cases import Case, Dataset, check_cases, find_cases, split_patients
+from r2d2.data.cases import Case, Dataset, check_cases, content_hash, find_cases, split_patients
 from r2d2.errors import InputError
 
 RNG = np.random.default_rng(0)
@@ -67,7 +67,7 @@ def refusal(data):
 
 def test_a_decathlon_folder_is_read_from_its_json(tmp_path):
     dataset = find_cases(decathlon(tmp_path))
-    assert (dataset.name, dataset.description, dataset.licence) == ("BRATS", "Gliomas", "CC-BY-SA 4.0")
+    assert (dataset.name, dataset.licence) == ("BRATS", "CC-BY-SA 4.0")
     assert dataset.labels == LABELS and dataset.channels == ("FLAIR", "T1w")
     assert [case.name for case in dataset.cases] == ["BRATS_001", "BRATS_002"]
     assert dataset.cases[0] == Case(
@@ -197,7 +197,41 @@ def test_good_cases_have_no_findings_and_full_summaries(tmp_path):
     assert (summary.case, summary.shape, summary.spacing_mm, summary.channels) == ("BRATS_001", (5, 6, 7), (3, 2, 1), 2)
     assert summary.voxels == {0: 5 * 6 * 7 - 9, 1: 8, 2: 1}
     files = [tmp_path / folder / "BRATS_001.nii.gz" for folder in ("imagesTr", "labelsTr")]
-    assert summary.sha256 == hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+    assert summary.files == tuple(hashlib.sha256(path.read_bytes()).hexdigest() for path in files)
+    assert summary.files == (content_hash(files[:1]), content_hash(files[1:]))
+    assert summary.content != check.summaries[1].content
+
+
+def test_the_same_scan_under_two_names_is_an_error_for_two_patients_and_a_warning_for_one(tmp_path):
+    data = plain(tmp_path, ("P1_a", "P2_a"))
+    twin = nib.load(tmp_path / "images/P1_a.nii.gz").as_reoriented(nib.orientations.axcodes2ornt(("P", "S", "R")))
+    nib.save(twin, tmp_path / "images/P1_b.nii.gz")
+    label = nib.load(tmp_path / "labels/P1_a.nii.gz").as_reoriented(nib.orientations.axcodes2ornt(("P", "S", "R")))
+    nib.save(label, tmp_path / "labels/P1_b.nii.gz")
+    (finding,) = check_cases(find_cases(data), workers=1).findings
+    assert (finding.case, finding.severity) == ("P1_b", "error")
+    assert finding.message.startswith("case P1_b: the same scan as P1_a, under another patient's name")
+    visits = data.model_copy(update={"patient_pattern": "^(P[0-9]+)"})
+    (finding,) = check_cases(find_cases(visits), workers=1).findings
+    assert finding.severity == "warning" and finding.message == (
+        "case P1_b: the same scan as P1_a; one of the two adds nothing"
+    )
+
+
+@pytest.mark.parametrize("name", ["core (T1)", "a&b", "", "/core", "core/", "a//b", "a/../b", "x" * 300])
+def test_a_class_name_that_cannot_be_recorded_is_refused(tmp_path, name):
+    data = plain(tmp_path).model_copy(update={"labels": {0: "background", 1: name}})
+    assert f"class 1 is called {name!r}" in refusal(data)
+
+
+def test_class_names_of_all_alphabets_and_with_a_slash_inside_are_taken(tmp_path):
+    labels = {0: "background", 1: "Ödem", 2: "prostate/uterus"}
+    assert find_cases(plain(tmp_path).model_copy(update={"labels": labels})).labels == labels
+
+
+def test_two_classes_of_one_name_are_refused(tmp_path):
+    data = plain(tmp_path).model_copy(update={"labels": {0: "background", 1: "lesion", 2: "lesion"}})
+    assert "2 classes are called 'lesion'" in refusal(data)
 
 
 def test_several_processes_find_the_same_as_one(tmp_path):

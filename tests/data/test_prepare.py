@@ -1,6 +1,4 @@
-import hashlib
 import json
-import os
 import shutil
 
 import nibabel as nib
@@ -8,7 +6,7 @@ import numpy as np
 import pytest
 
 import r2d2.data.prepare as module
-from r2d2.config import Data, Preprocess
+from r2d2.config import Data, Preprocess, Slices
 from r2d2.data.cases import find_cases
 from r2d2.data.prepare import open_prepared, prepare, to_images
 from r2d2.errors import InputError
@@ -74,15 +72,15 @@ def three(tmp_path_factory):
 
 
 def test_the_index_says_where_every_case_lies(three):
-    dataset, _, prepared, _ = three
+    *_, prepared, _ = three
     assert prepared.labels == CLASSES and prepared.channels == ("0",)
     assert [case.name for case in prepared.cases] == [case.patient for case in prepared.cases] == ["a", "b", "c"]
     assert [case.grid for case in prepared.cases] == [(8, 12, 10), (8, 9, 11), (8, 12, 10)]
     assert [case.slices for case in prepared.cases] == [8, 8, 8]
     assert [case.first for case in prepared.cases] == [0, 8, 16]
     assert [case.voxel for case in prepared.cases] == [0, 960, 960 + 792]
-    for case, source in zip(prepared.cases, dataset.cases, strict=True):
-        assert case.content == hashlib.sha256(source.images[0].read_bytes()).hexdigest()
+    assert [case.spacing_mm for case in prepared.cases] == [(1.5, 3.0, 2.0)] * 3
+    assert len({case.content for case in prepared.cases}) == 3
 
 
 def test_the_arrays_have_the_types_and_shapes_of_the_index(three):
@@ -121,8 +119,8 @@ def test_masks_of_another_size_have_the_same_classes_in_the_same_slices(three):
 def test_the_chosen_slices_are_the_middles_of_equal_parts_of_those_with_a_label(three):
     # Labels in the slices 2, 3, 4, 5, 6; three of five: the parts' middles are the first, the third, the fifth.
     *_, prepared, _ = three
-    assert [case.chosen for case in prepared.cases] == [(2, 4, 6)] * 3
-    assert prepared.training_rows(["c", "a"]).tolist() == [2, 4, 6, 18, 20, 22]
+    assert [case.labelled for case in prepared.cases] == [(2, 3, 4, 5, 6)] * 3
+    assert prepared.training_rows(["c", "a"], AS_IT_IS.slices).tolist() == [2, 4, 6, 18, 20, 22]
     assert [case.name for case in prepared.select(["c", "a"])] == ["a", "c"]
 
 
@@ -146,7 +144,7 @@ def test_prepared_data_are_found_again_and_not_written_again(three, monkeypatch)
     dataset, _, prepared, folder = three
     before = state(prepared.folder)
     monkeypatch.setattr(module, "_write", lambda *_: pytest.fail("it was prepared a second time"))
-    again = prepare(dataset, AS_IT_IS, folder / "store", workers=1)
+    again = prepare(dataset, AS_IT_IS.model_copy(update={"slices": Slices()}), folder / "store", workers=1)
     assert again == prepared == open_prepared(prepared.folder)
     assert state(prepared.folder) == before
 
@@ -204,7 +202,8 @@ def test_channels_come_in_the_order_asked_for_each_normalized_on_its_own(tmp_pat
     assert prepared.channels == ("T1w", "FLAIR") and prepared.images.shape == (10, 12, 8, 2)
     assert prepared.images.dtype == np.float16
     (case,) = prepared.cases
-    assert case.grid == (10, 12, 8) and case.chosen == (3, 4, 5, 6)
+    assert case.grid == (10, 12, 8)
+    assert prepared.training_rows(["case"], settings.slices).tolist() == [3, 4, 5, 6]
     for to, source in ((0, 1), (1, 0)):
         channel = image[..., source].astype(np.float64)
         inside = channel != 0
@@ -259,15 +258,37 @@ def test_a_store_that_cannot_be_made_is_refused(tmp_path):
     assert str(tmp_path / "file") in refusal(dataset, AS_IT_IS, tmp_path / "file" / "prepared")
 
 
-def test_cases_are_prepared_by_several_processes_and_none_of_them_is_this_one(tmp_path, monkeypatch):
-    processes = []
+def test_the_same_scan_of_two_patients_is_refused_whatever_its_file_looks_like(tmp_path):
+    cases = {"a": ("RAS", (12, 10, 8)), "b": ("PSR", (12, 10, 8))}
+    plain(tmp_path / "data", cases)
+    twin = store_as(tmp_path / "data/images/b.nii.gz", scan((12, 10, 8), 0), "PSR")  # as a, on other axes
+    dataset = find_cases(Data(path=tmp_path / "data", labels=CLASSES))
+    message = refusal(dataset, AS_IT_IS, tmp_path / "store")
+    assert twin.exists() and message.startswith("case b: the same scan as a, under another patient's name")
+    assert list((tmp_path / "store").iterdir()) == []
 
-    class Watched(module.ProcessPoolExecutor):
-        def __exit__(self, *error):
-            processes.extend(self._processes)
-            return super().__exit__(*error)
 
-    monkeypatch.setattr(module, "ProcessPoolExecutor", Watched)
-    dataset, _ = plain(tmp_path / "data")
-    prepare(dataset, AS_IT_IS, tmp_path / "store", workers=2)
-    assert len(set(processes)) == 2 and os.getpid() not in processes
+def test_a_full_disk_is_told_before_anything_is_computed(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module.os, "posix_fallocate", full)
+    monkeypatch.setattr(module, "spread", lambda *_: pytest.fail("it began"))
+    dataset, _ = decathlon(tmp_path / "data")
+    assert "No space left on device" in refusal(dataset, AS_IT_IS, tmp_path / "store")
+    assert list((tmp_path / "store").iterdir()) == []
+
+
+def test_two_who_prepare_the_same_at_once_share_what_the_first_one_made(tmp_path, monkeypatch):
+    dataset, _ = decathlon(tmp_path / "data")
+    write = module._write
+
+    def slower(*arguments):
+        monkeypatch.setattr(module, "_write", write)
+        first.append(prepare(dataset, AS_IT_IS, tmp_path / "store"))
+        write(*arguments)
+
+    first = []
+    monkeypatch.setattr(module, "_write", slower)
+    assert prepare(dataset, AS_IT_IS, tmp_path / "store") == first[0]
+    assert [path.name for path in (tmp_path / "store").iterdir()] == [first[0].key]

@@ -259,7 +259,7 @@ def test_nothing_is_left_after_a_failure(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(dataset, "write_volume", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(InputError, match="disk full"):
         synthesize("brain", tmp_path / "brain", 2, seed=0, spacing_mm=8.0, workers=1)
     assert list(tmp_path.iterdir()) == []
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import signal
 import socket
 import sqlite3
@@ -14,15 +15,15 @@ import numpy as np
 import psutil
 import pytest
 import yaml
-from helpers.processes import end, run, start, wait_for, workers
+from helpers.processes import end, run, run_all, start, wait_for, workers
 
 EPOCHS = 40
 
 
-@pytest.fixture
-def experiment(tmp_path, virtual_patients):
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory, virtual_patients):
     """An experiment of two workers whose epochs take a tenth of a second."""
-    path = tmp_path / "small.yaml"
+    path = tmp_path_factory.mktemp("experiment") / "small.yaml"
     values = {
         "name": "small",
         "data": {"path": str(virtual_patients)},
@@ -34,12 +35,22 @@ def experiment(tmp_path, virtual_patients):
             "optimizer": "adam",
             "learning_rate": 0.005,
             "warmup_epochs": 2,
+            "precision": "float32",
         },
         "cluster": {"workers": 2},
         "evaluation": {"every_epochs": 5, "overlays": 1},
     }
     path.write_text(yaml.safe_dump(values))
     return path
+
+
+@pytest.fixture(scope="module")
+def undisturbed(experiment, tmp_path_factory):
+    """The home of that experiment's run, to its end without a disturbance."""
+    home = tmp_path_factory.mktemp("undisturbed")
+    code, _, err = run("train", experiment, R2D2_HOME=str(home))
+    assert code == 0, err
+    return home
 
 
 def _query(home, sql):
@@ -66,9 +77,21 @@ def _assert_whole(home, run_id):
     assert [step for (step,) in scores] == list(range(5, EPOCHS + 1, 5))
     assert _query(home, "select name, version, run_id from model_versions") == [("small", 1, run_id)]
     assert _query(home, "select alias, version from registered_model_aliases") == [("candidate", 1)]
+    # In the run's own experiment, and not in a throw-away folder of Ray's.
+    kept_in = "select e.name, m.source_run_id from logged_models m join experiments e using (experiment_id)"
+    assert _query(home, kept_in) == [("small", run_id)]
+    assert len([*(home / "artifacts").rglob("model.keras")]) == 1
 
 
-def test_a_killed_rank_restarts_the_run_which_completes_as_one(home, experiment, virtual_patients, tmp_path):
+def _assert_same_course(home, other):
+    """The same images in the same order, the same optimizer, the same dropped units: the same numbers to the last."""
+    sql = "select key, step, value from metrics where key not like 'time/%' order by key, step"
+    assert _query(home, sql) == _query(other, sql)
+
+
+def test_a_killed_rank_restarts_the_run_which_completes_as_one(
+    home, experiment, undisturbed, virtual_patients, tmp_path
+):
     process = start("train", experiment, "--json")
     try:
         wait_for(_checkpoint(home, 3), 120, process)
@@ -82,39 +105,69 @@ def test_a_killed_rank_restarts_the_run_which_completes_as_one(home, experiment,
     result = json.loads(out)
     assert result["restarts"] == 1
     _assert_whole(home, result["run_id"])
+    _assert_same_course(home, undisturbed)
     tags = dict(_query(home, "select key, value from tags"))
     assert tags["r2d2.attempts"] == "2"
     assert tags["r2d2.restarts"] == "1"
     assert "Error: " in tags["r2d2.restart.1"], tags
     assert result["metrics"]["dice"] > 0.4
 
-    _evaluation_gives_the_scores_of_the_run(result)
-    _orientation_does_not_change_the_mask(tmp_path, virtual_patients)
-    _a_scan_that_does_not_fit_is_one_line(tmp_path, virtual_patients)
+    _the_model_is_used_as_people_do(result, home, virtual_patients, tmp_path)
+
+
+def _the_model_is_used_as_people_do(result, home, virtual_patients, tmp_path):
+    """Its commands share one process, which imports TensorFlow once."""
+    asked = [
+        _evaluation_gives_the_scores_of_the_run(result),
+        _orientation_does_not_change_the_mask(tmp_path, virtual_patients),
+        _a_scan_that_does_not_fit_is_one_line(tmp_path, virtual_patients),
+        _a_scan_is_never_replaced_by_its_mask(tmp_path, virtual_patients),
+        _data_that_are_not_the_models_are_refused(tmp_path, virtual_patients),
+        _scans_that_trained_the_model_are_told(tmp_path, virtual_patients, home),
+    ]
+    commands = [next(one) for one in asked]
+    answers = iter(run_all(*(command for some in commands for command in some)))
+    for one, some in zip(asked, commands, strict=True):
+        with contextlib.suppress(StopIteration):
+            one.send([next(answers) for _ in some])
+
+
+def _document(answer):
+    """The JSON of a command that must do well."""
+    code, out, err = answer
+    assert code == 0, err
+    return json.loads(out)
+
+
+def _refusal(answer):
+    """The one line of a command that must fail as input."""
+    code, out, err = answer
+    assert (code, out, err.count("\n")) == (2, "", 1), err
+    return err.strip()
 
 
 def _evaluation_gives_the_scores_of_the_run(result):
-    code, out, err = run("evaluate", "small@candidate", "--json")
-    assert code == 0, err
-    evaluation = json.loads(out)
-    assert [row["patient"] for row in evaluation["rows"]] == [row["patient"] for row in result["patients"]]
+    (answer,) = yield [("evaluate", "small@candidate", "--json")]
+    evaluation = _document(answer)
+    assert [row["case"] for row in evaluation["rows"]] == [row["case"] for row in result["rows"]]
     assert evaluation["means"] == pytest.approx(result["metrics"], abs=1e-12)
+    assert evaluation["about"].startswith("1 test scans of the model's own data")
 
 
 def _orientation_does_not_change_the_mask(tmp_path, virtual_patients):
-    scan = nibabel.load(virtual_patients / "imagesTr" / "brain_001.nii.gz")
-    turned = scan.as_reoriented(nibabel.orientations.axcodes2ornt(("P", "I", "L")))
-    nibabel.save(turned, tmp_path / "turned.nii.gz")
-    masks = []
-    for source, name in ((virtual_patients / "imagesTr" / "brain_001.nii.gz", "a"), (tmp_path / "turned.nii.gz", "b")):
-        code, out, err = run("predict", "small/1", source, "-o", tmp_path / f"{name}.nii.gz", "--json")
-        assert code == 0, err
-        assert json.loads(out)["shape"] == list(nibabel.load(source).shape)
-        masks.append(nibabel.load(tmp_path / f"{name}.nii.gz"))
+    source, turned = virtual_patients / "imagesTr" / "brain_001.nii.gz", tmp_path / "turned.nii.gz"
+    nibabel.load(source).as_reoriented(nibabel.orientations.axcodes2ornt(("P", "I", "L"))).to_filename(turned)
+    outputs = tmp_path / "a.nii.gz", tmp_path / "b.nii.gz"
+    scans = source, turned
+    answers = yield [("predict", "small/1", *pair, "--json") for pair in zip(scans, ("-o", "-o"), outputs, strict=True)]
+    masks = [nibabel.load(path) for path in outputs]
+    for answer, mask, scan in zip(answers, masks, map(nibabel.load, scans), strict=True):
+        assert _document(answer)["shape"] == list(scan.shape) == list(mask.shape)
         for code_of in ("qform_code", "sform_code"):
-            assert masks[-1].header[code_of] == nibabel.load(source).header[code_of]
-        np.testing.assert_allclose(masks[-1].affine, nibabel.load(source).affine)
-    assert nibabel.aff2axcodes(masks[1].affine) == nibabel.aff2axcodes(turned.affine) == ("I", "L", "P")
+            assert mask.header[code_of] == scan.header[code_of]
+        np.testing.assert_allclose(mask.affine, scan.affine)
+    # as_reoriented gives the orientation from which these axes are made: I, L, P.
+    assert nibabel.aff2axcodes(masks[1].affine) == nibabel.aff2axcodes(nibabel.load(turned).affine) == ("I", "L", "P")
     canonical = [np.asarray(nibabel.as_closest_canonical(mask).dataobj) for mask in masks]
     np.testing.assert_array_equal(canonical[0], canonical[1])
     assert {1, 2} <= set(np.unique(canonical[0]))
@@ -123,12 +176,65 @@ def _orientation_does_not_change_the_mask(tmp_path, virtual_patients):
 def _a_scan_that_does_not_fit_is_one_line(tmp_path, virtual_patients):
     scan = nibabel.load(virtual_patients / "imagesTr" / "brain_001.nii.gz")
     two = np.stack([np.asarray(scan.dataobj)] * 2, axis=-1)
+    hole = np.asarray(scan.dataobj, dtype=np.float32)
+    hole[3, 3, 3] = np.nan
     nibabel.save(nibabel.Nifti1Image(two, scan.affine), tmp_path / "two.nii.gz")
-    code, out, err = run("predict", "small/1", tmp_path / "two.nii.gz", "-o", tmp_path / "no.nii.gz")
-    assert (code, out) == (2, "")
-    assert "2 channels" in err
-    assert err.count("\n") == 1
+    nibabel.save(nibabel.Nifti1Image(hole, scan.affine), tmp_path / "hole.nii.gz")
+    rules = {"two.nii.gz": "2 channels", "hole.nii.gz": "NaN or infinity"}
+    answers = yield [("predict", "small/1", tmp_path / name, "-o", tmp_path / "no.nii.gz") for name in rules]
+    for answer, (name, rule) in zip(answers, rules.items(), strict=True):
+        told = _refusal(answer)
+        assert told.startswith(f"r2d2: {tmp_path / name}: ") and rule in told
     assert not (tmp_path / "no.nii.gz").exists()
+
+
+def _a_scan_is_never_replaced_by_its_mask(tmp_path, virtual_patients):
+    scan, link = tmp_path / "scan.nii.gz", tmp_path / "link.nii.gz"
+    shutil.copy(virtual_patients / "imagesTr" / "brain_001.nii.gz", scan)
+    before = scan.read_bytes()
+    link.symlink_to(scan)
+    (answer,) = yield [("predict", "small/1", scan, "-o", link)]
+    assert "the scan itself" in _refusal(answer)
+    assert scan.read_bytes() == before
+
+
+def _data_that_are_not_the_models_are_refused(tmp_path, virtual_patients):
+    """Folders of one virtual patient, each with one thing that the model was not trained for."""
+    about = json.loads((virtual_patients / "dataset.json").read_text())
+    about["training"] = [{"image": "imagesTr/brain_001.nii.gz", "label": "labelsTr/brain_001.nii.gz"}]
+    classes = {"0": "background", "1": "white matter", "2": "grey matter", "3": "other brain"}
+    changes = {
+        "classes": ({"labels": classes}, "its classes are"),
+        "channels": ({"modality": {"0": "CT"}}, "its channels are CT"),
+        "elsewhere": ({}, "the affine of the label differs"),
+    }
+    for name, (change, _) in changes.items():
+        for part in ("imagesTr", "labelsTr"):
+            (tmp_path / name / part).mkdir(parents=True)
+            shutil.copy(virtual_patients / part / "brain_001.nii.gz", tmp_path / name / part)
+        (tmp_path / name / "dataset.json").write_text(json.dumps(about | change))
+    label = nibabel.load(virtual_patients / "labelsTr" / "brain_001.nii.gz")
+    moved = label.affine.copy()
+    moved[0, 3] += 5
+    nibabel.Nifti1Image(label.dataobj, moved).to_filename(tmp_path / "elsewhere" / "labelsTr" / "brain_001.nii.gz")
+    answers = yield [("evaluate", "small/1", tmp_path / name) for name in changes]
+    for answer, (_, rule) in zip(answers, changes.values(), strict=True):
+        assert rule in _refusal(answer)
+
+
+def _scans_that_trained_the_model_are_told(tmp_path, virtual_patients, home):
+    (split,) = home.glob("artifacts/*/artifacts/split.json")
+    trained, tested = (json.loads(split.read_text())["split"][part][0] for part in ("training", "test"))
+    folder = tmp_path / "seen"
+    for name in (trained, tested):
+        for part, source in (("images", "imagesTr"), ("labels", "labelsTr")):
+            (folder / part).mkdir(parents=True, exist_ok=True)
+            image = nibabel.load(virtual_patients / source / f"{name}.nii.gz")
+            nibabel.save(image, folder / part / f"renamed_{name}.nii")  # another name, not compressed
+    (answer,) = yield [("evaluate", "small/1", folder, "--json")]
+    assert _document(answer)["about"] == (
+        f"1 of these 2 scans trained or chose the model, so this is no test: renamed_{trained}"
+    )
 
 
 @pytest.fixture
@@ -161,7 +267,7 @@ def server(tmp_path):
         end(process)
 
 
-def test_resume_goes_on_after_the_driver_died(home, experiment, server):
+def test_resume_goes_on_after_the_driver_died(home, experiment, undisturbed, server, tmp_path):
     address, store = server
     live = {"MLFLOW_TRACKING_URI": address, "FORCE_COLOR": "1"}  # the latter as on a terminal, with a live bar
     process = start("train", experiment, **live)
@@ -176,27 +282,53 @@ def test_resume_goes_on_after_the_driver_died(home, experiment, server):
     before = _query(store, "select max(step) from metrics where key = 'train/loss'")[0][0]
     assert 3 <= before < EPOCHS
 
-    code, _, err = run("train", experiment, "training.seed=1", "--resume", run_id, **live)
-    assert code == 2
-    assert "training.seed" in err
+    changes = ("training.seed=1", "cluster.workers=1", "tracking.model_name=other")
+    answers = run_all(*(("train", experiment, change, "--resume", run_id) for change in changes), **live)
+    for answer, change in zip(answers, changes, strict=True):
+        assert f"its {change.partition('=')[0]} was another" in _refusal(answer)
+    elsewhere = live | {"R2D2_HOME": str(tmp_path / "elsewhere")}
+    ((code, out, err),) = run_all(("train", "--resume", run_id), **elsewhere)
+    assert (code, out) == (2, "")
+    assert "no checkpoints in" in err.splitlines()[-1]
 
     code, out, err = run("train", "--resume", run_id, "--json", **live)
     assert code == 0, err
     result = json.loads(out)
     assert result["run_id"] == run_id
     _assert_whole(store, run_id)
+    _assert_same_course(store, undisturbed)
     assert not (home / "mlflow.db").exists()
 
-    code, _, err = run("train", "--resume", run_id, **live)
-    assert code == 2
-    assert "finished" in err
-    _the_model_comes_from_the_server(result, live)
+    finished, evaluated = run_all(("train", "--resume", run_id), ("evaluate", run_id, "--json"), **live)
+    assert finished[0] == 2
+    assert "it is finished" in finished[2].splitlines()[-1]
+    assert _document(evaluated)["means"] == pytest.approx(result["metrics"], abs=1e-12)  # the server's model
 
 
-def _the_model_comes_from_the_server(result, live):
-    code, out, err = run("evaluate", result["run_id"], "--json", **live)
-    assert code == 0, err
-    assert json.loads(out)["means"] == pytest.approx(result["metrics"], abs=1e-12)
+def test_a_second_driver_takes_a_run_over_and_the_first_one_leaves_it_alone(home, experiment):
+    first = start("train", experiment, "cluster.workers=1", "cluster.cpus_per_worker=1")
+    second = None
+    try:
+        wait_for(_checkpoint(home, 3), 120, first)
+        (paused,) = workers(first)  # as a node that does not answer for a while
+        paused.suspend()
+        ((run_id,),) = _query(home, "select run_uuid from runs")
+        (owner,) = home.glob("runs/*/attempt.json")
+        before = owner.read_text()
+        second = start("train", "--resume", run_id, "--json")
+        wait_for(lambda: owner.read_text() != before, 120, second)
+        paused.resume()
+        _, err = first.communicate(timeout=240)
+        assert first.returncode == 1
+        assert err.splitlines()[-1].endswith("another r2d2 train --resume has taken it over")
+        out, err = second.communicate(timeout=240)
+        assert second.returncode == 0, err
+    finally:
+        end(first)
+        if second:
+            end(second)
+    assert json.loads(out)["run_id"] == run_id
+    _assert_whole(home, run_id)
 
 
 def test_control_c_closes_the_run_and_says_how_to_go_on(home, experiment):
@@ -211,6 +343,6 @@ def test_control_c_closes_the_run_and_says_how_to_go_on(home, experiment):
         end(process)
     ((run_id, status),) = _query(home, "select run_uuid, status from runs")
     assert (process.returncode, out, status) == (1, "", "KILLED")
-    assert err.splitlines()[-1].endswith(f"go on with r2d2 train --resume {run_id}")
+    assert err.splitlines()[-1].endswith(f"r2d2 train --resume {run_id}")
     assert "Traceback" not in err
     assert alive == []

@@ -1,6 +1,7 @@
 """Start R2D2 as a person does, wait for what it does, end what it leaves."""
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -32,6 +33,21 @@ def run(*arguments, timeout=240, **environment):
     finally:
         end(process)
     return process.returncode, out, err
+
+
+def run_all(*commands, timeout=240, **environment):
+    """Several command lines, one after another in one process: a list of what `run` returns."""
+    done = subprocess.run(
+        [sys.executable, Path(__file__).with_name("one_process.py")],
+        input=json.dumps([[str(argument) for argument in command] for command in commands]),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=dict(os.environ) | environment,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return [tuple(result) for result in json.loads(done.stdout)]
 
 
 def wait_for(condition, seconds, process=None):

@@ -35,7 +35,21 @@ def learn(prepared_folder, cases, experiments, without_allreduce=False):
                 "loss": row["train/loss"],
                 "steps": learner.steps_per_epoch,
                 "confusions": ring.sum(mine, "confusions"),
+                "confusions_of_one": predictor.confusions(prepared, prepared.cases),
+                "dropout_seed": _dropout_seed(learner.experiment, prepared, cases, ring),
             }
         )
     ring.close()
     return results
+
+
+def _dropout_seed(experiment, prepared, cases, ring):
+    """The seed of this rank's random states after the start of a network with dropout."""
+    from r2d2.training.learner import Learner
+    from r2d2.training.state import State
+
+    settings = experiment.model_copy(update={"model": config.Model(filters=4, depth=1, dropout=0.5)})
+    dropping = Learner(settings, prepared, cases, ring)
+    ring.broadcast(dropping.variables)
+    dropping.start(State())
+    return next(v.numpy() for v in dropping.model.variables if v.name == "seed_generator_state")

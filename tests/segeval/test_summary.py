@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from r2d2.segeval.summary import means, patient_rows
+from r2d2.segeval.summary import case_rows, means
 
 LABELS = {0: "background", 1: "edema", 2: "tumour"}
 
@@ -14,12 +14,12 @@ TWO = [[7, 0, 0], [0, 0, 2], [0, 0, 1]]
 
 
 def rows():
-    return patient_rows(np.array([ONE, TWO]), ["one", "two"], LABELS)
+    return case_rows(np.array([ONE, TWO]), [("one_a", "one"), ("two_a", "two")], LABELS)
 
 
 def test_rows_are_worked_out_patient_by_patient():
     one, two = rows()
-    assert one["patient"] == "one" and two["patient"] == "two"
+    assert (one["case"], one["patient"]) == ("one_a", "one") and two["patient"] == "two"
     assert one["dice/edema"] == pytest.approx(2 * 3 / (4 + 4)) and one["iou/edema"] == pytest.approx(3 / 5)
     assert one["dice"] == pytest.approx(6 / 8)  # of the one class that is there
     assert two["dice/edema"] == 0 and two["dice/tumour"] == pytest.approx(2 * 1 / (1 + 3))
@@ -52,21 +52,29 @@ def test_means_are_over_the_patients_that_have_the_class():
 
 
 def test_a_class_that_nobody_has_is_absent_from_the_means():
-    found = means(patient_rows(np.array([ONE, ONE]), ["one", "two"], LABELS))
+    found = means(case_rows(np.array([ONE, ONE]), [("one", "one"), ("two", "two")], LABELS))
     assert "dice/tumour" not in found and found["dice"] == pytest.approx(0.75)
     assert means([]) == {}
 
 
 def test_a_patient_without_any_foreground_has_no_dice_and_spoils_no_mean():
     empty = [[10, 0, 0], [0, 0, 0], [0, 0, 0]]
-    table = patient_rows(np.array([empty, TWO]), ["empty", "two"], LABELS)
+    table = case_rows(np.array([empty, TWO]), [("empty", "empty"), ("two", "two")], LABELS)
     assert table[0]["dice"] is None and table[0]["pixel_accuracy"] == 1
     assert means(table)["dice"] == pytest.approx(0.25)
 
 
 def test_names_and_matrices_must_be_as_many():
     with pytest.raises(ValueError, match="longer than argument"):
-        patient_rows(np.array([ONE, TWO]), ["one"], LABELS)
+        case_rows(np.array([ONE, TWO]), [("one", "one")], LABELS)
+
+
+def test_a_patient_with_several_cases_counts_once():
+    visits = [("one_a", "one"), ("one_b", "one"), ("two", "two")]
+    found = means(case_rows(np.array([ONE, TWO, TWO]), visits, LABELS))
+    assert found["dice/edema"] == pytest.approx(((0.75 + 0) / 2 + 0) / 2)
+    assert found["dice/tumour"] == pytest.approx((0.5 + 0.5) / 2)  # patient one's is that of the second visit
+    assert found["dice"] == pytest.approx(((0.75 + 0.25) / 2 + 0.25) / 2)
 
 
 def test_rows_and_means_are_json_without_nan():

@@ -10,12 +10,12 @@ from r2d2.training.feed import Feed, global_order, share
 @pytest.fixture(scope="module")
 def prepared(virtual_patients, tmp_path_factory):
     data = config.Data(path=virtual_patients)
-    settings = config.Preprocess(image_size=(16, 20), slices=config.Slices(count=5, choice="foreground"))
+    settings = config.Preprocess(image_size=(16, 20))
     return prepare(find_cases(data), settings, tmp_path_factory.mktemp("store"))
 
 
 def _feed(prepared, size, rank, global_batch=6):
-    rows = prepared.training_rows([case.name for case in prepared.cases])
+    rows = prepared.training_rows([case.name for case in prepared.cases], config.Slices(count=5, choice="foreground"))
     return Feed(prepared, rows, seed=3, global_batch=global_batch, size=size, rank=rank)
 
 

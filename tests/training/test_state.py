@@ -20,7 +20,7 @@ def variables():
 @pytest.fixture
 def checkpoints(tmp_path):
     made = Checkpoints(tmp_path / "run")
-    made.begin_attempt()
+    made.begin_attempt(made.take_over())
     return made
 
 
@@ -58,12 +58,23 @@ def test_the_latest_two_and_the_best_stay(checkpoints, variables):
 def test_an_attempt_that_a_newer_one_replaced_cannot_write(checkpoints, variables):
     checkpoints.save(_state(1, 1), variables)
     newer = Checkpoints(checkpoints.folder)
-    assert newer.begin_attempt() == checkpoints.attempt + 1
+    assert newer.begin_attempt(checkpoints.owner) == checkpoints.attempt + 1
     with pytest.raises(Superseded):
         checkpoints.save(_state(2, 2), variables)
     assert newer.latest().name == "epoch-00001"
     newer.save(_state(2, 2), variables)
     assert newer.latest().name == "epoch-00002"
+
+
+def test_a_driver_that_another_one_replaced_cannot_begin_again(checkpoints, variables):
+    checkpoints.save(_state(1, 1), variables)
+    newer = Checkpoints(checkpoints.folder)
+    owner = newer.take_over()
+    with pytest.raises(Superseded, match="another driver"):
+        Checkpoints(checkpoints.folder).begin_attempt(checkpoints.owner)
+    with pytest.raises(Superseded):
+        checkpoints.save(_state(2, 2), variables)
+    assert newer.begin_attempt(owner) == 1
 
 
 def test_an_interrupted_write_leaves_the_checkpoint_before_it(checkpoints, variables, monkeypatch):
@@ -85,8 +96,9 @@ def test_an_interrupted_write_leaves_the_checkpoint_before_it(checkpoints, varia
 
 def test_a_checkpoint_of_another_network_is_refused(checkpoints, variables):
     checkpoints.save(_state(1, 1), variables[:3])
-    with pytest.raises(ValueError, match="holds 3 variables"):
-        restore(checkpoints.latest(), variables)
+    for others in (variables, variables[:2]):
+        with pytest.raises(ValueError, match="holds 3 variables"):
+            restore(checkpoints.latest(), others)
 
 
 def test_a_checkpoint_holds_no_pickle(checkpoints, variables):

@@ -1,12 +1,7 @@
 """From virtual patients to a folder in Medical Segmentation Decathlon layout."""
 
 import json
-import multiprocessing
-import os
-import shutil
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -16,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from r2d2 import __version__
+from r2d2.data.parallel import spread
 from r2d2.data.sources import ICBM152_LICENCE, ICBM152_SOURCE
 from r2d2.data.synthesis import atrium, brain, brats
 from r2d2.errors import InputError
+from r2d2.files import whole_folder
 from r2d2.imgmed import Volume, write_volume
 
 KINDS: dict[str, ModuleType] = {"brain": brain, "brats": brats, "atrium": atrium}
@@ -63,26 +60,30 @@ def synthesize(
     """
     folder = Path(folder).absolute()
     _check(kind, folder, patients, seed, spacing_mm, workers)
-    workers = min(patients, workers or len(os.sched_getaffinity(0)))
     KINDS[kind].grid(spacing_mm)  # a missing template is told before any work
-    with _whole(folder) as temporary:
-        for part in ("imagesTr", "labelsTr"):
-            (temporary / part).mkdir()
-        write = partial(_write_patient, kind, temporary, seed, spacing_mm)
-        if workers == 1:
-            names = list(_told(map(write, range(patients)), progress))
-        else:
-            # Spawned, not forked: a fork of a process with threads (TensorFlow's, Ray's) can hang.
-            context = multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(workers, mp_context=context) as pool:
-                try:
-                    names = list(_told(pool.map(write, range(patients)), progress))
-                except BaseException:
-                    pool.shutdown(wait=True, cancel_futures=True)
-                    raise
-        description = json.dumps(_description(kind, names, seed, spacing_mm), indent=2, ensure_ascii=False)
-        (temporary / "dataset.json").write_text(description + "\n", encoding="utf-8")
+    try:
+        with whole_folder(folder) as beside:
+            for part in ("imagesTr", "labelsTr"):
+                (beside / part).mkdir()
+            names = []
+            for name in spread(partial(_write_patient, kind, beside, seed, spacing_mm), range(patients), workers):
+                names.append(name)
+                if progress:
+                    progress()
+            description = json.dumps(_description(kind, sorted(names), seed, spacing_mm), indent=2, ensure_ascii=False)
+            (beside / "dataset.json").write_text(description + "\n", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made ({error.strerror or error})") from None
     return folder
+
+
+def is_made_so(folder: Path, kind: str, patients: int, seed: int, spacing_mm: float | None) -> bool:
+    """Return whether a folder holds what `synthesize` would make of these arguments."""
+    try:
+        about = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+        return about["numTraining"] == patients and about["generator"] == _generator(kind, seed, spacing_mm)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def patient(
@@ -118,14 +119,19 @@ def _description(kind: str, names: list[str], seed: int, spacing_mm: float | Non
         "numTest": 0,
         "training": [{"image": f"./imagesTr/{name}", "label": f"./labelsTr/{name}"} for name in names],
         "test": [],
-        "generator": {
-            "r2d2": __version__,
-            "kind": kind,
-            "seed": seed,
-            "spacing_mm": list(generator.grid(spacing_mm).spacing_mm),
-            "settings": _settings(kind),
-        },
+        "generator": _generator(kind, seed, spacing_mm),
     }
+
+
+def _generator(kind: str, seed: int, spacing_mm: float | None) -> dict[str, Any]:
+    made_with = {
+        "r2d2": __version__,
+        "kind": kind,
+        "seed": seed,
+        "spacing_mm": KINDS[kind].grid(spacing_mm).spacing_mm,
+        "settings": _settings(kind),
+    }
+    return json.loads(json.dumps(made_with))  # as it is read back: lists for tuples
 
 
 def _settings(kind: str) -> dict[str, Any]:
@@ -146,27 +152,3 @@ def _check(kind: str, folder: Path, patients: int, seed: int, spacing_mm: float 
         raise InputError(f"workers ({workers}) must be >= 1")
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise InputError(f"{folder}: there is something there already; name a folder that is new or empty")
-
-
-def _told(names: Iterator[str], progress: Callable[[], None] | None) -> Iterator[str]:
-    for name in names:
-        if progress:
-            progress()
-        yield name
-
-
-@contextmanager
-def _whole(folder: Path) -> Iterator[Path]:
-    # A folder beside the wanted one, which takes its name if all goes well and is removed otherwise.
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(temporary, ignore_errors=True)  # of a killed process that had this one's number
-        temporary.mkdir()
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be made ({error.strerror})") from None
-    try:
-        yield temporary
-        temporary.replace(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

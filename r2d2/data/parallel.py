@@ -1,0 +1,52 @@
+"""Cases side by side, a process a core."""
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+from r2d2.errors import WorkFailed
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def spread(work: Callable[[Item], Result], items: Sequence[Item], workers: int | None = None) -> Iterator[Result]:
+    """Yield what `work` makes of every item, as it comes.
+
+    When the consumer stops early (an error, Ctrl-C), what has not begun is not begun any more.
+
+    Args:
+        work: A function that can be pickled.
+        items: What it is called with.
+        workers: How many processes, by default one for each CPU that this process may use; 1 works in this process.
+
+    Raises:
+        WorkFailed: A process was killed.
+    """
+    workers = min(workers or len(os.sched_getaffinity(0)), len(items))
+    if workers <= 1:
+        yield from map(work, items)
+        return
+    # Not fork: this process may have threads of TensorFlow, MLflow or Ray, whose locks a fork would copy.
+    # Ctrl-C reaches the whole group of processes; it is for this one to stop the others.
+    pool = ProcessPoolExecutor(
+        workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=signal.signal,
+        initargs=(signal.SIGINT, signal.SIG_IGN),
+    )
+    try:
+        futures = [pool.submit(work, item) for item in items]
+        for future in as_completed(futures):
+            yield future.result()
+    except BrokenProcessPool:
+        raise WorkFailed(
+            f"one of {workers} processes was killed, most likely because memory ran out; give the machine fewer "
+            "processors (taskset) or more memory"
+        ) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,61 @@
+"""Nothing half-written: files and folders are made beside their place and take it when they are whole, on the disk."""
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Make a file, or none.
+
+    Yields:
+        A path beside `path` to write to. It replaces `path` when the block ends well, and is removed otherwise.
+    """
+    temporary = _beside(path)
+    try:
+        yield temporary
+        _to_disk(temporary)
+        temporary.replace(path)
+        _to_disk(path.parent)
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Make a folder, or none.
+
+    Yields:
+        A new, empty folder beside `path`. It becomes `path` (which must be absent, or an empty folder) when the block
+        ends well, and is removed otherwise.
+    """
+    temporary = _beside(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        for inner in temporary.rglob("*"):
+            _to_disk(inner)
+        temporary.replace(path)
+        _to_disk(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _beside(path: Path) -> Path:
+    # Not the number of the process: processes of two hosts or containers that share the disk can have the same one.
+    return path.with_name(f".{path.name[:200]}.{uuid.uuid4().hex[:12]}.part")
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until what was written is on the disk; a name that is there before its content would survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
