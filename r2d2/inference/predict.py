@@ -28,7 +28,7 @@ class Predictor:
         self.preprocess = preprocess
         self.num_classes: int = network.output_shape[-1]
         self.num_channels: int = network.input_shape[-1]
-        self._forward = tf.function(lambda images: network(images, training=False), reduce_retracing=False)
+        self._forward = tf.function(lambda images: network(images, training=False), autograph=False)
 
     def labels(self, images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         """The most probable class of every pixel.

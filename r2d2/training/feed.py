@@ -80,6 +80,7 @@ class Feed:
             back = np.argsort(forward)
             return images[batch[forward]][back].astype(np.float32), labels[batch[forward]][back]
 
+        @tf.autograph.experimental.do_not_convert
         def shaped(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             x, y = tf.numpy_function(read, [step], (tf.float32, tf.uint8))
             return (

@@ -34,7 +34,7 @@ def build_step(
     network, per_image = models.logits(model), LOSSES[loss]
     variables = [variable.value for variable in model.trainable_variables]
 
-    @tf.function(jit_compile=False)
+    @tf.function(jit_compile=False, autograph=False)
     def step(images: tf.Tensor, labels: tf.Tensor, rate: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape() as tape:
             value = tf.reduce_sum(per_image(labels, network(images, training=True))) / global_batch
