@@ -52,7 +52,8 @@ def check(cluster: config.Cluster) -> None:
 
 
 def _address(cluster: config.Cluster) -> str | None:
-    return cluster.address or os.environ.get("RAY_ADDRESS") or None
+    address = cluster.address or os.environ.get("RAY_ADDRESS")
+    return None if address in ("", "local") else address
 
 
 def _connected(cluster: config.Cluster, address: str | None, environment: dict | None) -> Iterator[Placement]:
