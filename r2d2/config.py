@@ -102,15 +102,31 @@ class Preprocess(Section):
     """From a scan to images: orientation is always made canonical (RAS) first.
 
     `channels`: indices along the scan's fourth axis (all if absent). `plane`: the plane of the slices.
-    `normalization`: `zscore` (mean 0, deviation 1 over the voxels that are not 0), `percentile` (0.5 to 99.5 to
-    [0, 1]) or `none`. `image_size`: rows and columns that every slice is resized to.
+    `bias_correction`: `n4` takes the slow changes of brightness out of magnetic resonance scans. `normalization`:
+    `zscore` (mean 0, deviation 1 over the voxels that are not 0), `percentile` (0.5 to 99.5 to [0, 1]), `window`
+    (`window: [low, high]` to [0, 1], e.g. [-1000, 400] HU for a CT of the lungs) or `none`. `crop`: `foreground` cuts
+    the slices to the box of the scan's voxels that are not 0. `image_size`: rows and columns of the images.
+    `pixel_mm`: the size of their pixels: slices are resized to it, then cropped or padded about their middle; absent,
+    slices are stretched to the images whatever their size in mm.
     """
 
     channels: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | None = None
     plane: Literal["sagittal", "coronal", "axial"] = "axial"
     slices: Slices = Slices()
-    normalization: Literal["zscore", "percentile", "none"] = "zscore"
+    bias_correction: Literal["none", "n4"] = "none"
+    normalization: Literal["zscore", "percentile", "window", "none"] = "zscore"
+    window: tuple[float, float] | None = None
+    crop: Literal["none", "foreground"] = "none"
     image_size: tuple[Annotated[int, Field(ge=8, le=4096)], Annotated[int, Field(ge=8, le=4096)]] = (240, 240)
+    pixel_mm: Annotated[float, Field(gt=0.0)] | None = None
+
+    @model_validator(mode="after")
+    def _window_where_it_is_used(self) -> "Preprocess":
+        if (self.window is not None) != (self.normalization == "window"):
+            raise ValueError("normalization: window and window: [low, high] go together; give both or neither")
+        if self.window is not None and not self.window[0] < self.window[1]:
+            raise ValueError(f"window's low ({self.window[0]:g}) must be < its high ({self.window[1]:g})")
+        return self
 
     @field_validator("channels")
     @classmethod

@@ -182,6 +182,7 @@ class _Worker:
         }
 
     def _attach_overlays(self, rows: list[dict]) -> None:
+        from r2d2.imgmed import frame
         from r2d2.segeval.overlay import draw, upright
 
         worst = sorted(rows, key=lambda row: row["dice"] if row["dice"] is not None else 1.0)
@@ -190,11 +191,11 @@ class _Worker:
                 (case,) = self.prepared.select([row["case"]])
                 number = case.first + int(np.argmax((self.prepared.reference(case) > 0).sum(axis=(1, 2))))
                 image, mask = self.prepared.images[number], self.prepared.masks[number]
-                prediction = self.predictor.labels(image[None], mask.shape)[0]
+                prediction = self.predictor.labels(image[None], frame(mask.shape, mask.shape))[0]
                 masks = {"reference": upright(mask), "prediction": upright(prediction)}
                 dice = "none (no foreground)" if row["dice"] is None else f"{row['dice']:.3f}"
                 title = f"{case.name}, slice {number - case.first}, Dice of the volume {dice}"
-                width_mm, height_mm = np.array(case.spacing_mm[1:]) * case.grid[1:] / mask.shape
+                width_mm, height_mm = np.array(case.spacing_mm[1:]) * case.frame.box[2:] / case.frame.scaled
                 scan = upright(image[..., 0].astype(np.float32))
                 figure = draw(scan, masks, self.prepared.labels, title, aspect=height_mm / width_mm)
                 figure.savefig(file := Path(folder) / f"{case.name}.png")

@@ -31,7 +31,7 @@ from r2d2.data.parallel import spread
 from r2d2.errors import InputError
 from r2d2.files import whole_folder
 
-FORMAT = 2
+FORMAT = 3
 """Raised when the layout or the arithmetic changes, so that older prepared data is not found any more."""
 
 
@@ -40,8 +40,8 @@ class PreparedCase:
     """Where a case lies in the arrays: rows `first` to `first + slices`.
 
     `grid` is the shape of the case's own slices (slices, rows, columns) and `spacing_mm` the distance of its voxels
-    along each of them; `voxel` is where its reference starts; `labelled` are the slices with a label; `content` is
-    `CaseSummary.content`.
+    along each of them; `voxel` is where its reference starts; `frame` says how its slices lie in the images;
+    `labelled` are the slices with a label; `content` is `CaseSummary.content`.
     """
 
     name: str
@@ -50,6 +50,7 @@ class PreparedCase:
     grid: tuple[int, int, int]
     spacing_mm: tuple[float, float, float]
     voxel: int
+    frame: imgmed.Frame
     content: str = ""
     labelled: tuple[int, ...] = ()
 
@@ -144,23 +145,43 @@ def open_prepared(folder: Path) -> Prepared:
     return Prepared(folder, index["key"], labels, tuple(index["channels"]), cases)
 
 
-def to_images(volume: imgmed.Volume, preprocess: config.Preprocess) -> np.ndarray:
-    """A scan as the network sees it: normalized, sliced, resized.
+def to_images(volume: imgmed.Volume, preprocess: config.Preprocess) -> tuple[np.ndarray, imgmed.Frame]:
+    """A scan as the network sees it: normalized, sliced, resized; and how its slices lie in these images.
 
     Args:
         volume: A scan in canonical orientation, (X, Y, Z) or (X, Y, Z, C).
         preprocess: The experiment's `preprocess` section.
 
     Returns:
-        (slices, rows, columns, channels), float16 where intensities are normalized (finer than the bfloat16 that
-        networks compute in, and half the memory), float32 where they are left as they are.
+        The images, (slices, rows, columns, channels), float16 where intensities are normalized (finer than the
+        bfloat16 that networks compute in, and half the memory), float32 where they are left as they are.
     """
     data = volume.data if volume.data.ndim == 4 else volume.data[..., None]
     if preprocess.channels is not None:
         data = data[..., list(preprocess.channels)]
-    data = imgmed.normalize(data, preprocess.normalization)
-    images = imgmed.resize_images(imgmed.to_slices(data, preprocess.plane), preprocess.image_size)
-    return images.astype(_dtype(preprocess))
+    plane = preprocess.plane
+    if preprocess.bias_correction == "n4":
+        corrected = [imgmed.correct_bias(data[..., c], volume.spacing_mm) for c in range(data.shape[-1])]
+        data = np.stack(corrected, axis=-1)
+    frame = _frame(volume, preprocess, imgmed.foreground_box(data) if preprocess.crop == "foreground" else None)
+    data = imgmed.normalize(data, preprocess.normalization, preprocess.window)
+    return imgmed.frame_images(imgmed.to_slices(data, plane), frame).astype(_dtype(preprocess)), frame
+
+
+Box = tuple[tuple[int, ...], tuple[int, ...]]
+
+
+def _frame(volume: imgmed.Volume, preprocess: config.Preprocess, box: Box | None) -> imgmed.Frame:
+    """The frame of a canonical volume; `box` is the part of it that is cut out."""
+    row, column = (axis for axis in range(3) if axis != imgmed.PLANES[preprocess.plane])
+    shape, spacing_mm = volume.data.shape, volume.spacing_mm
+    return imgmed.frame(
+        (shape[row], shape[column]),
+        preprocess.image_size,
+        (spacing_mm[row], spacing_mm[column]),
+        preprocess.pixel_mm,
+        (box[0][row], box[0][column], box[1][row], box[1][column]) if box else None,
+    )
 
 
 def _write(
@@ -226,7 +247,8 @@ def _lay_out(dataset: Dataset, preprocess: config.Preprocess) -> list[PreparedCa
         slices, rows, columns = (int(shape[number]) for number in order)
         along, down, across = (float(np.linalg.norm(affine[:3, number])) for number in order)
         grid, spacing_mm = (slices, rows, columns), (along, down, across)
-        cases.append(PreparedCase(case.name, case.patient, first, grid, spacing_mm, voxel))
+        unknown = imgmed.frame((rows, columns), preprocess.image_size)  # until its voxels are read
+        cases.append(PreparedCase(case.name, case.patient, first, grid, spacing_mm, voxel, unknown))
         first, voxel = first + slices, voxel + int(np.prod(grid))
     return cases
 
@@ -244,12 +266,13 @@ def _write_case(
     image = imgmed.to_canonical(inspected.images[0])
     reference = imgmed.to_slices(imgmed.to_canonical(inspected.mask).data, preprocess.plane)
     rows = slice(place.first, place.first + place.slices)
-    np.load(folder / "images.npy", mmap_mode="r+")[rows] = to_images(image, preprocess)
-    np.load(folder / "labels.npy", mmap_mode="r+")[rows] = imgmed.resize_labels(reference, preprocess.image_size)
+    images, frame = to_images(image, preprocess)
+    np.load(folder / "images.npy", mmap_mode="r+")[rows] = images
+    np.load(folder / "labels.npy", mmap_mode="r+")[rows] = imgmed.frame_labels(reference, frame)
     voxels = slice(place.voxel, place.voxel + reference.size)
     np.load(folder / "references.npy", mmap_mode="r+")[voxels] = reference.ravel()
     labelled = tuple(int(number) for number in np.flatnonzero(reference.any(axis=(1, 2))))
-    return replace(place, content=inspected.summary.content, labelled=labelled), []
+    return replace(place, frame=frame, content=inspected.summary.content, labelled=labelled), []
 
 
 def _dtype(preprocess: config.Preprocess) -> type[np.floating]:

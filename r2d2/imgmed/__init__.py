@@ -1,15 +1,29 @@
 """ImgMed, the preprocessing library: volumes, their geometry, intensities and slices. It stands alone."""
 
-from r2d2.imgmed.geometry import from_canonical, to_canonical
-from r2d2.imgmed.intensity import normalize
+from r2d2.imgmed.geometry import (
+    centred,
+    crop_or_pad,
+    foreground_box,
+    from_canonical,
+    resample,
+    resize,
+    to_canonical,
+)
+from r2d2.imgmed.intensity import apply_window, clip_percentiles, correct_bias, match_histogram, normalize
+from r2d2.imgmed.labels import largest_component, remap_labels
 from r2d2.imgmed.slices import (
     PLANES,
+    Frame,
     choose_slices,
+    frame,
+    frame_images,
+    frame_labels,
     from_slices,
     resize_images,
     resize_labels,
     resize_probabilities,
     to_slices,
+    unframe_probabilities,
 )
 from r2d2.imgmed.volume import (
     Volume,
@@ -25,22 +39,38 @@ from r2d2.imgmed.volume import (
 
 __all__ = [
     "PLANES",
+    "Frame",
     "Volume",
+    "apply_window",
+    "centred",
     "check_writable",
     "choose_slices",
+    "clip_percentiles",
+    "correct_bias",
+    "crop_or_pad",
     "decode_labels",
     "decode_volume",
+    "foreground_box",
+    "frame",
+    "frame_images",
+    "frame_labels",
     "from_canonical",
     "from_slices",
+    "largest_component",
+    "match_histogram",
     "normalize",
     "read_bytes",
     "read_geometry",
     "read_labels",
     "read_volume",
+    "remap_labels",
+    "resample",
+    "resize",
     "resize_images",
     "resize_labels",
     "resize_probabilities",
     "to_canonical",
     "to_slices",
+    "unframe_probabilities",
     "write_volume",
 ]

@@ -2,36 +2,126 @@
 
 import cv2
 import numpy as np
+import SimpleITK
 
 # Percentiles of this many voxels are as good as those of all.
 SAMPLE_VOXELS = 1_000_000
 
 
-def normalize(data: np.ndarray, how: str) -> np.ndarray:
+def normalize(data: np.ndarray, how: str, window: tuple[float, float] | None = None) -> np.ndarray:
     """Return the scan with every channel normalized over its voxels that are not 0.
 
     Args:
         data: (X, Y, Z, C) float32, finite; stays as it is.
         how: `zscore`: mean 0 and standard deviation 1; voxels of 0, the background, stay 0, and so become the mean.
             `percentile`: the 0.5 percentile to 0, the 99.5 percentile to 1, clipped outside; voxels of 0 are mapped
-            alike, thus to 0 where intensities are positive. `none`: the data as they are.
+            alike, thus to 0 where intensities are positive. `window`: see `window`. `none`: the data as they are.
+        window: What `window` maps to 0 and to 1, e.g. a CT's lung window (-1000, 400) HU.
 
     Returns:
         (X, Y, Z, C) float32 in the memory order of the data; `none` returns the data themselves. A channel whose
         voxels other than 0 are all equal, or absent, becomes 0.
 
     Raises:
-        ValueError: `how` is none of these.
+        ValueError: `how` is none of these, or `window` lacks its window.
     """
     if how == "none":
         return data
+    if how == "window":
+        if window is None:
+            raise ValueError("the normalization 'window' needs a window, e.g. (-1000, 400) HU")
+        return apply_window(data, *window)
     channels = {"zscore": _zscore, "percentile": _percentile}
     if how not in channels:
-        raise ValueError(f"no normalization {how!r}; there are {', '.join(channels)}, none")
+        raise ValueError(f"no normalization {how!r}; there are {', '.join(channels)}, window, none")
     normalized = np.empty_like(data, subok=False)
     for c in range(data.shape[-1]):
         normalized[..., c] = channels[how](data[..., c])
     return normalized
+
+
+def apply_window(data: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Return intensities with `low` mapped to 0, `high` to 1, and clipped outside.
+
+    Args:
+        data: Any shape; stays as it is.
+        low: In the scan's unit, e.g. -1000 HU.
+        high: Above `low`.
+
+    Returns:
+        float32, in the data's shape and memory order.
+
+    Raises:
+        ValueError: The window is empty.
+    """
+    if not low < high:
+        raise ValueError(f"a window's low ({low:g}) must be < its high ({high:g})")
+    result = np.subtract(data, np.float32(low), dtype=np.float32)
+    result *= np.float32(1.0 / (high - low))
+    return np.clip(result, 0.0, 1.0, out=result)
+
+
+def clip_percentiles(data: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Return intensities clipped to two percentiles, 0 to 100, of the voxels that are not 0; a copy in the data's type.
+
+    Raises:
+        ValueError: The percentiles are out of order or of their range.
+    """
+    if not 0 <= low < high <= 100:
+        raise ValueError(f"percentiles ({low:g}, {high:g}) must rise from 0 to 100")
+    inside = data[data != 0]
+    return np.clip(data, *np.percentile(inside, [low, high]).astype(data.dtype)) if inside.size else data.copy()
+
+
+def correct_bias(data: np.ndarray, spacing_mm: tuple[float, float, float], shrink: int = 4) -> np.ndarray:
+    """Return a magnetic resonance scan without its bias field, the slow change of brightness across the image.
+
+    N4 (Tustison et al. 2010), estimated over the voxels above 0 on a grid `shrink` times as coarse, then divided out
+    at full resolution.
+
+    Args:
+        data: (X, Y, Z), intensities of 0 and more.
+        spacing_mm: Distance of neighbouring voxels along X, Y, Z.
+        shrink: How many times coarser, per axis; an axis is never made shorter than 8 voxels.
+
+    Returns:
+        (X, Y, Z) float32; voxels of 0 stay 0.
+    """
+    image = SimpleITK.GetImageFromArray(np.ascontiguousarray(data.T, dtype=np.float32))
+    image.SetSpacing(spacing_mm)
+    inside = SimpleITK.Cast(image > 0, SimpleITK.sitkUInt8)
+    if not (data > 0).any():
+        return data.astype(np.float32)
+    factors = [max(1, min(shrink, size // 8)) for size in data.shape]
+    corrector = SimpleITK.N4BiasFieldCorrectionImageFilter()
+    corrector.Execute(SimpleITK.Shrink(image, factors), SimpleITK.Shrink(inside, factors))
+    field = SimpleITK.GetArrayFromImage(corrector.GetLogBiasFieldAsImage(image)).T
+    return (data / np.exp(field)).astype(np.float32)
+
+
+def match_histogram(data: np.ndarray, reference: np.ndarray, points: int = 100) -> np.ndarray:
+    """Return a scan with the intensity histogram of another one, over the voxels that are not 0.
+
+    The scan's quantiles are mapped to the reference's, linearly between them (Nyul and Udupa 1999, with two scans).
+
+    Args:
+        data: (X, Y, Z), the scan to change.
+        reference: Of any shape, the scan to be like.
+        points: How many quantiles, the smallest and the largest value among them.
+
+    Returns:
+        (X, Y, Z) float32; voxels of 0 stay 0.
+
+    Raises:
+        ValueError: One of the scans is 0 throughout.
+    """
+    inside, like = data[data != 0], reference[reference != 0]
+    if not (inside.size and like.size):
+        raise ValueError("a scan that is 0 throughout has no histogram to match")
+    shares = np.linspace(0, 1, points)
+    matched = np.zeros(data.shape, np.float32)
+    matched[data != 0] = np.interp(inside, np.quantile(inside, shares), np.quantile(like, shares))
+    return matched
 
 
 def _zscore(channel: np.ndarray) -> np.ndarray:

@@ -1,5 +1,7 @@
 """Slices of a volume: which ones, as images, and resized so that the centre of an image stays its centre."""
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 
@@ -53,9 +55,119 @@ def to_slices(data: np.ndarray, plane: str) -> np.ndarray:
     return np.moveaxis(data, PLANES[plane], 0)
 
 
-def from_slices(slices: np.ndarray, plane: str) -> np.ndarray:
-    """Return the volume that `to_slices` made these images of, (X, Y, Z) or (X, Y, Z, C), as a view."""
+def from_slices(
+    slices: np.ndarray, plane: str, chosen: np.ndarray | None = None, num_slices: int | None = None
+) -> np.ndarray:
+    """Return the volume that `to_slices` made these images of: its exact inverse.
+
+    Args:
+        slices: (N, H, W) or (N, H, W, C).
+        plane: The plane that they were taken in.
+        chosen: (N,) where each of them lies, from `choose_slices`; None if they are all that the volume has.
+        num_slices: How many the volume has, with `chosen`.
+
+    Returns:
+        (X, Y, Z) or (X, Y, Z, C): a view, or with `chosen` a copy in which the slices that were not chosen are 0.
+    """
+    if chosen is not None:
+        every = np.zeros((num_slices or int(chosen[-1]) + 1, *slices.shape[1:]), slices.dtype)
+        every[chosen] = slices
+        slices = every
     return np.moveaxis(slices, 0, PLANES[plane])
+
+
+@dataclass(frozen=True)
+class Frame:
+    """How a scan's slices are laid into images of one size, and predictions back: cut, resized, centred.
+
+    Attributes:
+        native: (rows, columns) of the scan's own slices.
+        box: (first row, first column, rows, columns) that are cut out of them.
+        scaled: (rows, columns) that the box is resized to.
+        size: (rows, columns) of the images; the scaled box lies in their middle, cropped or padded with 0.
+    """
+
+    native: tuple[int, int]
+    box: tuple[int, int, int, int]
+    scaled: tuple[int, int]
+    size: tuple[int, int]
+
+
+def frame(
+    native: tuple[int, int],
+    size: tuple[int, int],
+    spacing_mm: tuple[float, float] = (1.0, 1.0),
+    pixel_mm: float | None = None,
+    box: tuple[int, int, int, int] | None = None,
+) -> Frame:
+    """Return the frame of a scan's slices.
+
+    Args:
+        native: (rows, columns) of the slices.
+        size: (rows, columns) of the images.
+        spacing_mm: Distance of rows and of columns in the slices.
+        pixel_mm: Size of the images' pixels; None stretches the slices to the images, whatever their size in mm.
+        box: (first row, first column, rows, columns) to cut out first; None takes all.
+    """
+    box = box or (0, 0, *native)
+    if pixel_mm is None:
+        return Frame(native, box, size, size)
+    rows, columns = (max(1, round(box[2 + axis] * spacing_mm[axis] / pixel_mm)) for axis in (0, 1))
+    return Frame(native, box, (rows, columns), size)
+
+
+def frame_images(images: np.ndarray, by: Frame) -> np.ndarray:
+    """Return (N, *native, C) float32 slices as (N, *size, C) images."""
+    return _centre(resize_images(_cut(images, by), by.scaled), by.size)
+
+
+def frame_labels(labels: np.ndarray, by: Frame) -> np.ndarray:
+    """Return (N, *native) uint8 masks as (N, *size) ones."""
+    return _centre(resize_labels(_cut(labels, by), by.scaled), by.size)
+
+
+def unframe_probabilities(probabilities: np.ndarray, by: Frame) -> np.ndarray:
+    """Return (N, *size, C) float32 class probabilities on the scan's own slices, (N, *native, C).
+
+    They are interpolated linearly; class 0, the background, is certain where the images did not reach.
+    """
+    if by.scaled == by.size and by.box == (0, 0, *by.native):
+        return resize_probabilities(probabilities, by.native)
+    scaled = resize_probabilities(_centre(probabilities, by.scaled, background=True), by.box[2:])
+    whole = _background((len(scaled), *by.native, scaled.shape[-1]))
+    row, column, rows, columns = by.box
+    whole[:, row : row + rows, column : column + columns] = scaled
+    return whole
+
+
+def _cut(stack: np.ndarray, by: Frame) -> np.ndarray:
+    row, column, rows, columns = by.box
+    return stack[:, row : row + rows, column : column + columns]
+
+
+def _background(shape: tuple[int, ...]) -> np.ndarray:
+    certain = np.zeros(shape, np.float32)
+    certain[..., 0] = 1.0
+    return certain
+
+
+def _centre(stack: np.ndarray, size: tuple[int, int], background: bool = False) -> np.ndarray:
+    """Crop or pad (N, H, W, ...) about its middle; the same with the sizes exchanged leads back."""
+    have = stack.shape[1:3]
+    if have == size:
+        return stack
+    shape = (len(stack), *size, *stack.shape[3:])
+    result = _background(shape) if background else np.zeros(shape, stack.dtype)
+    source, target = zip(*(_overlap(old, new) for old, new in zip(have, size, strict=True)), strict=True)
+    result[:, target[0], target[1]] = stack[:, source[0], source[1]]
+    return result
+
+
+def _overlap(old: int, new: int) -> tuple[slice, slice]:
+    """Where the middle of `old` pixels lies among `new` ones: (slice of the old, slice of the new)."""
+    start, length = abs(old - new) // 2, min(old, new)
+    inner, whole = slice(start, start + length), slice(0, length)
+    return (inner, whole) if old > new else (whole, inner)
 
 
 def resize_images(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:

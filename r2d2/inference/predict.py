@@ -30,20 +30,20 @@ class Predictor:
         self.num_channels: int = network.input_shape[-1]
         self._forward = tf.function(lambda images: network(images, training=False), autograph=False)
 
-    def labels(self, images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    def labels(self, images: np.ndarray, frame: imgmed.Frame) -> np.ndarray:
         """The most probable class of every pixel.
 
         Args:
             images: (n, rows, columns, channels), n at most `BATCH`, as `to_images` makes them.
-            size: Rows and columns of the grid that is asked for; probabilities are interpolated to it linearly.
+            frame: How the slices lie in the images; probabilities are interpolated linearly.
 
         Returns:
-            (n, *size) uint8.
+            (n, *frame.native) uint8, on the grid of the slices.
         """
         full = np.zeros((BATCH, *images.shape[1:]), np.float32)
         full[: len(images)] = images
         probabilities = self._forward(tf.constant(full)).numpy()[: len(images)]
-        return imgmed.resize_probabilities(probabilities, size).argmax(axis=-1).astype(np.uint8)
+        return imgmed.unframe_probabilities(probabilities, frame).argmax(axis=-1).astype(np.uint8)
 
     def volume(self, scan: imgmed.Volume, source: Path) -> imgmed.Volume:
         """The label volume of a scan, on the scan's own grid; `source` is what errors call the scan.
@@ -59,9 +59,8 @@ class Predictor:
             raise InputError(f"{source}: {channels} channels, the model needs channels {[*wanted]} (counted from 0)")
         if not np.isfinite(scan.data).all():
             raise InputError(f"{source}: holds voxels of NaN or infinity; intensities must be finite")
-        images = to_images(canonical, self.preprocess)
-        rows, columns = imgmed.to_slices(canonical.data, self.preprocess.plane).shape[1:3]
-        parts = [self.labels(images[start : start + BATCH], (rows, columns)) for start in range(0, len(images), BATCH)]
+        images, frame = to_images(canonical, self.preprocess)
+        parts = [self.labels(images[start : start + BATCH], frame) for start in range(0, len(images), BATCH)]
         return imgmed.from_canonical(imgmed.from_slices(np.concatenate(parts), self.preprocess.plane), like=scan)
 
     def confusions(self, prepared: Prepared, cases: Sequence[PreparedCase], rank: int = 0, size: int = 1) -> np.ndarray:
@@ -78,7 +77,7 @@ class Predictor:
         for number, start in batches[rank::size]:
             case = cases[number]
             stop = min(start + BATCH, case.slices)
-            prediction = self.labels(prepared.images[case.first + start : case.first + stop], case.grid[1:])
+            prediction = self.labels(prepared.images[case.first + start : case.first + stop], case.frame)
             reference = prepared.reference(case)[start:stop]
             totals[number] += segeval.confusion_matrix(reference, prediction, self.num_classes)
         return totals

@@ -10,7 +10,7 @@ from r2d2.config import Data, Preprocess, Slices
 from r2d2.data.cases import find_cases
 from r2d2.data.prepare import open_prepared, prepare, to_images
 from r2d2.errors import InputError
-from r2d2.imgmed import Volume
+from r2d2.imgmed import Frame, Volume, resize_labels
 
 SPACING_MM = np.array([3.0, 2.0, 1.5])
 CLASSES = {0: "background", 1: "edema", 2: "tumour"}
@@ -222,9 +222,39 @@ def test_all_channels_come_as_they_are_if_none_is_asked_for(tmp_path):
 
 def test_a_scan_of_three_axes_is_an_image_of_one_channel():
     data = scan((12, 10, 8), 0)
-    images = to_images(Volume(data, np.eye(4)), AS_IT_IS)
+    images, frame = to_images(Volume(data, np.eye(4)), AS_IT_IS)
+    assert frame == Frame((12, 10), (0, 0, 12, 10), (12, 10), (12, 10))
     assert images.shape == (8, 12, 10, 1)
     np.testing.assert_array_equal(images[3, :, :, 0], data[:, :, 3])
+
+
+def test_pixels_of_a_size_in_mm_show_every_case_at_the_same_scale(three, tmp_path):
+    dataset, made, *_ = three
+    # Slices of 12x10 (and 9x11) pixels of 3x2 mm; images of 16x16 pixels of 1.5 mm: 36x20 mm are 24x13 pixels.
+    settings = Preprocess(normalization="none", image_size=(16, 16), pixel_mm=1.5)
+    prepared = prepare(dataset, settings, tmp_path / "store")
+    a, b, _ = prepared.cases
+    assert a.frame == Frame((12, 10), (0, 0, 12, 10), (24, 13), (16, 16))
+    assert b.frame == Frame((9, 11), (0, 0, 9, 11), (18, 15), (16, 16))
+    # Rows twice as fine and cropped by 4 on either side: row 0 of the image is row 2 of the scan.
+    labels = prepared.masks[4]
+    np.testing.assert_array_equal(
+        labels[:2, 1:14], np.repeat(resize_labels(made["a"][1][2:3, :, 4][None], (1, 13))[0], 2, 0)
+    )
+    assert (labels[:, 0] == 0).all() and (labels[:, 14:] == 0).all()
+
+
+def test_a_foreground_crop_cuts_every_slice_to_the_box_of_the_scan(tmp_path):
+    cases = {"a": ("PSR", (12, 10, 8))}
+    plain(tmp_path / "data", cases)
+    inner = np.zeros((12, 10, 8), np.float32)
+    inner[3:9, 2:7, 1:6] = np.random.default_rng(0).normal(100, 10, (6, 5, 5))
+    store_as(tmp_path / "data/images/a.nii.gz", inner, "PSR")
+    dataset = find_cases(Data(path=tmp_path / "data", labels=CLASSES))
+    settings = Preprocess(normalization="none", image_size=(12, 10), crop="foreground")
+    prepared = prepare(dataset, settings, tmp_path / "store")
+    assert prepared.cases[0].frame == Frame((12, 10), (3, 2, 6, 5), (12, 10), (12, 10))
+    np.testing.assert_array_equal(prepared.masks[4], np.kron(mask((12, 10, 8))[3:9, 2:7, 4], np.ones((2, 2), np.uint8)))
 
 
 def refusal(dataset, settings, store):

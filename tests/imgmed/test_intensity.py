@@ -78,5 +78,77 @@ def test_the_input_stays_as_it_is(how):
 
 
 def test_an_unknown_normalization_names_the_known():
-    with pytest.raises(ValueError, match="zscore, percentile, none"):
+    with pytest.raises(ValueError, match="zscore, percentile, window, none"):
         imgmed.normalize(scan(), "minmax")
+
+
+def test_a_lung_window_by_hand():
+    data = np.array([-2000, -1000, -300, 400, 3000], np.float32)
+    np.testing.assert_allclose(imgmed.apply_window(data, -1000, 400), [0, 0, 0.5, 1, 1], atol=1e-6)
+    volume = data.reshape(5, 1, 1, 1)
+    np.testing.assert_array_equal(
+        imgmed.normalize(volume, "window", (-1000, 400)), imgmed.apply_window(volume, -1000, 400)
+    )
+    assert data[0] == -2000
+
+
+def test_whole_numbers_are_windowed_without_overflow():
+    assert imgmed.apply_window(np.array([-32768, 32767], np.int16), -32768, 32767).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("window", [(1, 1), (2, 1), (np.nan, 1)])
+def test_an_empty_window_is_refused(window):
+    with pytest.raises(ValueError, match="must be <"):
+        imgmed.apply_window(np.zeros(3), *window)
+
+
+def test_a_window_without_numbers_is_refused():
+    with pytest.raises(ValueError, match="needs a window"):
+        imgmed.normalize(np.zeros((1, 1, 1, 1), np.float32), "window")
+
+
+def test_percentiles_are_those_of_the_voxels_that_are_not_zero():
+    data = np.concatenate([np.zeros(500), np.arange(1, 102)]).astype(np.float32)
+    clipped = imgmed.clip_percentiles(data, 10, 90)
+    assert (clipped[data > 0].min(), clipped.max()) == (11, 91)
+    assert data.max() == 101
+    np.testing.assert_array_equal(imgmed.clip_percentiles(np.zeros(3), 10, 90), np.zeros(3))
+
+
+def test_n4_takes_out_most_of_a_known_bias_field_and_leaves_zeros():
+    x, y, z = np.meshgrid(*(np.linspace(-1, 1, n) for n in (40, 36, 32)), indexing="ij")
+    tissue = np.where((x**2 + y**2 + z**2) < 0.9, np.where(x * y > 0, 100.0, 160.0), 0.0)
+    field = np.exp(0.4 * x - 0.3 * y + 0.2 * z)
+    corrected = imgmed.correct_bias((tissue * field).astype(np.float32), (1.0, 2.0, 1.5), shrink=2)
+
+    def unevenness(scan):
+        return np.mean([scan[tissue == value].std() / scan[tissue == value].mean() for value in (100.0, 160.0)])
+
+    assert unevenness(corrected) < 0.25 * unevenness(tissue * field)
+    assert (corrected[tissue == 0] == 0).all() and corrected.dtype == np.float32
+
+
+def test_n4_of_an_empty_scan_is_empty():
+    assert not imgmed.correct_bias(np.zeros((8, 8, 8), np.float32), (1, 1, 1)).any()
+
+
+def test_a_scan_of_another_scanner_gets_the_reference_scans_quantiles():
+    reference = RNG.gamma(3.0, 50.0, (20, 21, 22))
+    other = 1000 + 4 * RNG.gamma(3.0, 50.0, (18, 17, 16)) ** 1.2
+    other[0] = 0
+    matched = imgmed.match_histogram(other, reference)
+    assert matched.shape == other.shape and not matched[0].any()
+    for percent in (0, 5, 25, 50, 75, 95, 100):
+        assert np.percentile(matched[1:], percent) == pytest.approx(np.percentile(reference, percent), rel=0.02)
+    order = np.argsort(other[1:].ravel(), kind="stable")
+    assert (np.diff(matched[1:].ravel()[order]) >= 0).all()
+
+
+def test_a_scan_matched_to_itself_stays():
+    data = RNG.gamma(3.0, 50.0, (9, 8, 7)).astype(np.float32)
+    np.testing.assert_allclose(imgmed.match_histogram(data, data), data, rtol=1e-5)
+
+
+def test_an_empty_scan_has_no_histogram():
+    with pytest.raises(ValueError, match="0 throughout"):
+        imgmed.match_histogram(np.zeros((2, 2, 2)), np.ones((2, 2, 2)))

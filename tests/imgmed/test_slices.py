@@ -155,3 +155,66 @@ def test_a_centred_object_stays_centred_there_and_back(size):
     mask = imgmed.resize_labels(labels, size)
     assert np.abs(centre(mask[0]) - new_middle).max() <= 0.5
     assert np.abs(centre(imgmed.resize_labels(mask, (40, 50))[0]) - middle).max() <= 0.5
+
+
+@pytest.mark.parametrize("plane", imgmed.PLANES)
+@pytest.mark.parametrize("channels", [(), (2,)])
+def test_chosen_slices_come_back_where_they_were_and_the_others_are_zero(plane, channels):
+    volume = np.random.default_rng(0).normal(size=(5, 6, 7, *channels))
+    stack = imgmed.to_slices(volume, plane)
+    chosen = imgmed.choose_slices(len(stack), 3, "uniform")
+    back = imgmed.from_slices(stack[chosen], plane, chosen, len(stack))
+    assert back.shape == volume.shape
+    again = imgmed.to_slices(back, plane)
+    np.testing.assert_array_equal(again[chosen], stack[chosen])
+    assert not np.delete(again, chosen, axis=0).any()
+
+
+FRAMES = {
+    "stretched": imgmed.frame((20, 30), (40, 24)),
+    "padded": imgmed.frame((20, 30), (64, 64), (1.0, 1.0), 1.0),
+    "cropped": imgmed.frame((20, 31), (16, 16), (1.0, 1.0), 1.0),
+    "scaled": imgmed.frame((20, 30), (50, 50), (2.0, 1.0), 0.8),
+    "cut": imgmed.frame((20, 30), (24, 24), (1.0, 1.0), 1.0, box=(2, 5, 15, 21)),
+}
+
+
+@pytest.mark.parametrize("by", FRAMES.values(), ids=FRAMES)
+def test_a_mask_framed_and_back_is_the_mask_wherever_the_images_reach(by):
+    mask = np.zeros((2, *by.native), np.uint8)
+    mask[:, 6:14, 9:20] = 1
+    mask[:, 9:12, 12:15] = 2
+    framed = imgmed.frame_labels(mask, by)
+    assert framed.shape == (2, *by.size)
+    back = imgmed.unframe_probabilities(np.eye(3, dtype=np.float32)[framed], by)
+    assert back.shape == (2, *by.native, 3)
+    np.testing.assert_allclose(back.sum(axis=-1), 1, atol=1e-6)
+    whole = all(scaled <= size for scaled, size in zip(by.scaled, by.size, strict=True))
+    agree = (back.argmax(axis=-1) == mask).mean()
+    assert agree == 1 if by.scaled == by.box[2:] and whole else agree > 0.9
+
+
+def test_images_and_masks_are_framed_alike():
+    mask = np.zeros((1, 20, 30), np.uint8)
+    mask[0, 4:10, 12:22] = 1
+    for by in FRAMES.values():
+        image = imgmed.frame_images(mask[..., None].astype(np.float32), by)[..., 0]
+        assert ((image > 0.5) == imgmed.frame_labels(mask, by)).mean() > 0.97
+
+
+def test_pixels_of_half_the_size_show_the_slice_twice_as_large_about_its_middle():
+    image = np.arange(12, dtype=np.float32).reshape(1, 3, 4, 1)
+    by = imgmed.frame((3, 4), (8, 8), (2.0, 1.0), 1.0)
+    assert by.scaled == (6, 4)
+    framed = imgmed.frame_images(image, by)[0, :, :, 0]
+    np.testing.assert_allclose(framed[1:7, 2:6].mean(), image.mean())
+    assert not framed[0].any() and not framed[7].any() and not framed[:, :2].any() and not framed[:, 6:].any()
+
+
+def test_what_the_images_do_not_reach_is_background_for_certain():
+    by = imgmed.frame((20, 20), (8, 8), (1.0, 1.0), 1.0)
+    probabilities = np.zeros((1, 8, 8, 2), np.float32)
+    probabilities[..., 1] = 1
+    back = imgmed.unframe_probabilities(probabilities, by)
+    assert back[0, 6:14, 6:14, 1].all() and back[..., 1].sum() == 64
+    assert (back[0, 0] == [1, 0]).all()
