@@ -176,14 +176,14 @@ def synthesize(
 
 @data_app.command()
 def check(
-    folder: Annotated[Path, typer.Argument(help="A Decathlon folder, or one with images/ and labels/.")],
+    path: Annotated[Path, typer.Argument(help="A Decathlon folder, one with images/ and labels/, or an experiment.")],
     labels: Annotated[str | None, typer.Option(help='Classes of a plain folder: "0: background, 1: lesion".')] = None,
     as_json: Json = False,
 ) -> None:
     """Read every scan and mask of a dataset and say what would spoil a training; exit code 2 if anything would."""
     from r2d2.engine.data import check as run
 
-    result = run(folder, labels)
+    result = run(path, labels)
     if as_json:
         _answer(result)
     else:

@@ -39,12 +39,21 @@ def whole_folder(path: Path) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
-        for inner in temporary.rglob("*"):
-            _to_disk(inner)
+        to_disk(temporary)
         temporary.replace(path)
         _to_disk(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def to_disk(path: Path) -> None:
+    """Wait until a file, or all of a folder, is on the disk.
+
+    A name that is there before its content would survive a power cut.
+    """
+    for inner in path.rglob("*") if path.is_dir() else ():
+        _to_disk(inner)
+    _to_disk(path)
 
 
 def _beside(path: Path) -> Path:
@@ -53,7 +62,6 @@ def _beside(path: Path) -> Path:
 
 
 def _to_disk(path: Path) -> None:
-    """Wait until what was written is on the disk; a name that is there before its content would survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -4,8 +4,8 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import combinations
 from pathlib import Path, PurePosixPath
@@ -15,11 +15,15 @@ import numpy as np
 
 from r2d2 import imgmed
 from r2d2.config import Data, Split
+from r2d2.data.fingerprint import Fingerprint, fingerprint, sample_intensities
 from r2d2.data.parallel import spread
 from r2d2.errors import InputError
 
 PARTS = ("training", "validation", "test")
 AFFINE_TOLERANCE = 1e-3
+SPACING_FACTOR = 2.0
+VISIT = re.compile(r"(.+?)[_-](?:ses|session|visit|scan|time|tp|t|v|s)[_-]?\d+", re.IGNORECASE)
+"""How scans of one patient are often called: P07_visit2, sub-012_ses-01."""
 CLASS_NAME = re.compile(r"[\w.\- :]+(/[\w.\- :]+)*")
 """What MLflow takes as a part of a metric's name."""
 
@@ -77,28 +81,36 @@ class CaseSummary:
         case: Its name.
         shape: (X, Y, Z) in voxels, on the scan's own axes.
         spacing_mm: Of the axes X, Y, Z in that order.
+        canonical_shape: The shape along right, front, top.
+        canonical_spacing_mm: The spacing along these.
         channels: How many.
         voxels: How many voxels the mask has of each class of the dataset, by its value.
         files: SHA-256 of the bytes of the image files, one after another, and of the mask's.
         content: SHA-256 of the scan's voxels (its first channel's), canonical axes: that of the same scan under another
             name, compressed anew or with its axes turned.
+        intensities: Class -> channel -> intensities, from `sample_intensities`; none if scan and mask are not of one
+            shape.
     """
 
     case: str
     shape: tuple[int, ...]
     spacing_mm: tuple[float, float, float]
+    canonical_shape: tuple[int, ...]
+    canonical_spacing_mm: tuple[float, float, float]
     channels: int
     voxels: dict[int, int]
     files: tuple[str, str]
     content: str
+    intensities: dict[int, list[list[float]]] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
 class Check:
-    """The findings of `check_cases`, and the summaries of the cases whose files could be read, in their order."""
+    """What `check_cases` found, the summaries of the cases that could be read, in their order, and what all hold."""
 
     findings: tuple[Finding, ...]
     summaries: tuple[CaseSummary, ...]
+    fingerprint: Fingerprint | None = field(compare=False)
 
 
 def find_cases(data: Data) -> Dataset:
@@ -153,8 +165,9 @@ def check_cases(dataset: Dataset, workers: int | None = None, progress: Callable
 
     Errors are files that cannot be read, a mask on another grid than its scan (shape, or affine by more than 1e-3 in
     an entry), label values outside the classes, NaN or infinity, a channel with one value throughout, another number
-    of channels than the dataset's, the same scan under two names and of two patients. A mask with background alone is
-    a warning, and so is the same scan twice of one patient.
+    of channels than the dataset's, the same scan under two names and of two patients. Warnings are a mask with
+    background alone, the same scan twice of one patient, a spacing that is more than twice or less than half of the
+    median one, and names that look like several scans of one patient which `data.patient_pattern` takes apart.
 
     Args:
         dataset: From `find_cases`.
@@ -171,7 +184,8 @@ def check_cases(dataset: Dataset, workers: int | None = None, progress: Callable
     findings = [finding for inspected in inspections for finding in inspected.findings]
     summaries = tuple(inspected.summary for inspected in inspections if inspected.summary)
     findings += same_scans(dataset.cases, {summary.case: summary.content for summary in summaries})
-    return Check(tuple(findings), summaries)
+    findings += [*_odd_spacings(summaries), *_visits_taken_apart(dataset.cases)]
+    return Check(tuple(findings), summaries, fingerprint(summaries, dataset.labels, dataset.channels))
 
 
 def same_scans(cases: Iterable[Case], contents: Mapping[str, str]) -> list[Finding]:
@@ -195,6 +209,33 @@ def same_scans(cases: Iterable[Case], contents: Mapping[str, str]) -> list[Findi
             rule = "a patient must not be in two splits; remove one, or give both one patient by data.patient_pattern"
             findings.append(Finding(case.name, "error", f"{same}, under another patient's name; {rule}"))
     return findings
+
+
+def _odd_spacings(summaries: Sequence[CaseSummary]) -> Iterable[Finding]:
+    if len(summaries) < 3:
+        return
+    median = np.median([summary.canonical_spacing_mm for summary in summaries], axis=0)
+    for summary in summaries:
+        ratios = np.array(summary.canonical_spacing_mm) / median
+        if ratios.max() > SPACING_FACTOR or ratios.min() < 1 / SPACING_FACTOR:
+            own, usual = (
+                " x ".join(f"{mm:.3g}" for mm in spacing) for spacing in (summary.canonical_spacing_mm, median)
+            )
+            message = f"case {summary.case}: a spacing of {own} mm, where {usual} mm is usual; is its header right?"
+            yield Finding(summary.case, "warning", message)
+
+
+def _visits_taken_apart(cases: Iterable[Case]) -> Iterable[Finding]:
+    first: dict[str, Case] = {}
+    for case in cases:
+        if visit := VISIT.fullmatch(case.name):
+            other = first.setdefault(visit[1], case)
+            if other.patient != case.patient:
+                message = (
+                    f"case {case.name}: by its name of the same patient as {other.name}, by data.patient_pattern not"
+                )
+                yield Finding(case.name, "warning", f'{message}; try patient_pattern: "^(.+?)[_-][A-Za-z]+-?[0-9]+$"')
+                return
 
 
 def split_patients(dataset: Dataset, split: Split) -> dict[str, tuple[str, ...]]:
@@ -394,14 +435,27 @@ def inspect_case(case: Case, labels: tuple[int, ...], channels: tuple[str, ...])
     findings = [Finding(case.name, "error", message) for message in messages]
     if not mask.data.any():
         findings.append(Finding(case.name, "warning", f"{case.label}: an empty mask, background alone"))
-    summary = CaseSummary(case.name, shape, first.spacing_mm, len(planes), voxels, files, _content(first))
+    canonical = imgmed.to_canonical(first)
+    summary = CaseSummary(
+        case=case.name,
+        shape=shape,
+        spacing_mm=first.spacing_mm,
+        canonical_shape=canonical.data.shape[:3],
+        canonical_spacing_mm=canonical.spacing_mm,
+        channels=len(planes),
+        voxels=voxels,
+        files=files,
+        content=_content(canonical.data),
+    )
+    if mask.data.shape == shape:
+        channels_last = stacks[0] if len(stacks) == 1 else np.concatenate(stacks, axis=-1)
+        summary = replace(summary, intensities=sample_intensities(channels_last, mask.data, labels))
     return Inspected(findings, summary, tuple(images), mask)
 
 
-def _content(scan: imgmed.Volume) -> str:
-    data = imgmed.to_canonical(scan).data
+def _content(canonical: np.ndarray) -> str:
     # The first axis is the fastest in the file and mostly in memory, so its transpose needs no copy.
-    voxels = np.ascontiguousarray((data if data.ndim == 3 else data[..., 0]).T)
+    voxels = np.ascontiguousarray((canonical if canonical.ndim == 3 else canonical[..., 0]).T)
     return hashlib.sha256(voxels.data).hexdigest()
 
 

@@ -1,7 +1,8 @@
 """Prepared data: every slice of every case once, resized and normalized, in memory-mapped arrays with an index.
 
 A prepared dataset is a folder named after the hash of what it was made from (the files' contents and the settings), so
-that it is made once and found again; it appears whole or not at all. Its arrays:
+that it is made once and found again; it appears whole or not at all. Beside `index.json`, `fingerprint.json` says what
+the dataset holds. Its arrays:
 
 - `images.npy` (slices, rows, columns, channels) float16 (float32 where intensities are left as they are),
 - `labels.npy` (slices, rows, columns) uint8, on the same grid,
@@ -11,25 +12,32 @@ that it is made once and found again; it appears whole or not at all. Its arrays
 All workers of a node that map these files share one copy in memory.
 """
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
+from filelock import FileLock, Timeout
 from pydantic import TypeAdapter
 
 from r2d2 import config, imgmed
-from r2d2.console import bar
-from r2d2.data.cases import Case, Dataset, content_hash, inspect_case, same_scans
-from r2d2.data.parallel import spread
+from r2d2.console import bar, say
+from r2d2.data import parallel as processes
+from r2d2.data.cases import Case, CaseSummary, Dataset, content_hash, inspect_case, same_scans
+from r2d2.data.fingerprint import Fingerprint, fingerprint
 from r2d2.errors import InputError
-from r2d2.files import whole_folder
+from r2d2.files import to_disk, whole_file
+
+Spread = Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Any]]
 
 FORMAT = 3
 """Raised when the layout or the arithmetic changes, so that older prepared data is not found any more."""
@@ -85,6 +93,11 @@ class Prepared:
         """(voxels,) uint8, memory-mapped."""
         return np.load(self.folder / "references.npy", mmap_mode="r")
 
+    @cached_property
+    def fingerprint(self) -> Fingerprint:
+        """What the dataset holds."""
+        return TypeAdapter(Fingerprint).validate_json((self.folder / "fingerprint.json").read_bytes())
+
     def reference(self, case: PreparedCase) -> np.ndarray:
         """A case's labels on its own grid, (slices, rows, columns) uint8, axes canonical, slices first."""
         return self.references[case.voxel : case.voxel + int(np.prod(case.grid))].reshape(case.grid)
@@ -103,15 +116,17 @@ class Prepared:
         return np.concatenate(rows)
 
 
-def prepare(dataset: Dataset, preprocess: config.Preprocess, store: Path, workers: int | None = None) -> Prepared:
-    """Prepare a dataset, or find it prepared.
+def prepare(
+    dataset: Dataset, preprocess: config.Preprocess, store: Path, spread: Spread = processes.spread
+) -> Prepared:
+    """Prepare a dataset, or find it prepared; what was interrupted goes on where it stopped.
 
     Args:
         dataset: Its cases, each with a label.
         preprocess: The experiment's `preprocess` section. Its `slices` play no part: all are prepared, and
             `Prepared.training_rows` chooses.
         store: The folder that holds prepared datasets.
-        workers: Processes; all processors if absent.
+        spread: Maps a function over the cases, like `parallel.spread`: by default processes of this machine.
 
     Returns:
         The prepared dataset, opened.
@@ -119,22 +134,43 @@ def prepare(dataset: Dataset, preprocess: config.Preprocess, store: Path, worker
     Raises:
         InputError: A file that cannot be read or trained on, the same scan of two patients, or no room; nothing is
             left in `store`.
-        WorkFailed: A process was killed.
+        WorkFailed: A process was killed; what was prepared is kept for the next try.
     """
     files = _hash_files(dataset)
     key = _key(dataset, preprocess, files)
-    folder = store / key
-    if not folder.exists():
-        try:
-            with whole_folder(folder) as beside:
-                _write(dataset, preprocess, files, beside, key, workers)
-        except OSError as error:
-            if not folder.exists():  # else another process was first, with the same content
-                raise InputError(
-                    f"{store}: cannot be written ({error.strerror or error}); choose another folder with R2D2_HOME or "
-                    "tracking.storage"
-                ) from None
+    folder, partial_folder = store / key, store / f".{key}.partial"
+    try:
+        with _alone(store, key):
+            if not folder.exists():
+                _write(dataset, preprocess, files, partial_folder, key, spread)
+                to_disk(partial_folder)
+                partial_folder.rename(folder)
+    except OSError as error:
+        shutil.rmtree(partial_folder, ignore_errors=True)
+        raise InputError(
+            f"{store}: cannot be written ({error.strerror or error}); choose another folder with R2D2_HOME or "
+            "tracking.storage"
+        ) from None
+    except InputError:
+        shutil.rmtree(partial_folder, ignore_errors=True)
+        raise
     return open_prepared(folder)
+
+
+@contextlib.contextmanager
+def _alone(store: Path, key: str) -> Iterator[None]:
+    """Keep others from preparing the same data; they wait, and find it."""
+    (store / ".locks").mkdir(parents=True, exist_ok=True)
+    lock = FileLock(store / ".locks" / key)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say("Waiting for another process that prepares the same data")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def open_prepared(folder: Path) -> Prepared:
@@ -190,7 +226,7 @@ def _write(
     files: list[tuple[str, str]],
     folder: Path,
     key: str,
-    workers: int | None,
+    spread: Spread,
 ) -> None:
     cases = _lay_out(dataset, preprocess)
     channels = dataset.channels
@@ -201,23 +237,26 @@ def _write(
                 f"counted from 0: {', '.join(channels)}"
             )
         channels = tuple(channels[number] for number in preprocess.channels)
-
-    slices, (rows, columns) = sum(case.slices for case in cases), preprocess.image_size
-    voxels = sum(int(np.prod(case.grid)) for case in cases)
-    _allocate(folder / "images.npy", (slices, rows, columns, len(channels)), _dtype(preprocess))
-    _allocate(folder / "labels.npy", (slices, rows, columns), np.uint8)
-    _allocate(folder / "references.npy", (voxels,), np.uint8)
+    if not (folder / "cases").exists():
+        _allocate(folder, cases, len(channels), preprocess)
 
     light = replace(dataset, cases=())  # what travels to the processes
     work = partial(_write_case, dataset=light, preprocess=preprocess, folder=folder)
+    written = {path.stem: _Written.load(path) for path in (folder / "cases").glob("*.json")}
+    tasks = [
+        (number, *task)
+        for number, task in enumerate(zip(dataset.cases, files, cases, strict=True))
+        if str(number) not in written
+    ]
     problems: list[str] = []
-    written: dict[str, PreparedCase] = {}
     with bar("Preparing", len(cases)) as advance:
-        for case, found in spread(work, list(zip(dataset.cases, files, cases, strict=True)), workers):
-            written[case.name] = case
-            problems += found
-            advance(case.name)
-    contents = {name: case.content for name, case in written.items()}
+        advance(done=len(written))
+        for number, found in spread(work, tasks):
+            written[str(number)] = found
+            problems += found.problems
+            advance(found.place.name)
+    in_order = [written[str(number)] for number in range(len(cases))]
+    contents = {done.place.name: done.place.content for done in in_order}
     problems += [found.message for found in same_scans(dataset.cases, contents) if found.severity == "error"]
     if problems:
         more = f" (and {len(problems) - 1} more: r2d2 data check lists all)" if len(problems) > 1 else ""
@@ -229,9 +268,32 @@ def _write(
         "labels": dataset.labels,
         "channels": channels,
         "preprocess": preprocess.model_dump(mode="json", exclude={"slices"}),
-        "cases": [asdict(written[case.name]) for case in cases],
+        "cases": [asdict(done.place) for done in in_order],
     }
     (folder / "index.json").write_text(json.dumps(index, indent=1))
+    found_all = fingerprint([done.summary for done in in_order if done.summary], dataset.labels, dataset.channels)
+    (folder / "fingerprint.json").write_bytes(TypeAdapter(Fingerprint | None).dump_json(found_all, indent=1))
+    shutil.rmtree(folder / "cases")
+
+
+@dataclass(frozen=True)
+class _Written:
+    """A case that is in the arrays, or what keeps it from them; in a file of its own until all are there."""
+
+    place: PreparedCase
+    summary: CaseSummary | None = None
+    problems: tuple[str, ...] = ()
+
+    def save(self, path: Path) -> None:
+        with whole_file(path) as beside:
+            beside.write_bytes(_WRITTEN.dump_json(self))
+
+    @staticmethod
+    def load(path: Path) -> "_Written":
+        return _WRITTEN.validate_json(path.read_bytes())
+
+
+_WRITTEN = TypeAdapter(_Written)
 
 
 def _lay_out(dataset: Dataset, preprocess: config.Preprocess) -> list[PreparedCase]:
@@ -254,36 +316,58 @@ def _lay_out(dataset: Dataset, preprocess: config.Preprocess) -> list[PreparedCa
 
 
 def _write_case(
-    task: tuple[Case, tuple[str, str], PreparedCase], dataset: Dataset, preprocess: config.Preprocess, folder: Path
-) -> tuple[PreparedCase, list[str]]:
-    """Check and write one case; return what is known of it then, and what is wrong with it."""
-    source, files, place = task
+    task: tuple[int, Case, tuple[str, str], PreparedCase],
+    dataset: Dataset,
+    preprocess: config.Preprocess,
+    folder: Path,
+) -> tuple[int, _Written]:
+    """Check and write the case of a number; return the number and what is known of the case then."""
+    number, source, files, place = task
     inspected = inspect_case(source, tuple(dataset.labels), dataset.channels)
     if inspected.errors or inspected.summary is None or inspected.mask is None:
-        return place, inspected.errors
+        return number, _Written(place, problems=tuple(inspected.errors))
     if inspected.summary.files != files:
-        return place, [f"{source.images[0]}: it or its mask was changed while it was read; start again"]
+        problem = f"{source.images[0]}: it or its mask was changed while it was read; start again"
+        return number, _Written(place, problems=(problem,))
     image = imgmed.to_canonical(inspected.images[0])
     reference = imgmed.to_slices(imgmed.to_canonical(inspected.mask).data, preprocess.plane)
     rows = slice(place.first, place.first + place.slices)
     images, frame = to_images(image, preprocess)
-    np.load(folder / "images.npy", mmap_mode="r+")[rows] = images
-    np.load(folder / "labels.npy", mmap_mode="r+")[rows] = imgmed.frame_labels(reference, frame)
     voxels = slice(place.voxel, place.voxel + reference.size)
-    np.load(folder / "references.npy", mmap_mode="r+")[voxels] = reference.ravel()
-    labelled = tuple(int(number) for number in np.flatnonzero(reference.any(axis=(1, 2))))
-    return replace(place, frame=frame, content=inspected.summary.content, labelled=labelled), []
+    for name, where, values in (
+        ("images.npy", rows, images),
+        ("labels.npy", rows, imgmed.frame_labels(reference, frame)),
+        ("references.npy", voxels, reference.ravel()),
+    ):
+        array = np.lib.format.open_memmap(folder / name, mode="r+")
+        array[where] = values
+        array.flush()
+    labelled = tuple(int(slice_) for slice_ in np.flatnonzero(reference.any(axis=(1, 2))))
+    place = replace(place, frame=frame, content=inspected.summary.content, labelled=labelled)
+    written = _Written(place, inspected.summary)
+    written.save(folder / "cases" / f"{number}.json")
+    return number, written
 
 
 def _dtype(preprocess: config.Preprocess) -> type[np.floating]:
     return np.float32 if preprocess.normalization == "none" else np.float16
 
 
-def _allocate(path: Path, shape: tuple[int, ...], dtype: type) -> None:
-    np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
-    # Without this the file has holes, and a disk that is full later ends the process that writes into one (SIGBUS).
-    with path.open("r+b") as file:
-        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+def _allocate(folder: Path, cases: list[PreparedCase], channels: int, preprocess: config.Preprocess) -> None:
+    """Make the arrays, with all the room that they need, and last the folder `cases` that says so."""
+    slices, (rows, columns) = sum(case.slices for case in cases), preprocess.image_size
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for name, shape, dtype in (
+        ("images.npy", (slices, rows, columns, channels), _dtype(preprocess)),
+        ("labels.npy", (slices, rows, columns), np.uint8),
+        ("references.npy", (sum(int(np.prod(case.grid)) for case in cases),), np.uint8),
+    ):
+        np.lib.format.open_memmap(folder / name, mode="w+", dtype=dtype, shape=shape)
+        # Else the file has holes, and a disk that is full later ends the process that writes into one (SIGBUS).
+        with (folder / name).open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, (folder / name).stat().st_size)
+    (folder / "cases").mkdir()
 
 
 def _hash_files(dataset: Dataset) -> list[tuple[str, str]]:

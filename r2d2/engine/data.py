@@ -9,16 +9,18 @@ import yaml
 
 from r2d2 import config
 from r2d2.console import bar
+from r2d2.data.fingerprint import Fingerprint
 from r2d2.errors import InputError
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What a check found: one-line `errors` and `warnings`, a row a case, and all of it as text for people."""
+    """What a check found: one-line `errors` and `warnings`, a row a case, the fingerprint, all as text for people."""
 
     errors: list[str]
     warnings: list[str]
     cases: list[dict[str, Any]]
+    fingerprint: Fingerprint | None
     text: str
 
 
@@ -30,38 +32,91 @@ def synthesize(kind: str, folder: Path, patients: int, seed: int, spacing_mm: fl
         return make(kind, folder, patients, seed, spacing_mm, progress=advance)
 
 
-def check(folder: Path, labels: str | None = None) -> Checked:
+def check(path: Path, labels: str | None = None) -> Checked:
     """Check every case of a dataset.
 
     Args:
-        folder: The dataset.
-        labels: Its classes as YAML (`0: background, 1: lesion`), where no dataset.json says them.
+        path: Its folder; or an experiment file, whose `data.split` is checked too.
+        labels: The classes of a folder as YAML (`0: background, 1: lesion`), where no dataset.json says them.
 
     Raises:
-        InputError: The folder is no dataset.
+        InputError: It is no dataset, or its patients cannot be split.
     """
-    from r2d2.data.cases import check_cases, find_cases
+    from r2d2.data.cases import check_cases, find_cases, split_patients
 
-    dataset = find_cases(_settings(folder, labels))
+    if path.is_file():
+        if labels:
+            raise InputError(f"--labels: the experiment file {path} names the classes, in data.labels")
+        settings = config.load(path).data
+        dataset = find_cases(settings)
+        split_patients(dataset, settings.split)
+    else:
+        dataset = find_cases(_settings(path, labels))
     with bar("Checking", len(dataset.cases)) as advance:
         result = check_cases(dataset, progress=advance)
 
     errors = [finding.message for finding in result.findings if finding.severity == "error"]
     warnings = [finding.message for finding in result.findings if finding.severity == "warning"]
+    rows = [
+        {
+            "case": summary.case,
+            "shape": summary.shape,
+            "spacing_mm": summary.spacing_mm,
+            "voxels": {dataset.labels[value]: count for value, count in summary.voxels.items()},
+        }
+        for summary in result.summaries
+    ]
     lines = [f"{dataset.name}: {len(dataset.cases)} cases, channels {', '.join(dataset.channels)}"]
     if dataset.licence:
         lines.append(textwrap.shorten(f"licence: {dataset.licence}", 120, placeholder=" ..."))
-    rows = []
-    for summary in result.summaries:
-        spacing = " x ".join(f"{size:.3g}" for size in summary.spacing_mm)
-        voxels = {dataset.labels[value]: count for value, count in summary.voxels.items()}
-        rows.append({"case": summary.case, "shape": summary.shape, "spacing_mm": summary.spacing_mm, "voxels": voxels})
-        shape = "x".join(str(size) for size in summary.shape)
-        classes = ", ".join(f"{name} {count}" for name, count in voxels.items() if name != dataset.labels[0])
-        lines.append(f"  {summary.case:<24} {shape:<14} {spacing} mm   {classes} voxels")
+    lines += ["", *_table(rows), ""]
+    if result.fingerprint:
+        lines += [*_told(result.fingerprint, dataset.labels), ""]
     lines += [f"error: {message}" for message in errors] + [f"warning: {message}" for message in warnings]
     lines.append("Would spoil a training; mend the errors first." if errors else "Nothing here would spoil a training.")
-    return Checked(errors, warnings, rows, "\n".join(lines))
+    return Checked(errors, warnings, rows, result.fingerprint, "\n".join(lines))
+
+
+def _table(rows: list[dict[str, Any]]) -> list[str]:
+    """A line a case: its name, shape, spacing and the voxels of every class."""
+    if not rows:
+        return ["no case could be read"]
+    foreground = list(rows[0]["voxels"])[1:]
+    cells = [["case", "shape", "spacing in mm", *foreground]]
+    for row in rows:
+        shape = "x".join(str(size) for size in row["shape"])
+        spacing = " x ".join(f"{size:.3g}" for size in row["spacing_mm"])
+        cells.append([row["case"], shape, spacing, *(str(row["voxels"][name]) for name in foreground)])
+    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
+    return [
+        "  " + "  ".join(f"{cell:<{width}}" if column < 3 else f"{cell:>{width}}" for column, (cell, width) in pairs)
+        for pairs in (list(enumerate(zip(line, widths, strict=True))) for line in cells)
+    ]
+
+
+def _told(found: Fingerprint, labels: dict[int, str]) -> list[str]:
+    """The fingerprint in a few lines."""
+
+    def span(values: dict[str, tuple[float, ...]]) -> str:
+        three = (" x ".join(f"{value:.3g}" for value in values[name]) for name in ("min", "median", "max"))
+        return "{} to {} to {}".format(*three)
+
+    lines = ["smallest, median, largest, axes to the right, front, top"]
+    lines += [f"  voxels         {span(found.shape)}", f"  spacing in mm  {span(found.spacing_mm)}"]
+    lines.append("classes")
+    for value, name in labels.items():
+        share = found.classes[name]
+        volume = (
+            "" if not share["volume_ml"] else ", {min:.3g} to {median:.3g} to {max:.3g} ml".format(**share["volume_ml"])
+        )
+        if value:
+            lines.append(f"  {name:<20} in {share['cases']} of {found.cases} cases{volume}")
+    lines.append("intensities, 0.5, 50 and 99.5 percentile")
+    for channel, classes in found.intensities.items():
+        for name, values in classes.items():
+            told = " ".join(f"{values[key]:>9.4g}" for key in ("p0.5", "p50", "p99.5")) if values else "not finite"
+            lines.append(f"  {channel + ', ' + name:<30} {told}")
+    return lines
 
 
 def _settings(folder: Path, labels: str | None) -> config.Data:

@@ -218,6 +218,28 @@ def test_the_same_scan_under_two_names_is_an_error_for_two_patients_and_a_warnin
     )
 
 
+def test_a_spacing_far_from_the_usual_one_is_a_warning_whatever_the_axes(tmp_path):
+    data = plain(tmp_path, ("a", "b", "c"))
+    for name, affine in (("turned", AFFINE[[1, 0, 2, 3]]), ("odd", np.diag([3.0, 2.0, 2.5, 1.0]))):
+        save(tmp_path / f"images/{name}.nii.gz", scan(), affine)
+        save(tmp_path / f"labels/{name}.nii.gz", mask(), affine)
+    findings = check_cases(find_cases(data), workers=1).findings
+    assert [(finding.case, finding.severity) for finding in findings] == [("odd", "warning")]
+    assert "a spacing of 3 x 2 x 2.5 mm, where 3 x 2 x 1 mm is usual" in findings[0].message
+
+
+def test_visits_that_the_pattern_takes_for_patients_are_a_warning_with_a_pattern_that_helps(tmp_path):
+    data = plain(tmp_path, ("P07_visit1", "P07_visit2", "P08_visit1", "sub-1_ses-02", "sub-1_ses-03"))
+    (finding,) = check_cases(find_cases(data), workers=1).findings
+    assert finding.severity == "warning" and finding.message.startswith(
+        "case P07_visit2: by its name of the same patient"
+    )
+    pattern = finding.message.partition('patient_pattern: "')[2].rstrip('"')
+    joined = find_cases(data.model_copy(update={"patient_pattern": pattern}))
+    assert [case.patient for case in joined.cases] == ["P07", "P07", "P08", "sub-1", "sub-1"]
+    assert check_cases(joined, workers=1).findings == ()
+
+
 @pytest.mark.parametrize("name", ["core (T1)", "a&b", "", "/core", "core/", "a//b", "a/../b", "x" * 300])
 def test_a_class_name_that_cannot_be_recorded_is_refused(tmp_path, name):
     data = plain(tmp_path).model_copy(update={"labels": {0: "background", 1: name}})

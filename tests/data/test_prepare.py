@@ -1,5 +1,9 @@
 import json
 import shutil
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import nibabel as nib
 import numpy as np
@@ -8,6 +12,7 @@ import pytest
 import r2d2.data.prepare as module
 from r2d2.config import Data, Preprocess, Slices
 from r2d2.data.cases import find_cases
+from r2d2.data.parallel import spread
 from r2d2.data.prepare import open_prepared, prepare, to_images
 from r2d2.errors import InputError
 from r2d2.imgmed import Frame, Volume, resize_labels
@@ -68,7 +73,12 @@ def three(tmp_path_factory):
     """Three cases on three kinds of axes, prepared axially with their intensities as they are."""
     folder = tmp_path_factory.mktemp("three")
     dataset, made = plain(folder / "data")
-    return dataset, made, prepare(dataset, AS_IT_IS, folder / "store", workers=2), folder
+    return dataset, made, prepare(dataset, AS_IT_IS, folder / "store", partial(spread, workers=2)), folder
+
+
+def kept(store):
+    """What a store holds beside its locks."""
+    return sorted(path.name for path in store.iterdir() if path.name != ".locks")
 
 
 def test_the_index_says_where_every_case_lies(three):
@@ -126,12 +136,13 @@ def test_the_chosen_slices_are_the_middles_of_equal_parts_of_those_with_a_label(
 
 def test_the_folder_is_named_by_its_hash_and_nothing_lies_beside_it(three):
     *_, prepared, folder = three
-    assert [path.name for path in (folder / "store").iterdir()] == [prepared.key]
+    assert kept(folder / "store") == [prepared.key]
     assert {path.name for path in prepared.folder.iterdir()} == {
         "images.npy",
         "labels.npy",
         "references.npy",
         "index.json",
+        "fingerprint.json",
     }
     assert json.loads((prepared.folder / "index.json").read_text())["key"] == prepared.key
 
@@ -144,7 +155,7 @@ def test_prepared_data_are_found_again_and_not_written_again(three, monkeypatch)
     dataset, _, prepared, folder = three
     before = state(prepared.folder)
     monkeypatch.setattr(module, "_write", lambda *_: pytest.fail("it was prepared a second time"))
-    again = prepare(dataset, AS_IT_IS.model_copy(update={"slices": Slices()}), folder / "store", workers=1)
+    again = prepare(dataset, AS_IT_IS.model_copy(update={"slices": Slices()}), folder / "store")
     assert again == prepared == open_prepared(prepared.folder)
     assert state(prepared.folder) == before
 
@@ -170,7 +181,7 @@ def test_one_byte_or_one_setting_more_is_other_data(tmp_path):
         path.write_bytes(content)
         keys.append(prepare(dataset, AS_IT_IS, tmp_path / "store").key)
     assert len(set(keys)) == 4
-    assert sorted(path.name for path in (tmp_path / "store").iterdir()) == sorted(keys)
+    assert kept(tmp_path / "store") == sorted(keys)
     last = open_prepared(tmp_path / "store" / keys[-1])
     changed = last.reference(last.cases[0]) != np.moveaxis(made["a"][1], 2, 0)
     assert np.argwhere(changed).tolist() == [[0, 4, 0]]  # the fifth voxel of the file, whose first axis is fastest
@@ -268,7 +279,7 @@ def test_a_channel_that_the_scans_lack_is_refused_and_nothing_is_left(tmp_path):
     dataset, _ = decathlon(tmp_path / "data")
     message = refusal(dataset, AS_IT_IS.model_copy(update={"channels": (0, 2)}), tmp_path / "store")
     assert message.startswith("preprocess.channels [0, 2]: the scans have 2 channels") and "FLAIR, T1w" in message
-    assert list((tmp_path / "store").iterdir()) == []
+    assert kept(tmp_path / "store") == []
 
 
 def test_a_bad_case_is_named_and_nothing_is_left(tmp_path):
@@ -279,7 +290,7 @@ def test_a_bad_case_is_named_and_nothing_is_left(tmp_path):
     (tmp_path / "data/labels/c.nii.gz").write_bytes((tmp_path / "data/labels/c.nii.gz").read_bytes()[:100])
     message = refusal(dataset, AS_IT_IS, tmp_path / "store")
     assert message.startswith(f"{path}: channel 0 has 1 voxels of NaN") and "1 more" in message
-    assert list((tmp_path / "store").iterdir()) == []
+    assert kept(tmp_path / "store") == []
 
 
 def test_a_store_that_cannot_be_made_is_refused(tmp_path):
@@ -295,7 +306,7 @@ def test_the_same_scan_of_two_patients_is_refused_whatever_its_file_looks_like(t
     dataset = find_cases(Data(path=tmp_path / "data", labels=CLASSES))
     message = refusal(dataset, AS_IT_IS, tmp_path / "store")
     assert twin.exists() and message.startswith("case b: the same scan as a, under another patient's name")
-    assert list((tmp_path / "store").iterdir()) == []
+    assert kept(tmp_path / "store") == []
 
 
 def test_a_full_disk_is_told_before_anything_is_computed(tmp_path, monkeypatch):
@@ -303,22 +314,65 @@ def test_a_full_disk_is_told_before_anything_is_computed(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(module.os, "posix_fallocate", full)
-    monkeypatch.setattr(module, "spread", lambda *_: pytest.fail("it began"))
     dataset, _ = decathlon(tmp_path / "data")
-    assert "No space left on device" in refusal(dataset, AS_IT_IS, tmp_path / "store")
-    assert list((tmp_path / "store").iterdir()) == []
+    with pytest.raises(InputError, match="No space left on device"):
+        prepare(dataset, AS_IT_IS, tmp_path / "store", lambda *_: pytest.fail("it began"))
+    assert kept(tmp_path / "store") == []
 
 
-def test_two_who_prepare_the_same_at_once_share_what_the_first_one_made(tmp_path, monkeypatch):
-    dataset, _ = decathlon(tmp_path / "data")
-    write = module._write
+def test_what_was_interrupted_goes_on_where_it_stopped(three, tmp_path):
+    dataset, _, whole, _ = three
 
-    def slower(*arguments):
-        monkeypatch.setattr(module, "_write", write)
-        first.append(prepare(dataset, AS_IT_IS, tmp_path / "store"))
-        write(*arguments)
+    def interrupted(work, tasks):
+        yield work(tasks[1])
+        work(tasks[2])  # written, and the driver dies before it hears of it
+        raise KeyboardInterrupt
 
-    first = []
-    monkeypatch.setattr(module, "_write", slower)
-    assert prepare(dataset, AS_IT_IS, tmp_path / "store") == first[0]
-    assert [path.name for path in (tmp_path / "store").iterdir()] == [first[0].key]
+    with pytest.raises(KeyboardInterrupt):
+        prepare(dataset, AS_IT_IS, tmp_path / "store", interrupted)
+    assert kept(tmp_path / "store") == [f".{whole.key}.partial"]
+
+    def counted(work, tasks):
+        names.extend(task[1].name for task in tasks)
+        yield from map(work, tasks)
+
+    names = []
+    again = prepare(dataset, AS_IT_IS, tmp_path / "store", counted)
+    assert names == ["a"]
+    assert again.cases == whole.cases and again.fingerprint == whole.fingerprint
+    for array in ("images", "masks", "references"):
+        np.testing.assert_array_equal(getattr(again, array), getattr(whole, array))
+    assert kept(tmp_path / "store") == [whole.key]
+
+
+def test_two_who_prepare_the_same_at_once_share_what_the_first_one_made(three, tmp_path, capsys):
+    dataset, *_ = three
+    began, go_on = threading.Event(), threading.Event()
+
+    def slow(work, tasks):
+        began.set()
+        assert go_on.wait(60)
+        yield from map(work, tasks)
+
+    def second():
+        assert began.wait(60)
+        return prepare(dataset, AS_IT_IS, tmp_path / "store", lambda *_: pytest.fail("it was prepared a second time"))
+
+    with ThreadPoolExecutor(2) as pool:
+        futures = [pool.submit(prepare, dataset, AS_IT_IS, tmp_path / "store", slow), pool.submit(second)]
+        deadline = time.monotonic() + 60
+        while "Waiting for another process" not in capsys.readouterr().err:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        go_on.set()
+        first, other = (future.result(60) for future in futures)
+    assert first == other and kept(tmp_path / "store") == [first.key]
+
+
+def test_the_fingerprint_of_the_dataset_is_kept_with_the_arrays(three):
+    *_, prepared, _ = three
+    found = prepared.fingerprint
+    assert found.cases == 3
+    assert found.spacing_mm == {"min": (3.0, 2.0, 1.5), "median": (3.0, 2.0, 1.5), "max": (3.0, 2.0, 1.5)}
+    assert found.shape["max"] == (12.0, 11.0, 8.0)
+    assert found.classes["edema"]["cases"] == 3
