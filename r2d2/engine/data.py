@@ -107,7 +107,7 @@ def _told(found: Fingerprint, labels: dict[int, str]) -> list[str]:
     for value, name in labels.items():
         share = found.classes[name]
         volume = (
-            "" if not share["volume_ml"] else ", {min:.3g} to {median:.3g} to {max:.3g} ml".format(**share["volume_ml"])
+            "" if not share["volume_ml"] else ", {min:.4g} to {median:.4g} to {max:.4g} ml".format(**share["volume_ml"])
         )
         if value:
             lines.append(f"  {name:<20} in {share['cases']} of {found.cases} cases{volume}")

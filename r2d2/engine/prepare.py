@@ -7,15 +7,22 @@ from r2d2 import config
 from r2d2.errors import InputError
 
 if TYPE_CHECKING:
-    from r2d2.data.prepare import Prepared
+    from r2d2.data.prepare import Prepared, Spread
 
 
-def prepare(experiment: config.Experiment) -> tuple["Prepared", dict[str, tuple[str, ...]]]:
+def prepare(
+    experiment: config.Experiment, spread: "Spread | None" = None
+) -> tuple["Prepared", dict[str, tuple[str, ...]]]:
     """The experiment's prepared data, made now or found, and the cases in each part of its split.
+
+    Args:
+        experiment: The experiment.
+        spread: Maps a function over the cases; processes of this machine if absent.
 
     Raises:
         InputError: Data that would spoil the training, or too little of it.
     """
+    from r2d2.data import parallel
     from r2d2.data.cases import find_cases, split_patients
     from r2d2.data.prepare import prepare as prepare_dataset
 
@@ -24,7 +31,9 @@ def prepare(experiment: config.Experiment) -> tuple["Prepared", dict[str, tuple[
     for part in ("training", "validation"):
         if not split[part]:
             raise InputError(f"data.split: no patient is left for {part}; raise its fraction or add patients")
-    prepared = prepare_dataset(dataset, experiment.preprocess, storage(experiment) / "prepared")
+    prepared = prepare_dataset(
+        dataset, experiment.preprocess, storage(experiment) / "prepared", spread or parallel.spread
+    )
 
     slices = len(prepared.training_rows(split["training"], experiment.preprocess.slices))
     global_batch = experiment.training.batch_size * experiment.cluster.workers

@@ -54,7 +54,7 @@ def train(experiment: config.Experiment | None, resume: str | None = None) -> Ru
     if experiment is None and resume is None:
         raise InputError("nothing to train: give an experiment file, or --resume RUN")
     require("tensorflow", "horovod")
-    from r2d2.cluster import services
+    from r2d2.cluster import services, tasks
     from r2d2.tracking import runs, store
 
     run = None
@@ -71,7 +71,8 @@ def train(experiment: config.Experiment | None, resume: str | None = None) -> Ru
                 f"tracking.uri {uri}: workers on {placement.nodes} nodes cannot write one SQLite file; "
                 "start an MLflow server and give its http address"
             )
-        prepared, split = prepare(experiment)
+        # On a cluster of several nodes all of them prepare, each CPU a case.
+        prepared, split = prepare(experiment, tasks.spread if placement.nodes > 1 else None)
         dataset = {
             "hash": prepared.key,
             "labels": prepared.labels,

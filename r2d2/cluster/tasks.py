@@ -1,0 +1,39 @@
+"""Work on many items side by side on all nodes of the Ray cluster."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import RayTaskError, WorkerCrashedError
+
+from r2d2.errors import WorkFailed
+
+
+def spread(work: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
+    """Yield what `work` makes of every item, as it comes; a task a CPU. Like `r2d2.data.parallel.spread`.
+
+    Args:
+        work: A function that can be pickled; what it reads and writes must be there on every node.
+        items: What it is called with.
+
+    Raises:
+        WorkFailed: A worker process died.
+    """
+    task = ray.remote(num_cpus=1, max_retries=0)(lambda item: work(item))
+    pending = [task.remote(item) for item in items]
+    try:
+        while pending:
+            (ready,), pending = ray.wait(pending)
+            try:
+                result = ray.get(ready)
+            except WorkerCrashedError:
+                raise WorkFailed(
+                    "a process on the cluster was killed, most likely because memory ran out; run it again, "
+                    "it goes on where it stopped"
+                ) from None
+            except RayTaskError as error:
+                raise error.cause from None
+            yield result
+    finally:
+        for rest in pending:
+            ray.cancel(rest)

@@ -1,0 +1,35 @@
+"""Tasks on a real Ray cluster."""
+
+import os
+
+import pytest
+
+from r2d2 import config
+from r2d2.cluster import services, tasks
+from r2d2.errors import InputError, WorkFailed
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with services.connected(config.Cluster(workers=1)) as placement:
+        yield placement
+
+
+def test_every_item_is_worked_on_once_by_other_processes(cluster):
+    found = list(tasks.spread(lambda n: (os.getpid(), n * n), range(10)))
+    assert sorted(result for _, result in found) == [n * n for n in range(10)]
+    assert os.getpid() not in {process for process, _ in found}
+
+
+def test_what_a_task_raises_is_raised_here(cluster):
+    def refuse(path):
+        raise InputError(f"{path}: truncated")
+
+    with pytest.raises(InputError, match=r"scan\.nii: truncated"):
+        list(tasks.spread(refuse, ["scan.nii"]))
+
+
+def test_a_killed_task_is_one_line(cluster):
+    with pytest.raises(WorkFailed, match="was killed") as caught:
+        list(tasks.spread(lambda _: os.kill(os.getpid(), 9), [1, 2]))
+    assert "\n" not in str(caught.value)
