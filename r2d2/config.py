@@ -13,6 +13,7 @@ import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     StringConstraints,
@@ -26,6 +27,16 @@ from r2d2.errors import InputError
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Folder = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
 """Absolute from the moment it is read, so that a recorded experiment means the same from any working folder."""
+
+
+def _location(value: Any) -> Any:
+    if not isinstance(value, str | os.PathLike):
+        raise ValueError("should be a folder or a URL")
+    return value if "://" in str(value) else Path(value).expanduser().absolute()
+
+
+Location = Annotated[Path | str, BeforeValidator(_location)]
+"""A folder of this machine, absolute likewise, or a URL that fsspec knows, which stays text."""
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 
 
@@ -75,13 +86,13 @@ class Split(Section):
 class Data(Section):
     """Where the scans are.
 
-    `path` is a folder in Medical Segmentation Decathlon layout (`dataset.json`, `imagesTr/`, `labelsTr/`) or with
-    plain `images/` and `labels/`. `labels` names the classes by their value in the masks, 0 being the background; the
-    Decathlon's `dataset.json` says it too. `patient_pattern` is a regular expression whose first group (or whole
-    match) takes the patient from a case's name.
+    `path` is a folder, here or at a URL that fsspec knows (s3://, gs://, https://, sftp://), in Medical Segmentation
+    Decathlon layout (`dataset.json`, `imagesTr/`, `labelsTr/`) or with plain `images/` and `labels/`. `labels` names
+    the classes by their value in the masks, 0 being the background; the Decathlon's `dataset.json` says it too.
+    `patient_pattern` is a regular expression whose first group (or whole match) takes the patient from a case's name.
     """
 
-    path: Folder
+    path: Location
     labels: Annotated[dict[Annotated[int, Field(ge=0, le=254)], str], Field(min_length=2)] | None = None
     patient_pattern: str = ".*"
     split: Split = Split()

@@ -117,16 +117,16 @@ def find_cases(data: Data) -> Dataset:
     """Return the dataset in a folder, without reading its voxels.
 
     Args:
-        data: Its `path` is a folder with a `dataset.json` of the Medical Segmentation Decathlon, whose `training` list
-            names the annotated scans; or one with scans in `images/` and masks of the same names in `labels/`. Hidden
-            files (`._*` of macOS) are passed over. `labels`, if given, wins over `dataset.json`.
+        data: Its `path` is a folder of this machine with a `dataset.json` of the Medical Segmentation Decathlon, whose
+            `training` list names the annotated scans; or one with scans in `images/` and masks of the same names in
+            `labels/`. Hidden files (`._*` of macOS) are passed over. `labels`, if given, wins over `dataset.json`.
 
     Raises:
         InputError: The folder or a file is missing; a scan has no mask or a mask no scan; `dataset.json` is damaged
             or names a path outside the folder; no classes are named, or two alike, or one by a name that cannot be a
             metric's; `patient_pattern` does not fit a name.
     """
-    folder = data.path
+    folder = Path(data.path)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder of data (data.path)")
     description_file = folder / "dataset.json"

@@ -10,6 +10,7 @@ import yaml
 from r2d2 import config
 from r2d2.console import bar
 from r2d2.data.fingerprint import Fingerprint
+from r2d2.engine.prepare import here
 from r2d2.errors import InputError
 
 
@@ -48,7 +49,7 @@ def check(path: Path, labels: str | None = None) -> Checked:
         if labels:
             raise InputError(f"--labels: the experiment file {path} names the classes, in data.labels")
         settings = config.load(path).data
-        dataset = find_cases(settings)
+        dataset = find_cases(here(settings, config.home()))
         split_patients(dataset, settings.split)
     else:
         dataset = find_cases(_settings(path, labels))

@@ -1,9 +1,11 @@
 """Prepare an experiment's data: find, split, check, slice."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from r2d2 import config
+from r2d2.console import bar
 from r2d2.errors import InputError
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ def prepare(
     from r2d2.data.cases import find_cases, split_patients
     from r2d2.data.prepare import prepare as prepare_dataset
 
-    dataset = find_cases(experiment.data)
+    dataset = find_cases(here(experiment.data, storage(experiment)))
     split = split_patients(dataset, experiment.data.split)
     for part in ("training", "validation"):
         if not split[part]:
@@ -43,6 +45,24 @@ def prepare(
             f"= {global_batch} images a step, but there are only {slices} training slices; lower one of the two"
         )
     return prepared, split
+
+
+def here(data: config.Data, store: Path) -> config.Data:
+    """The data, or those of a local copy if they are at a URL.
+
+    Raises:
+        InputError: There is nothing at the URL.
+        WorkFailed: The copy broke off.
+    """
+    if isinstance(data.path, Path):
+        return data
+    from r2d2.data.mirror import copy, list_remote
+
+    remote = list_remote(data.path)
+    folder = store / "mirrors" / re.sub(r"[^\w.-]+", "_", data.path).strip("_")
+    with bar(f"Copying {data.path[:60]}", len(remote.files)) as advance:
+        copy(remote, folder, advance)
+    return data.model_copy(update={"path": folder})
 
 
 def storage(experiment: config.Experiment) -> Path:
