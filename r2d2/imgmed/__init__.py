@@ -1,7 +1,9 @@
 """ImgMed, the preprocessing library: volumes, their geometry, intensities and slices. It stands alone."""
 
+from r2d2.imgmed import augment
 from r2d2.imgmed.geometry import from_canonical, to_canonical
 from r2d2.imgmed.intensity import normalize
+from r2d2.imgmed.offline import augment_folder
 from r2d2.imgmed.slices import (
     PLANES,
     choose_slices,
@@ -26,6 +28,8 @@ from r2d2.imgmed.volume import (
 __all__ = [
     "PLANES",
     "Volume",
+    "augment",
+    "augment_folder",
     "check_writable",
     "choose_slices",
     "decode_labels",
