@@ -11,9 +11,9 @@ from r2d2.imgmed import augment as single
 from r2d2.imgmed.augment import TABLE_1, Ranges
 from r2d2.training import augment
 
-TOLERANCE = 2e-4
-"""Of intensities whose deviation is 1: less than half a step of the float16 at 1 (2^-10) that they are kept in. What
-differs is the last bits of places in float32: up to 3e-5 pixels at 240, times a step between pixels of up to 4."""
+TOLERANCE = 1e-4
+"""Of intensities whose deviation is 1: a fifth of the error (2^-11) that float16, which they are kept in, has at 1.
+What differs is the last bits of a place in float32: some 1e-5 pixels at 240, times a step between pixels of up to 4."""
 
 RANGES = {
     "table1": TABLE_1,
