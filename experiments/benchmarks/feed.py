@@ -7,6 +7,14 @@ Parts:    the feed of R2D2 from memory-mapped float16 arrays, batch 8, 240x240x1
           shift), with every operation; the same Table 1 by OpenCV, image by image, in the feed's NumPy reader; the
           training step of a U-Net of 32 filters and depth 4 in bfloat16 (Dice + cross-entropy, SGD, 4 classes).
 Target:   the feed with Table 1 at most 10 % of the step.
+Record:   2026-11-23, two CPU cores with AMX (bfloat16) shared with other work (load 2.8), 7 rounds, core-milliseconds an
+          image, least to largest:
+            feed, plain                                 0.26 (0.24 to 0.26)    0.2 % of the step
+            feed, Table 1 (TensorFlow, the batch)       2.52 (2.35 to 2.66)    1.8 %
+            feed, every operation                       4.93 (4.84 to 5.25)    3.5 %
+            feed, Table 1 (OpenCV, image by image)      0.76 (0.71 to 0.81)    0.5 %
+            training step, bfloat16                   141.95 (139.98 to 143.26)
+          OpenCV resamples about four times as fast as TensorFlow's gathers; both are far below the target.
 """
 
 import argparse
@@ -78,7 +86,12 @@ def core_seconds(part: Callable[[], object], times: int) -> float:
     started = time.process_time()
     for _ in range(times):
         part()
-    return (time.process_time() - started) / times
+    # The feed reads ahead: wait until it has made as many batches as were taken.
+    before = started
+    while (now := time.process_time()) - before > 1e-3:
+        before = now
+        time.sleep(0.1)
+    return (now - started) / times
 
 
 def memory_mapped(folder: Path) -> SimpleNamespace:
