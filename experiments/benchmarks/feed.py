@@ -7,8 +7,8 @@ Parts:    the feed of R2D2 from memory-mapped float16 arrays, batch 8, 240x240x1
           shift), with every operation; the same Table 1 by OpenCV, image by image, in the feed's NumPy reader; the
           training step of a U-Net of 32 filters and depth 4 in bfloat16 (Dice + cross-entropy, SGD, 4 classes).
 Target:   the feed with Table 1 at most 10 % of the step.
-Record:   2026-11-23, two CPU cores with AMX (bfloat16) shared with other work (load 2.8), 7 rounds, core-milliseconds an
-          image, least to largest:
+Record:   2026-11-23, two CPU cores with AMX (bfloat16) shared with other work (load 2.8), 7 rounds; median
+          core-milliseconds an image (least to largest):
             feed, plain                                 0.26 (0.24 to 0.26)    0.2 % of the step
             feed, Table 1 (TensorFlow, the batch)       2.52 (2.35 to 2.66)    1.8 %
             feed, every operation                       4.93 (4.84 to 5.25)    3.5 %
