@@ -7,7 +7,7 @@ Every key has its default here; `load` reads a file, applies dotted overrides (`
 import difflib
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import (
@@ -156,13 +156,62 @@ class Model(Section):
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
 
 
+def _ordered(values: tuple[float, float]) -> tuple[float, float]:
+    if values[0] > values[1]:
+        raise ValueError(f"[least, largest]: {values[0]:g} must be <= {values[1]:g}")
+    return values
+
+
+Angle = Annotated[float, Field(ge=-360.0, le=360.0)]
+Factor = Annotated[float, Field(gt=0.0, le=10.0)]
+Signed = Annotated[float, Field(ge=-1.0, le=1.0)]
+Positive = Annotated[float, Field(ge=0.0)]
+Ordered = AfterValidator(_ordered)
+
+
+class Augmentation(Section):
+    """What is done to a training image, image and mask together, drawn anew in every epoch.
+
+    Drawn uniformly from `[least, largest]`; what is absent is off. `rotation_degrees`: counter-clockwise as displayed.
+    `zoom`: above 1 enlarges. `shift`: a fraction of the size, along one axis drawn at random. `flip`: axes (`rows`:
+    upside down, `columns`: left to right), each reversed with probability 1/2. `elastic`: the largest displacement of
+    the control points of a deformation, a fraction of the size, on a grid of `elastic_cells` along each axis. `gamma`:
+    exponent of the intensities, scaled to [0, 1] for it and back. `bias`: the largest logarithm of a smooth factor of
+    the intensities. `noise`: its standard deviation, in the intensities of the prepared images, 1 being a scan's own
+    under `zscore`. `probability`: that an image is augmented at all. The paper's Table 1 is
+
+        augmentation: {rotation_degrees: [-45, 45], zoom: [0.8, 1.2], shift: [0, 0.05]}
+    """
+
+    rotation_degrees: Annotated[tuple[Angle, Angle], Ordered] = (0.0, 0.0)
+    zoom: Annotated[tuple[Factor, Factor], Ordered] = (1.0, 1.0)
+    shift: Annotated[tuple[Signed, Signed], Ordered] = (0.0, 0.0)
+    flip: tuple[Literal["rows", "columns"], ...] = ()
+    elastic: Positive = 0.0
+    elastic_cells: Annotated[int, Field(ge=1, le=32)] = 4
+    gamma: Annotated[tuple[Factor, Factor], Ordered] = (1.0, 1.0)
+    bias: Annotated[float, Field(ge=0.0, le=2.0)] = 0.0
+    noise: Annotated[tuple[Positive, Positive], Ordered] = (0.0, 0.0)
+    probability: Fraction = 1.0
+
+    @model_validator(mode="after")
+    def _does_not_fold(self) -> "Augmentation":
+        if self.elastic >= 0.48 / self.elastic_cells:
+            raise ValueError(
+                f"elastic ({self.elastic:g}) must be < 0.48 / elastic_cells ({0.48 / self.elastic_cells:g}), or images "
+                "fold over themselves"
+            )
+        return self
+
+
 class Training(Section):
     """How the network is trained.
 
     `batch_size` is a worker's minibatch; the global batch is that times the number of workers. `learning_rate` is the
     base rate, at one worker; `scaling: linear` multiplies it once by the number of workers, and `warmup_epochs` climbs
     from the base rate to the scaled one (Goyal et al. 2017, section 2.2). `precision: auto` is bfloat16 where the
-    processor or GPU has instructions for it, float32 elsewhere.
+    processor or GPU has instructions for it, float32 elsewhere. `augmentation`: none if absent; validation and test
+    are never augmented.
     """
 
     epochs: Annotated[int, Field(ge=1)] = 100
@@ -175,6 +224,7 @@ class Training(Section):
     warmup_epochs: Annotated[float, Field(ge=0.0)] = 5.0
     decay: Literal["constant", "cosine"] = "constant"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    augmentation: Augmentation | None = None
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
 
@@ -363,6 +413,8 @@ def _known_keys(section: type[BaseModel] = Experiment, prefix: str = "") -> list
     keys = []
     for name, field in section.model_fields.items():
         keys.append(f"{prefix}{name}")
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            keys += _known_keys(field.annotation, f"{prefix}{name}.")
+        # The section itself, also where it may be absent (`Section | None`).
+        for kind in (field.annotation, *get_args(field.annotation)):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                keys += _known_keys(kind, f"{prefix}{name}.")
     return keys

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from r2d2 import config
 from r2d2.errors import InputError
+from r2d2.imgmed import augment
 
 MINIMAL = "name: tiny\ndata: {path: scans}\n"
 
@@ -76,7 +77,8 @@ data:
   split: {training: [p1, "1"], validation: [p2], test: []}
 preprocess: {channels: [2, 0], plane: coronal, slices: {count: 3, choice: central}, normalization: percentile}
 model: {filters: 8, depth: 2, dropout: 0.25}
-training: {learning_rate: 1.0e-5, momentum: 0.0, precision: bfloat16, warmup_epochs: 0.1}
+training:
+  {learning_rate: 1.0e-5, momentum: 0.0, precision: bfloat16, warmup_epochs: 0.1, augmentation: {zoom: [0.8, 1.2]}}
 cluster: {workers: 3, cpus_per_worker: 2, gpus_per_worker: 1, address: "ray://head:10001"}
 tracking: {uri: "sqlite:////tmp/x.db", storage: /mnt/all, model_name: other}
 evaluation: {every_epochs: 2, overlays: 0}
@@ -98,6 +100,17 @@ def test_the_experiments_of_the_house_load():
         assert config.parse(config.load(file).to_yaml()) == config.load(file)
 
 
+def test_without_augmentation_there_is_none_and_an_override_adds_the_papers():
+    assert config.parse(MINIMAL).training.augmentation is None
+    table_1 = "training.augmentation={rotation_degrees: [-45, 45], zoom: [0.8, 1.2], shift: [0, 0.05]}"
+    augmentation = config.parse(MINIMAL, [table_1]).training.augmentation
+    assert augment.Ranges(**augmentation.model_dump()) == augment.TABLE_1
+
+
+def test_every_default_and_name_of_the_augmentation_is_that_of_imgmed():
+    assert augment.Ranges(**config.Augmentation().model_dump()) == augment.Ranges()
+
+
 def test_the_model_is_registered_under_its_own_name_or_the_experiments():
     assert config.parse(MINIMAL).registered_name == "tiny"
     assert config.parse(FULL).registered_name == "other"
@@ -116,6 +129,7 @@ def test_values_do_not_change_after_loading():
         ("epochs=5", "training.epochs"),
         ("preprocess.slices.cuont=5", "preprocess.slices.count"),
         ("modle.filters=5", "model"),
+        ("training.augmentation.rotation=[0, 5]", "training.augmentation.rotation_degrees"),
     ],
 )
 def test_an_unknown_key_is_named_with_the_nearest_known_ones(override, nearest):
@@ -178,6 +192,16 @@ def test_a_value_of_the_wrong_type_is_refused_by_key_and_rule(override, key, rul
         ("cluster.gpus_per_worker=2", "less than or equal to 1 (got 2)"),
         ("data.labels={0: background, 255: tumour}", "less than or equal to 254"),
         ("data.split.fractions=[1.2, -0.1, -0.1]", "less than or equal to 1 (got 1.2)"),
+        ("training.augmentation.zoom=[0, 1]", "greater than 0 (got 0)"),
+        ("training.augmentation.zoom=[1.2, 0.8]", "[least, largest]: 1.2 must be <= 0.8"),
+        ("training.augmentation.rotation_degrees=[-45]", "required"),
+        ("training.augmentation.rotation_degrees=45", "tuple"),
+        ("training.augmentation.shift=[0, 25.6]", "less than or equal to 1 (got 25.6)"),
+        ("training.augmentation.flip=[left]", "'rows' or 'columns' (got 'left')"),
+        ("training.augmentation.flip=yes", "not yes, no, true or false"),
+        ("training.augmentation={elastic: 0.12}", "elastic (0.12) must be < 0.48 / elastic_cells (0.12)"),
+        ("training.augmentation.noise=[-0.1, 0.1]", "greater than or equal to 0 (got -0.1)"),
+        ("training.augmentation.probability=1.5", "less than or equal to 1 (got 1.5)"),
         ("name=../../etc", "pattern"),
         ("name=''", "pattern"),
     ],

@@ -1,5 +1,6 @@
 """ImgMed, the preprocessing library: volumes, their geometry, intensities and slices. It stands alone."""
 
+from r2d2.imgmed import augment
 from r2d2.imgmed.geometry import (
     centred,
     crop_or_pad,
@@ -11,6 +12,7 @@ from r2d2.imgmed.geometry import (
 )
 from r2d2.imgmed.intensity import apply_window, clip_percentiles, correct_bias, match_histogram, normalize
 from r2d2.imgmed.labels import largest_component, remap_labels
+from r2d2.imgmed.offline import augment_folder
 from r2d2.imgmed.slices import (
     PLANES,
     Frame,
@@ -42,6 +44,8 @@ __all__ = [
     "Frame",
     "Volume",
     "apply_window",
+    "augment",
+    "augment_folder",
     "centred",
     "check_writable",
     "choose_slices",

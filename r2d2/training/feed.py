@@ -11,6 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from r2d2.data.prepare import Prepared
+from r2d2.imgmed.augment import Ranges, draw
+from r2d2.training import augment
 
 
 def global_order(seed: int, epoch: int, num_slices: int) -> np.ndarray:
@@ -36,10 +38,12 @@ class Feed:
     Attributes:
         prepared: The prepared slices.
         rows: (slices,) the rows of the prepared arrays to train on.
-        seed: Of the global order.
+        seed: Of the global order and of the augmentation.
         global_batch: Images of a step over all workers.
         size: Workers.
         rank: Which of them this is.
+        augmentation: What images are augmented with; not at all if None. A row of the prepared arrays is augmented in
+            an epoch the same way wherever in a batch, and on whichever worker, it comes up.
     """
 
     prepared: Prepared
@@ -48,6 +52,7 @@ class Feed:
     global_batch: int
     size: int
     rank: int
+    augmentation: Ranges | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -71,27 +76,32 @@ class Feed:
             Pairs of images (n, H, W, C) float32 and labels (n, H, W) uint8, n being this worker's share.
         """
         images, labels = self.prepared.images, self.prepared.masks
-        share_size = len(self.batch(0))
+        ranges = self.augmentation
 
-        def read(step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        def read(step: np.ndarray) -> tuple[np.ndarray, ...]:
             batch = self.batch(int(step))
             # In the order of the file, so that a cold disk reads forward; then back in the order asked for.
             forward = np.argsort(batch)
             back = np.argsort(forward)
-            return images[batch[forward]][back].astype(np.float32), labels[batch[forward]][back]
+            x, y = images[batch[forward]][back].astype(np.float32), labels[batch[forward]][back]
+            if ranges is None:
+                return x, y
+            epoch, (height, width, channels) = int(step) // self.steps_per_epoch, images.shape[1:]
+            draws = [draw(ranges, self.seed, epoch, int(row), (height, width)) for row in batch]
+            return x, y, *augment.stack(draws, ranges, channels)
+
+        arrays = read(np.array(first))  # every step's have these types and shapes
 
         @tf.autograph.experimental.do_not_convert
-        def shaped(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            x, y = tf.numpy_function(read, [step], (tf.float32, tf.uint8))
-            return (
-                tf.ensure_shape(x, (share_size, *images.shape[1:])),
-                tf.ensure_shape(y, (share_size, *labels.shape[1:])),
-            )
+        def load(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            tensors = tf.numpy_function(read, [step], [array.dtype for array in arrays])
+            x, y, *draws = (tf.ensure_shape(tensor, array.shape) for tensor, array in zip(tensors, arrays, strict=True))
+            return (x, y) if ranges is None else augment.augment(x, y, augment.Draws(*draws), ranges)
 
         options = tf.data.Options()
         # There is nothing to tune here, and the tuner's thread holds up the end of the stream for 10 s.
         options.autotune.enabled = False
-        return tf.data.Dataset.range(first, last).map(shaped).prefetch(4).with_options(options)
+        return tf.data.Dataset.range(first, last).map(load).prefetch(4).with_options(options)
 
     @lru_cache(maxsize=2)  # noqa: B019
     def _order(self, epoch: int) -> np.ndarray:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from r2d2 import config
+from r2d2.imgmed import augment
 
 FOLDER = Path(__file__).parents[2] / "experiments"
 FILES = sorted(FOLDER.glob("*.yaml"))
@@ -71,6 +72,12 @@ def test_the_papers_base_rates(brats, atrium):
 
 def test_brats_is_t1w_alone_of_flair_t1w_t1gd_t2w(brats):
     assert brats.preprocess.channels == (["FLAIR", "T1w", "T1gd", "T2w"].index("T1w"),)
+
+
+def test_the_atrium_is_augmented_by_the_papers_table_1(atrium):
+    assert augment.Ranges(**atrium.training.augmentation.model_dump()) == augment.TABLE_1
+    assert augment.TABLE_1.rotation_degrees == (-45, 45) and augment.TABLE_1.zoom == (0.8, 1.2)
+    assert tuple(512 * part for part in augment.TABLE_1.shift) == (0, 25.6)
 
 
 def test_image_sizes(brats, atrium):

@@ -4,6 +4,7 @@ import pytest
 from r2d2 import config
 from r2d2.data.cases import find_cases
 from r2d2.data.prepare import prepare
+from r2d2.imgmed import augment
 from r2d2.training.feed import Feed, global_order, share
 
 
@@ -14,9 +15,14 @@ def prepared(virtual_patients, tmp_path_factory):
     return prepare(find_cases(data), settings, tmp_path_factory.mktemp("store"))
 
 
-def _feed(prepared, size, rank, global_batch=6):
+EVERYTHING = augment.Ranges(
+    (-45, 45), (0.8, 1.2), (0.0, 0.2), ("rows", "columns"), 0.06, 5, (0.7, 1.5), 0.3, (0.01, 0.1), 0.8
+)
+
+
+def _feed(prepared, size, rank, global_batch=6, augmentation=None):
     rows = prepared.training_rows([case.name for case in prepared.cases], config.Slices(count=5, choice="foreground"))
-    return Feed(prepared, rows, seed=3, global_batch=global_batch, size=size, rank=rank)
+    return Feed(prepared, rows, seed=3, global_batch=global_batch, size=size, rank=rank, augmentation=augmentation)
 
 
 def test_an_order_is_a_permutation_of_seed_and_epoch_alone():
@@ -62,3 +68,40 @@ def test_the_stream_gives_the_images_and_labels_of_its_batches_from_any_step(pre
         assert images.shape == (3, 16, 20, 1)
         np.testing.assert_array_equal(images.numpy(), prepared.images[rows].astype(np.float32))
         np.testing.assert_array_equal(labels.numpy(), prepared.masks[rows])
+
+
+def _arrays(stream):
+    return [(images.numpy(), labels.numpy()) for images, labels in stream]
+
+
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("ranges", [augment.TABLE_1, EVERYTHING], ids=["table1", "everything"])
+def test_the_kth_global_batch_is_augmented_alike_on_any_number_of_ranks(prepared, ranges, size):
+    alone = _arrays(_feed(prepared, 1, 0, augmentation=ranges).stream(0, 12))
+    ranks = [_arrays(_feed(prepared, size, rank, augmentation=ranges).stream(0, 12)) for rank in range(size)]
+    for step in range(12):
+        images, labels = (np.concatenate([rank[step][part] for rank in ranks]) for part in (0, 1))
+        # The last bits of powers may hang on the place in a batch.
+        np.testing.assert_allclose(images, alone[step][0], rtol=0, atol=0 if ranges is augment.TABLE_1 else 1e-5)
+        np.testing.assert_array_equal(labels, alone[step][1])
+
+
+@pytest.mark.parametrize("ranges", [augment.TABLE_1, EVERYTHING], ids=["table1", "everything"])
+def test_an_augmented_stream_is_the_draws_of_seed_epoch_and_row_from_any_step(prepared, ranges):
+    feed = _feed(prepared, 2, 1, augmentation=ranges)
+    for step, (images, labels) in enumerate(_arrays(feed.stream(4, 9)), start=4):
+        for row, image, label in zip(feed.batch(step), images, labels, strict=True):
+            draw = augment.draw(ranges, feed.seed, step // feed.steps_per_epoch, int(row), (16, 20))
+            expected, mask = augment.apply(draw, prepared.images[row].astype(np.float32), prepared.masks[row])
+            np.testing.assert_allclose(image, expected, rtol=0, atol=1e-4)
+            assert (label != mask).mean() < 0.01
+
+
+def test_an_epoch_later_an_image_is_augmented_differently(prepared):
+    feed = _feed(prepared, 1, 0, augmentation=augment.TABLE_1)
+    seen = {}
+    for step, (images, _) in enumerate(_arrays(feed.stream(0, 2 * feed.steps_per_epoch))):
+        for row, image in zip(feed.batch(step), images, strict=True):
+            seen.setdefault(row, []).append(image)
+    pairs = [images for images in seen.values() if len(images) == 2]
+    assert len(pairs) > 20 and all((a != b).any() for a, b in pairs)

@@ -1,0 +1,33 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from r2d2 import config
+from r2d2.data.cases import find_cases
+from r2d2.data.prepare import prepare
+from r2d2.imgmed import augment
+from r2d2.training.learner import Learner
+from r2d2.training.state import State
+
+ALONE = SimpleNamespace(rank=0, size=1, sum=lambda value, name: value, sum_gradients=list)
+"""A ring of one, without Horovod."""
+
+TABLE_1 = "training.augmentation={rotation_degrees: [-45, 45], zoom: [0.8, 1.2], shift: [0, 0.05]}"
+
+
+@pytest.mark.parametrize(("overrides", "ranges"), [([], None), ([TABLE_1], augment.TABLE_1)])
+def test_the_images_of_a_step_are_augmented_as_the_experiment_says(virtual_patients, tmp_path, overrides, ranges):
+    text = f"{{name: x, data: {{path: {virtual_patients}}}, preprocess: {{image_size: [16, 20]}}}}"
+    settings = ["model.filters=1", "model.depth=1", "training.batch_size=3", "training.seed=7", *overrides]
+    experiment = config.parse(text, settings)
+    prepared = prepare(find_cases(experiment.data), experiment.preprocess, tmp_path)
+    learner = Learner(experiment, prepared, [prepared.cases[0].name], ALONE)
+    learner.start(State())
+    images, _ = next(learner._batches)
+    for row, image in zip(learner._feed.batch(0), images.numpy(), strict=True):
+        expected = prepared.images[row].astype(np.float32)
+        if ranges:
+            draw = augment.draw(ranges, 7, 0, int(row), (16, 20))
+            expected, _ = augment.apply(draw, expected, prepared.masks[row])
+        np.testing.assert_allclose(image, expected, rtol=0, atol=1e-4)
