@@ -360,6 +360,7 @@ def published(tmp_path, dataset, monkeypatch):
     sum_ = hashlib.md5(content, usedforsecurity=False).hexdigest()
     monkeypatch.setitem(fetch.TASKS, "Task02_Heart", fetch.TASKS["Task02_Heart"]._replace(bytes=len(content), md5=sum_))
     monkeypatch.setattr(fetch, "BACK_OFF_S", ())
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr(SimpleHTTPRequestHandler, "log_message", lambda *_: None)
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=archive.parent)) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})

@@ -60,6 +60,7 @@ def publish(monkeypatch, content):
     sum_ = hashlib.md5(content, usedforsecurity=False).hexdigest()
     monkeypatch.setitem(TASKS, NAME, TASKS[NAME]._replace(bytes=len(content), md5=sum_))
     monkeypatch.setattr(module, "BACK_OFF_S", (0, 0))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     return content
 
 
