@@ -18,7 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data_app = typer.Typer(help="Datasets: check, prepare, make virtual ones.")
+data_app = typer.Typer(help="Datasets: fetch, check, prepare, make virtual ones.")
 runs_app = typer.Typer(help="Training runs.")
 zoo_app = typer.Typer(help="The model zoo.")
 app.add_typer(data_app, name="data")
@@ -153,6 +153,25 @@ def predict(
     for name, volume in result.volumes_ml.items():
         print(f"{name:<20} {volume:10.1f} ml")
     print(f"Wrote {result.mask} ({'x'.join(map(str, result.shape))}, the grid of {scan})")
+
+
+@data_app.command()
+def fetch(
+    task: Annotated[str, typer.Argument(help="Task02_Heart, task02, heart or 2; another word lists them all.")],
+    folder: Annotated[Path, typer.Argument(help="Where the task's folder will lie.")] = Path("data"),
+    url: Annotated[str | None, typer.Option(help="Another address of the same archive, such as a mirror's.")] = None,
+    keep_archive: Annotated[bool, typer.Option(help="Leave the archive there, too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Fetch a public dataset, a task of the Medical Segmentation Decathlon; run again, it goes on where it stopped."""
+    from r2d2.engine.data import fetch as run
+
+    result = run(task, folder, url, keep_archive)
+    if as_json:
+        _answer(result)
+        return
+    print(f"{result.task}: {result.cases} annotated scans in {result.folder} (licence: {result.licence or 'not said'})")
+    print(f"Next: {shlex.join([command(), 'data', 'check', str(result.folder)])}")
 
 
 @data_app.command()

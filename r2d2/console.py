@@ -3,7 +3,7 @@
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -63,3 +63,20 @@ def bar(description: str, total: int) -> Iterator[Advance]:
             print(f"{description}: {count}/{total}  {note}".rstrip(), file=sys.stderr, flush=True)
 
     yield report
+
+
+@contextmanager
+def bars() -> Iterator[Callable[[str, int, int], None]]:
+    """Bars one after another, for work that says itself what it counts, how much is done, and of how much."""
+    with ExitStack() as shown:
+        counted = ""
+        advance: Advance = lambda: None  # noqa: E731
+
+        def report(what: str, done: int, total: int) -> None:
+            nonlocal counted, advance
+            if what != counted:
+                shown.close()
+                counted, advance = what, shown.enter_context(bar(what, total))
+            advance(done=done)
+
+        yield report

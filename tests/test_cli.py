@@ -1,10 +1,15 @@
 """The command line: what it loads, what it answers, and one line and exit code 2 for what it cannot take."""
 
+import hashlib
 import json
 import os
 import re
 import subprocess
 import sys
+import tarfile
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import nibabel as nib
@@ -15,6 +20,7 @@ from typer.testing import CliRunner
 
 import r2d2
 from r2d2.cli import app, main
+from r2d2.data import fetch
 
 SCRIPT = Path(sys.executable).parent / "r2d2"
 SHAPE = (12, 10, 8)
@@ -145,6 +151,7 @@ def commands(group=None, path=()):
 HELP = """
 import json, sys
 from r2d2.cli import app, main
+from r2d2.data import fetch
 for words in json.loads(sys.argv[1]):
     sys.argv = ["r2d2", *words, "--help"]
     try:
@@ -337,6 +344,56 @@ def test_a_synthesis_that_fails_leaves_nothing(command, tmp_path, arguments, sai
     places = {"NEW": tmp_path / "new", "FILE/new": tmp_path / "file/new"}
     assert said in command("data", "synthesize", *(places.get(word, word) for word in arguments)).refusal
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.fixture
+def published(tmp_path, dataset, monkeypatch):
+    """The address of an archive of `dataset` as if it were Task02_Heart, and a folder to fetch it to."""
+    pairs = [{"image": f"./images/{name}.nii.gz", "label": f"./labels/{name}.nii.gz"} for name in ("a", "b", "c")]
+    about = {"training": pairs, "labels": {"0": "background", "1": "atrium"}, "modality": {"0": "MRI"}}
+    (dataset / "dataset.json").write_text(json.dumps(about | {"licence": "CC-BY-SA 4.0"}))
+    archive = tmp_path / "site" / "heart.tar"
+    archive.parent.mkdir()
+    with tarfile.open(archive, "w") as tar:
+        tar.add(dataset, "Task02_Heart")
+    content = archive.read_bytes()
+    sum_ = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    monkeypatch.setitem(fetch.TASKS, "Task02_Heart", fetch.TASKS["Task02_Heart"]._replace(bytes=len(content), md5=sum_))
+    monkeypatch.setattr(fetch, "BACK_OFF_S", ())
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(SimpleHTTPRequestHandler, "log_message", lambda *_: None)
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=archive.parent)) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/heart.tar", tmp_path / "fetched"
+        server.shutdown()
+        thread.join()
+
+
+def test_fetch_says_what_it_made_and_what_comes_next(command, published):
+    url, folder = published
+    ended = command("data", "fetch", "heart", folder, "--url", url)
+    made = folder / "Task02_Heart"
+    assert ended.code == 0 and ended.out == (
+        f"Task02_Heart: 3 annotated scans in {made} (licence: CC-BY-SA 4.0)\nNext: r2d2 data check {made}\n"
+    )
+    assert "Megabytes fetched: 1/1" in ended.err and ended.told == []
+    assert command("data", "check", made).code == 0
+    again = command("data", "fetch", "2", folder, "--json").document
+    assert again == {"task": "Task02_Heart", "folder": str(made), "cases": 3, "licence": "CC-BY-SA 4.0"}
+
+
+def test_fetch_without_a_server_is_one_line_and_exit_code_1(command, published):
+    url, folder = published
+    ended = command("data", "fetch", "heart", folder, "--url", "http://127.0.0.1:1/heart.tar")
+    (line,) = ended.told
+    assert ended.code == 1 and line.startswith("r2d2: http://127.0.0.1:1/heart.tar: the server cannot be reached")
+    assert "404" in command("data", "fetch", "heart", folder, "--url", f"{url}x").refusal
+
+
+def test_fetch_of_an_unknown_task_lists_those_that_there_are(command, tmp_path):
+    line = command("data", "fetch", "kidney", tmp_path).refusal
+    assert "Task01_BrainTumour" in line and "28.9 GB" in line
 
 
 def test_runs_and_zoo_lists_are_json_arrays(store):

@@ -1,4 +1,4 @@
-"""Datasets: make virtual patients, check what is there."""
+"""Datasets: fetch public ones, make virtual patients, check what is there."""
 
 import textwrap
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from r2d2 import config
-from r2d2.console import bar
+from r2d2.console import bar, bars
 from r2d2.data.fingerprint import Fingerprint
 from r2d2.engine.prepare import here
 from r2d2.errors import InputError
@@ -23,6 +23,27 @@ class Checked:
     cases: list[dict[str, Any]]
     fingerprint: Fingerprint | None
     text: str
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A public dataset on this machine: how many annotated scans, in which folder, on what terms."""
+
+    task: str
+    folder: Path
+    cases: int
+    licence: str
+
+
+def fetch(task: str, folder: Path, url: str | None = None, keep_archive: bool = False) -> Fetched:
+    """Fetch a task of the Medical Segmentation Decathlon; see `r2d2.data.fetch.fetch`."""
+    from r2d2.data.cases import find_cases
+    from r2d2.data.fetch import fetch as get
+
+    with bars() as report:
+        made = get(task, folder, url, keep_archive, progress=report)
+    dataset = find_cases(config.Data(path=made))
+    return Fetched(made.name, made, len(dataset.cases), dataset.licence)
 
 
 def synthesize(kind: str, folder: Path, patients: int, seed: int, spacing_mm: float | None) -> Path:
