@@ -249,14 +249,14 @@ def test_prepare_refuses_a_bad_case_in_one_line_and_leaves_nothing(command, expe
     path, rule = spoil(dataset)
     refusal = command("data", "prepare", experiment).refusal
     assert refusal.startswith(f"r2d2: {path}: ") and rule in refusal
-    assert list((home / "prepared").iterdir()) == []
+    assert [path.name for path in (home / "prepared").iterdir()] == [".locks"]
 
 
 def test_train_refuses_a_bad_case_in_one_line(experiment, dataset, home, store):
     path, rule = truncated(dataset)
     refusal = script("train", experiment, MLFLOW_TRACKING_URI=f"sqlite:///{store}/mlflow.db").refusal
     assert refusal.startswith(f"r2d2: {path}: ") and rule in refusal
-    assert list((home / "prepared").iterdir()) == [] and not (home / "runs").exists()
+    assert [path.name for path in (home / "prepared").iterdir()] == [".locks"] and not (home / "runs").exists()
 
 
 def test_more_workers_than_slots_are_refused_before_anything_is_written(experiment, home):
@@ -289,7 +289,16 @@ def test_data_check_lists_all_that_would_spoil_a_training(command, dataset):
 
 def test_data_check_passes_a_good_dataset(command, dataset):
     ended = command("data", "check", dataset, "--labels", "0: background, 1: lesion")
-    assert ended.code == 0 and "error" not in ended.out and "lesion 64" in ended.out
+    assert ended.code == 0 and "error" not in ended.out
+    table = [line.split() for line in ended.out.splitlines()]
+    assert ["a", "12x10x8", "3", "x", "2", "x", "1.5", "64"] in table
+    assert ended.out.splitlines()[-1] == "Nothing here would spoil a training."
+
+
+def test_data_check_of_an_experiment_looks_at_its_split_too(command, experiment):
+    assert command("data", "check", experiment).code == 0
+    experiment.write_text(experiment.read_text().replace("test: [c]", "test: [a]"))
+    assert "patient 'a' is in training and in test" in command("data", "check", experiment).refusal
 
 
 def test_data_check_answers_in_json_good_or_bad(command, dataset):
