@@ -158,7 +158,7 @@ def _one_line(target: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(
-            f"{error.filename or target}: cannot be made ({error.strerror or error}); with that mended, run it again, it "
+            f"{error.filename or target}: cannot be made ({error.strerror or error}); mend that and run it again, it "
             "goes on where it stopped"
         ) from None
 
