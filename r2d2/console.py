@@ -69,14 +69,16 @@ def bar(description: str, total: int) -> Iterator[Advance]:
 def bars() -> Iterator[Callable[[str, int, int], None]]:
     """Bars one after another, for work that says itself what it counts, how much is done, and of how much."""
     with ExitStack() as shown:
-        counted = ""
+        counted, last = "", -1
         advance: Advance = lambda: None  # noqa: E731
 
         def report(what: str, done: int, total: int) -> None:
-            nonlocal counted, advance
+            nonlocal counted, last, advance
             if what != counted:
                 shown.close()
-                counted, advance = what, shown.enter_context(bar(what, total))
-            advance(done=done)
+                counted, last, advance = what, -1, shown.enter_context(bar(what, total))
+            if done != last:  # who counts megabytes tells of each of them many times
+                last = done
+                advance(done=done)
 
         yield report

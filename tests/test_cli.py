@@ -386,7 +386,8 @@ def test_fetch_says_what_it_made_and_what_comes_next(command, published):
     assert ended.code == 0 and ended.out == (
         f"Task02_Heart: 3 annotated scans in {made} (licence: CC-BY-SA 4.0)\nNext: r2d2 data check {made}\n"
     )
-    assert "Megabytes fetched: 1/1" in ended.err and ended.told == []
+    steps = ("fetched", "checked", "unpacked")
+    assert ended.err.splitlines() == [f"Megabytes {step}: 1/1" for step in steps] and ended.told == []
     assert command("data", "check", made).code == 0
     again = command("data", "fetch", "2", folder, "--json").document
     assert again == {"task": "Task02_Heart", "folder": str(made), "cases": 3, "licence": "CC-BY-SA 4.0"}

@@ -113,7 +113,10 @@ def fetch(
         folder.mkdir(parents=True, exist_ok=True)
         archive = folder / f"{wanted.name}.tar"
         if archive.exists():
-            _check_sum(archive, wanted, report)
+            try:
+                _check_sum(archive, wanted, report)
+            except InputError as error:
+                raise InputError(f"{error}; remove it and run it again") from None
             _unpack(archive, target, report)
         else:
             part = archive.with_name(f"{archive.name}.part")
@@ -123,9 +126,9 @@ def fetch(
                 file.flush()
                 try:
                     _check_sum(part, wanted, report)
-                except InputError:
+                except InputError as error:
                     _remove(part)  # or the next call would go on behind what is wrong
-                    raise
+                    raise InputError(f"{error}, and it was removed: run it again") from None
                 _unpack(part, target, report)
                 if keep_archive:
                     part.rename(archive)
@@ -154,7 +157,10 @@ def _one_line(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise InputError(f"{error.filename or target}: cannot be made ({error.strerror or error})") from None
+        raise InputError(
+            f"{error.filename or target}: cannot be made ({error.strerror or error}); mend that and run it again, it "
+            "goes on where it stopped"
+        ) from None
 
 
 @contextmanager
@@ -302,7 +308,7 @@ def _check_sum(archive: Path, task: Task, report: Progress) -> None:
     if digest.hexdigest() != task.md5:
         raise InputError(
             f"{archive}: not the published archive, or damaged on its way ({size} bytes, MD5 {digest.hexdigest()}, it "
-            f"must be {task.md5}); nothing was unpacked: without this file, run it again"
+            f"must be {task.md5}); nothing was unpacked"
         )
 
 

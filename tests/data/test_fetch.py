@@ -211,7 +211,8 @@ def test_the_archive_stays_if_asked_and_is_unpacked_again_without_asking_anyone(
 
 def test_a_wrong_archive_that_the_user_put_there_is_refused_and_left_alone(tmp_path, archive):
     (tmp_path / f"{NAME}.tar").write_bytes(b"something else")
-    assert "not the published archive" in refusal(InputError, "heart", tmp_path, "http://127.0.0.1:1/")
+    said = refusal(InputError, "heart", tmp_path, "http://127.0.0.1:1/")
+    assert "not the published archive" in said and "remove it" in said
     assert files(tmp_path) == {f"{NAME}.tar"}
 
 
@@ -280,7 +281,7 @@ def test_a_wrong_byte_is_found_before_anything_is_unpacked(tmp_path, archive):
     wrong[70_000] ^= 1
     with serving(bytes(wrong)) as server:
         message = refusal(InputError, "heart", tmp_path, server.url)
-        assert "not the published archive" in message and TASKS[NAME].md5 in message
+        assert "not the published archive" in message and TASKS[NAME].md5 in message and "run it again" in message
         assert files(tmp_path) == set()  # or the next call would go on behind what is wrong
         server.habits.content = archive
         fetch("heart", tmp_path, server.url)
