@@ -159,6 +159,12 @@ def test_parameters_stay_in_their_ranges_and_fill_them():
     assert -45 <= min(angles) < -43 and 43 < max(angles) <= 45
 
 
+def test_an_elastic_displacement_is_a_fraction_of_the_size_along_its_own_axis():
+    points = np.stack([augment.draw(Ranges(elastic=0.1), 0, 0, index, (100, 50)).elastic for index in range(50)])
+    largest = np.abs(points).max(axis=(0, 2, 3))  # along columns, along rows
+    assert 4.9 < largest[0] <= 5 and 9.8 < largest[1] <= 10
+
+
 def test_the_probability_is_that_of_being_augmented_at_all():
     ranges = Ranges(rotation_degrees=(10, 20), probability=0.25)
     still = [np.array_equal(augment.draw(ranges, 0, 0, i, (8, 8)).matrix, np.eye(2, 3)) for i in range(400)]
