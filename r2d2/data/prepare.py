@@ -26,7 +26,7 @@ from pydantic import TypeAdapter
 
 from r2d2 import config, imgmed
 from r2d2.console import bar
-from r2d2.data.cases import Case, Dataset, content_hash, inspect_case, same_scans
+from r2d2.data.cases import Case, Dataset, file_hashes, inspect_case, same_scans
 from r2d2.data.parallel import spread
 from r2d2.errors import InputError
 from r2d2.files import whole_folder
@@ -264,13 +264,9 @@ def _allocate(path: Path, shape: tuple[int, ...], dtype: type) -> None:
 
 
 def _hash_files(dataset: Dataset) -> list[tuple[str, str]]:
-    """The hashes of every case's files, as in `CaseSummary.files`."""
-
-    def both(case: Case) -> tuple[str, str]:
-        return content_hash(case.images), content_hash([case.label])
-
+    """The hashes of every case's files."""
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        return list(pool.map(both, dataset.cases))
+        return list(pool.map(file_hashes, dataset.cases))
 
 
 def _key(dataset: Dataset, preprocess: config.Preprocess, files: list[tuple[str, str]]) -> str:

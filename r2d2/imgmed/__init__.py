@@ -1,5 +1,6 @@
 """ImgMed, the preprocessing library: volumes, their geometry, intensities and slices. It stands alone."""
 
+from r2d2.imgmed.dicom import read_contours, read_segments, structure_names
 from r2d2.imgmed.geometry import from_canonical, to_canonical
 from r2d2.imgmed.intensity import normalize
 from r2d2.imgmed.slices import (
@@ -14,9 +15,7 @@ from r2d2.imgmed.slices import (
 from r2d2.imgmed.volume import (
     Volume,
     check_writable,
-    decode_labels,
-    decode_volume,
-    read_bytes,
+    files_of,
     read_geometry,
     read_labels,
     read_volume,
@@ -28,18 +27,19 @@ __all__ = [
     "Volume",
     "check_writable",
     "choose_slices",
-    "decode_labels",
-    "decode_volume",
+    "files_of",
     "from_canonical",
     "from_slices",
     "normalize",
-    "read_bytes",
+    "read_contours",
     "read_geometry",
     "read_labels",
+    "read_segments",
     "read_volume",
     "resize_images",
     "resize_labels",
     "resize_probabilities",
+    "structure_names",
     "to_canonical",
     "to_slices",
     "write_volume",
