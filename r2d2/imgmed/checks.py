@@ -16,14 +16,18 @@ MAX_RATIO = 1032
 """Deflate cannot shrink bytes by more than this, so a file's size bounds what it can hold."""
 
 
-def file_size(path: Path) -> int:
+def file_size(path: Path, named_by: Path | None = None) -> int:
     """Return the size in bytes of a regular file, following links.
+
+    Args:
+        path: The file.
+        named_by: The header that says so, if it is the data's file.
 
     Raises:
         InputError: There is none, or it is a folder, a pipe, a device.
     """
     if not path.exists():
-        raise InputError(f"{path}: no such file")
+        raise InputError(f"{path}: no such file" + (f", and {named_by} has its voxels there" if named_by else ""))
     if not path.is_file():
         raise InputError(f"{path}: a folder, not a file" if path.is_dir() else f"{path}: not a regular file")
     return path.stat().st_size

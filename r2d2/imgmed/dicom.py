@@ -11,7 +11,13 @@ import numpy as np
 import pydicom
 import SimpleITK as sitk  # noqa: N813  # its documentation's own name
 from numpy.typing import DTypeLike
-from pydicom.uid import DeflatedExplicitVRLittleEndian, RTDoseStorage, RTStructureSetStorage, SegmentationStorage
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    RLELossless,
+    RTDoseStorage,
+    RTStructureSetStorage,
+    SegmentationStorage,
+)
 
 from r2d2.errors import InputError
 from r2d2.imgmed.checks import MAX_RATIO, as_text, check_affine, check_room, file_size, input_errors
@@ -267,9 +273,13 @@ def _tolerance_mm(spacing_mm: float) -> float:
 
 def _pixels(header: pydicom.Dataset, file: Path) -> np.ndarray:
     """Return a slice, (rows, columns), in the scanner's units."""
-    if header.file_meta.TransferSyntaxUID.is_compressed:
-        # GDCM has every codec, and applies slope and intercept itself.
-        return sitk.GetArrayFromImage(sitk.ReadImage(str(file), imageIO="GDCMImageIO"))[0]
+    syntax = header.file_meta.TransferSyntaxUID
+    if syntax.is_compressed and syntax != RLELossless:
+        # GDCM has every codec of JPEG, and applies slope and intercept itself.
+        try:
+            return sitk.GetArrayFromImage(sitk.ReadImage(str(file), imageIO="GDCMImageIO"))[0]
+        except RuntimeError:
+            raise InputError(f"{file}: pixels of {syntax.name} that cannot be decoded; export it again") from None
     dataset = _dataset(file)
     if "PixelData" not in dataset:
         raise InputError(f"{file}: a slice without pixel data; fetch or export it again")

@@ -27,11 +27,19 @@ META_TYPES = {
     **{"MET_LONG": "i4", "MET_ULONG": "u4"},  # on every machine
 }
 META_LINE = re.compile(rb"[ \t]*([A-Za-z]\w*)[ \t]*=([^\n]*)(?:\n|$)")
-NRRD_TYPES = {
-    **{"int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2", "int32": "i4", "uint32": "u4"},
-    **{"int64": "i8", "uint64": "u8", "float": "f4", "double": "f8"},
-    **{"signed char": "i1", "char": "i1", "short": "i2", "int": "i4", "long long": "i8", "longlong": "i8"},
+NRRD_NAMES = {
+    "i1": ("int8", "int8_t", "signed char"),
+    "u1": ("uint8", "uint8_t", "uchar", "unsigned char"),
+    "i2": ("int16", "int16_t", "short", "short int", "signed short", "signed short int"),
+    "u2": ("uint16", "uint16_t", "ushort", "unsigned short", "unsigned short int"),
+    "i4": ("int32", "int32_t", "int", "signed int"),
+    "u4": ("uint32", "uint32_t", "uint", "unsigned int"),
+    "i8": ("int64", "int64_t", "longlong", "long long", "long long int", "signed long long", "signed long long int"),
+    "u8": ("uint64", "uint64_t", "ulonglong", "unsigned long long", "unsigned long long int"),
+    "f4": ("float",),
+    "f8": ("double",),
 }
+NRRD_TYPES = {name: code for code, names in NRRD_NAMES.items() for name in names}
 NRRD_SIGNS = {"left-posterior-superior": (-1, -1), "left-anterior-superior": (-1, 1), "right-anterior-superior": (1, 1)}
 NRRD_SPACES = {"lps": "left-posterior-superior", "las": "left-anterior-superior", "ras": "right-anterior-superior"}
 NRRD_DOMAINS = {"domain", "space", "time", "???", "none"}
@@ -139,7 +147,7 @@ def _header(path: Path) -> _Header:
     header = _meta(content, path) if path.suffix.lower() in (".mha", ".mhd") else _nrrd(content, path)
     _shape(header, path)
     if header.data != path:
-        size = file_size(header.data)
+        size = file_size(header.data, path)
     needed = header.skip + math.prod(header.sizes) * header.dtype.itemsize
     room = size - (header.offset or 0)
     check_room(header.sizes, header.dtype, needed, room * (MAX_RATIO if header.zipped else 1), header.data)
@@ -205,7 +213,7 @@ def _nrrd(content: bytes, path: Path) -> _Header:
         raise InputError(
             f"{path}: a volume has 3 or 4 axes of at least 1 voxel, this one is {fields.get('sizes')} (sizes)"
         )
-    code = NRRD_TYPES.get(_plain_type(fields.get("type", "")))
+    code = NRRD_TYPES.get(" ".join(fields.get("type", "").lower().split()))
     if code is None:
         raise InputError(f"{path}: voxels must be whole or real numbers, these are {fields.get('type') or 'none'}")
     encoding = fields.get("encoding", "").lower()
@@ -269,13 +277,6 @@ def _vector(text: str, path: Path) -> list[float]:
     if len(numbers) != 3:
         raise InputError(f"{path}: a place in space has 3 coordinates, this one is ({text})")
     return numbers
-
-
-def _plain_type(name: str) -> str:
-    """Return `unsigned short int`, `ushort` and `uint16_t` by one name."""
-    name = re.sub(r"^signed (?!char)|(?<=\w) int$|_t$", "", " ".join(name.lower().split()))
-    unsigned = re.fullmatch(r"(?:unsigned |u)(char|short|int|long ?long)", name)
-    return f"uint{8 * np.dtype(NRRD_TYPES[unsigned[1]]).itemsize}" if unsigned else name
 
 
 def _true(value: str) -> bool:

@@ -50,7 +50,7 @@ def geometry(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
         zipped = start == GZIP_MAGIC
         head = igzip.GzipFile(fileobj=file).read(HEADER_BYTES) if zipped else file.read(HEADER_BYTES)
     header = _header(head, path)
-    _needed(header, file_size(last), zipped, last)
+    _needed(header, file_size(last, first), zipped, last)
     return _shape(header, path), check_affine(header.get_best_affine(), path)
 
 
@@ -64,7 +64,7 @@ def read(path: Path, dtype: DTypeLike | None) -> Volume:
     header = _header(stream.read(HEADER_BYTES), path)
     shape = _shape(header, path)
     for data in rest:
-        needed = _needed(header, file_size(data), False, data)
+        needed = _needed(header, file_size(data, first), False, data)
         content = data.read_bytes()
     if not rest:
         needed = _needed(header, len(content), zipped, path)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from r2d2.errors import InputError
-from r2d2.imgmed.checks import as_text, file_size, input_errors
+from r2d2.imgmed.checks import as_text, check_voxels, file_size, input_errors
 
 WRITABLE = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".png", ".tif", ".tiff")
 LOSSY = (".jpg", ".jpeg")
@@ -144,6 +144,7 @@ def write_volume(volume: Volume, path: str | Path) -> None:
     path = Path(path)
     check_writable(path, volume.data.shape)
     data = volume.data.view(np.uint8) if volume.data.dtype == bool else volume.data
+    check_voxels(data.shape, data.dtype, path)
     with input_errors(path):
         _format(path).write(Volume(data, volume.affine, volume.header), path)
 

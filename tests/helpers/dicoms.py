@@ -33,7 +33,7 @@ def write_series(folder, stored, affine, order=None, name="slice{:02d}.dcm", ser
     """Write (X, Y, Z) stored values a slice a file; `order` says in which order the files are named."""
     folder.mkdir(parents=True, exist_ok=True)
     lps = LPS @ affine
-    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    spacing = np.linalg.norm(lps[:3, :3], axis=0).round(6)
     unit = lps[:3, :3] / spacing
     paths = []
     for number, z in enumerate(order or range(stored.shape[2])):
@@ -43,7 +43,7 @@ def write_series(folder, stored, affine, order=None, name="slice{:02d}.dcm", ser
         header.file_meta.MediaStorageSOPClassUID = header.SOPClassUID = CTImageStorage
         header.SOPInstanceUID = generate_uid(entropy_srcs=[series, str(z)])
         header.file_meta.MediaStorageSOPInstanceUID = header.SOPInstanceUID
-        header.PatientID, header.PatientName, header.PatientSex, header.PatientBirthDate = "P1", "One", "O", ""
+        header.PatientID, header.PatientName, header.PatientSex, header.PatientBirthDate = "P1", "One^Patient", "O", ""
         header.StudyInstanceUID, header.FrameOfReferenceUID = STUDY, FRAME
         header.StudyDate, header.StudyTime, header.StudyID, header.AccessionNumber = "20260101", "120000", "1", ""
         header.ReferringPhysicianName, header.PositionReferenceIndicator = "", ""

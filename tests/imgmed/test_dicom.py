@@ -130,7 +130,7 @@ def test_a_doubled_slice_is_refused_with_both_names(tmp_path):
     ("tag", "value", "said"),
     [
         ("PixelSpacing", [2.0, 3.5], "PixelSpacing is [2.0, 3.5], in slice00.dcm it is [2.0, 3.0]"),
-        ("ImageOrientationPatient", [1, 0, 0, 0, 1, 0], "ImageOrientationPatient is [1, 0, 0, 0, 1, 0]"),
+        ("ImageOrientationPatient", [1, 0, 0, 0, 1, 0], "ImageOrientationPatient is [1.0, 0.0"),
         ("Rows", 4, "Rows is 4, in slice00.dcm it is 5"),
         ("ImagePositionPatient", [-20.5, 30.0, 7.0], "mm"),
         ("ImagePositionPatient", None, "without ImagePositionPatient"),
