@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from gzip import BadGzipFile
 from pathlib import Path
 
 import cv2
@@ -77,7 +78,7 @@ def input_errors(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: truncated, the file ends before the compressed data do") from None
     except MemoryError:
         raise InputError(f"{path}: too large for this machine's memory") from None
-    except isal_zlib.error as error:  # type: ignore[misc]  # isal's stub says an instance, it is the class
+    except (isal_zlib.error, BadGzipFile) as error:  # type: ignore[misc]  # isal's stub says an instance, not the class
         raise InputError(f"{path}: the compressed data are damaged ({error}); fetch or export the file again") from None
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from None

@@ -11,6 +11,7 @@ import numpy as np
 import pydicom
 import SimpleITK as sitk  # noqa: N813  # its documentation's own name
 from numpy.typing import DTypeLike
+from pydicom.errors import InvalidDicomError
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     RLELossless,
@@ -189,6 +190,9 @@ def _slice_header(file: Path) -> pydicom.Dataset | None:
                 raise InputError(f"{file}: no DICOM file, although its name says so; remove it or fetch it again")
             return None
         header = _dataset(file, stop_before_pixels=True, specific_tags=TAGS)
+        kind = header.file_meta.get("MediaStorageSOPClassUID")
+        if "Rows" not in header and (kind is None or kind.name.endswith("Image Storage")):
+            raise InputError(f"{file}: truncated, a slice without Rows; fetch or export it again")
         if "Rows" not in header or header.get("SOPClassUID") in NO_SCANS:
             return None
         if int(header.get("NumberOfFrames") or 1) > 1 or "MOSAIC" in header.get("ImageType", ()):
@@ -196,6 +200,8 @@ def _slice_header(file: Path) -> pydicom.Dataset | None:
         for tag in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns"):
             if not header.get(tag):
                 raise InputError(f"{file}: a slice without {tag} has no place in a volume; remove it from the folder")
+            if not np.isfinite(np.array(header[tag].value, float)).all():
+                raise InputError(f"{file}: {tag} must be finite, it is {header[tag].value}")
         if header.get("SamplesPerPixel") != 1 or header.get("BitsAllocated") not in (8, 16, 32):
             raise InputError(
                 f"{file}: slices must be grey, of 8, 16 or 32 bits; this one has {header.get('SamplesPerPixel')} "
@@ -259,7 +265,7 @@ def _check_gaps(headers: list[pydicom.Dataset], along_mm: np.ndarray) -> None:
             "a series is one volume, put doubled slices and other phases into folders of their own"
         )
     wrong = np.abs(gaps_mm - usual_mm) > _tolerance_mm(usual_mm)
-    if wrong.any() or not np.isfinite(gaps_mm).all():
+    if wrong.any():
         place = int(np.argmax(wrong))
         raise InputError(
             f"{names[place + 1]}: {gaps_mm[place]:g} mm from {names[place].name} (at {along_mm[place]:g} mm), the "
@@ -356,5 +362,7 @@ def _dicom_errors(path: Path) -> Iterator[None]:
             yield
         except (InputError, OSError, MemoryError, EOFError):
             raise
+        except InvalidDicomError:
+            raise InputError(f"{path}: no DICOM file (the mark DICM is missing)") from None
         except Exception as error:
             raise InputError(f"{path}: not a sound DICOM file ({' '.join(str(error).split()):.200})") from None

@@ -149,8 +149,11 @@ def _header(path: Path) -> _Header:
     if header.data != path:
         size = file_size(header.data, path)
     needed = header.skip + math.prod(header.sizes) * header.dtype.itemsize
-    room = size - (header.offset or 0)
-    check_room(header.sizes, header.dtype, needed, room * (MAX_RATIO if header.zipped else 1), header.data)
+    offset = header.offset or 0
+    if header.zipped:
+        check_room(header.sizes, header.dtype, needed, (size - offset) * MAX_RATIO, header.data)
+    else:
+        check_room(header.sizes, header.dtype, offset + needed, size, header.data)
     return header
 
 

@@ -208,6 +208,22 @@ def retagged(**tags):
     return change
 
 
+def alone(source, end):
+    """Leave one slice in the folder, a file's bytes up to `end`."""
+
+    def change(path):
+        for other in path.parent.iterdir():
+            other.unlink()
+        return Path(source).read_bytes()[:end]
+
+    return change
+
+
+def cut_last(path, size):
+    last = path.with_name("slice05.dcm")
+    last.write_bytes(last.read_bytes()[:size])
+
+
 def replaced(old, new):
     def change(path):
         content = path.read_bytes()
@@ -247,7 +263,9 @@ FOLDERS = {
     "slice_without_position": retagged(ImagePositionPatient=None),
     "slice_beside_the_others": retagged(ImagePositionPatient=["50", "60", "70"]),
     "slice_of_terabytes": retagged(Rows=65535, Columns=65535),
-    "slice_compressed_and_cut": lambda path: Path(get_testdata_file("MR_small_jp2klossless.dcm")).read_bytes()[:-1500],
+    "slices_compressed_and_cut": alone(get_testdata_file("MR_small_jp2klossless.dcm"), -1500),
+    "last_slice_cut_in_header": lambda path: cut_last(path, 400),
+    "last_slice_cut_after_mark": lambda path: cut_last(path, 134),
     "slice_deflated": of_syntax(DeflatedExplicitVRLittleEndian),
     "slice_of_unknown_syntax": of_syntax("1.2.3.4.5.6.7.8.9"),
     "slice_in_colour": retagged(SamplesPerPixel=3),
@@ -330,7 +348,7 @@ HEADER_IS_SOUND = {
     *("gz_cut.nii.gz", "gz_flipped.nii.gz", "gz_wrong_checksum.nii.gz", "gz_holds_less.nii.gz"),
     *("zipped_flipped.mha", "zipped_cut.mha", "zipped_holds_more.mha", "zipped_flipped.nrrd", "zipped_bomb.nrrd"),
     *("cut.png", "flipped.png", "cut.jpg", "cut.tif"),
-    *("slice_cut_in_pixels", "slice_without_pixels", "slice_with_words_for_slope"),
+    *("slice_cut_in_pixels", "slice_without_pixels", "slices_compressed_and_cut", "slice_with_words_for_slope"),
 }
 MASKS = (
     *("cut.rt", "empty.rt", "text.rt", "nan.rt", "words.rt", "far.rt", "is_a_seg.rt"),
