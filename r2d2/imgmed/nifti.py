@@ -7,7 +7,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from isal import igzip
+from isal import igzip, isal_zlib
 from nibabel.arrayproxy import ArrayProxy
 from nibabel.nifti1 import Nifti1Header, Nifti1PairHeader
 from nibabel.nifti2 import Nifti2Header, Nifti2PairHeader
@@ -60,8 +60,7 @@ def read(path: Path, dtype: DTypeLike | None) -> Volume:
     file_size(first)
     content = first.read_bytes()
     zipped = content[:2] == GZIP_MAGIC
-    stream = igzip.GzipFile(fileobj=io.BytesIO(content)) if zipped else io.BytesIO(content)
-    header = _header(stream.read(HEADER_BYTES), path)
+    header = _header(_unzip(content, HEADER_BYTES) if zipped else content[:HEADER_BYTES], path)
     shape = _shape(header, path)
     for data in rest:
         needed = _needed(header, file_size(data, first), False, data)
@@ -69,12 +68,15 @@ def read(path: Path, dtype: DTypeLike | None) -> Volume:
     if not rest:
         needed = _needed(header, len(content), zipped, path)
     if zipped:
-        stream.seek(0)
-        content = stream.read(needed)
+        content = _unzip(content, needed)
         if len(content) < needed:
             raise InputError(f"{path}: the header declares {needed} bytes, decompressed it holds {len(content)}")
-        stream.read(1)  # at the end of the stream its checksum is compared
-    voxels = np.asarray(ArrayProxy(io.BytesIO(content), header), dtype=dtype).reshape(shape, order="F")
+    if header.get_slope_inter() in ((None, None), (1, 0)):  # spares the copy that nibabel makes
+        stored = np.frombuffer(content, header.get_data_dtype(), math.prod(shape), int(header.get_data_offset()))
+        voxels = stored.astype(stored.dtype.newbyteorder("=") if dtype is None else dtype)
+    else:
+        voxels = np.asarray(ArrayProxy(io.BytesIO(content), header), dtype=dtype)
+    voxels = voxels.reshape(shape, order="F")
     return Volume(voxels, check_affine(header.get_best_affine(), path), header)
 
 
@@ -85,6 +87,22 @@ def write(volume: Volume, path: Path) -> None:
         content = igzip.compress(content, 2, mtime=0)
     with whole_file(path) as beside:
         beside.write_bytes(content)
+
+
+def _unzip(content: bytes, needed: int) -> bytes:
+    """Return the first bytes that gzip members hold, `needed` or what there is, and perhaps one more.
+
+    That one more is asked for, so that the end of the last member and its checksum are reached.
+    """
+    pieces: list[bytes] = []
+    while content[:2] == GZIP_MAGIC and needed >= 0:
+        member = isal_zlib.decompressobj(wbits=31)
+        pieces.append(member.decompress(content, needed + 1))
+        needed -= len(pieces[-1])
+        if not member.eof and needed >= 0:
+            raise EOFError
+        content = member.unused_data
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def _header(head: bytes, path: Path) -> Nifti1Header:
