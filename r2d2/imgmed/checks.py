@@ -1,6 +1,7 @@
 """What every reader asks of a file before it is believed, so that a bad one costs a line and not a crash."""
 
 import contextlib
+import re
 from collections.abc import Iterator
 from gzip import BadGzipFile
 from pathlib import Path
@@ -15,6 +16,7 @@ from r2d2.errors import InputError
 
 MAX_RATIO = 1032
 """Deflate cannot shrink bytes by more than this, so a file's size bounds what it can hold."""
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
 def file_size(path: Path, named_by: Path | None = None) -> int:
@@ -74,6 +76,9 @@ def input_errors(path: Path) -> Iterator[None]:
     """Turn what the libraries and the system raise over a bad file into one line that names it."""
     try:
         yield
+    except InputError as error:
+        # What a file says of itself may hold line breaks and worse.
+        raise InputError(UNPRINTABLE.sub(" ", str(error))) from None
     except EOFError:
         raise InputError(f"{path}: truncated, the file ends before the compressed data do") from None
     except MemoryError:

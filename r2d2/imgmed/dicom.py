@@ -160,22 +160,24 @@ def read_segments(path: str | Path, like: Volume, names: Mapping[int, str]) -> V
 
 def _series(folder: Path) -> tuple[list[pydicom.Dataset], np.ndarray]:
     """Return the headers of a folder's one series, in order along its normal, and its affine."""
-    found: dict[str, list[pydicom.Dataset]] = {}
-    for file in sorted(folder.iterdir()):
-        header = None if file.name.startswith(".") or not file.is_file() else _slice_header(file)
-        if header is not None:
-            found.setdefault(str(header.get("SeriesInstanceUID", "")), []).append(header)
-    if not found:
-        raise InputError(f"{folder}: a folder without a DICOM image in it")
-    if len(found) > 1:
-        listed = "; ".join(
-            f"{headers[0].get('Modality')} {headers[0].get('SeriesDescription', '')!r}, {len(headers)} slices, "
-            f"{_file(headers[0]).name} ..."
-            for headers in found.values()
-        )
-        raise InputError(f"{folder}: {len(found)} series, put each into a folder of its own and name that: {listed}")
-    (headers,) = found.values()
     with _dicom_errors(folder):
+        found: dict[str, list[pydicom.Dataset]] = {}
+        for file in sorted(folder.iterdir()):
+            header = None if file.name.startswith(".") or not file.is_file() else _slice_header(file)
+            if header is not None:
+                found.setdefault(str(header.get("SeriesInstanceUID", "")), []).append(header)
+        if not found:
+            raise InputError(f"{folder}: a folder without a DICOM image in it")
+        if len(found) > 1:
+            listed = "; ".join(
+                f"{headers[0].get('Modality')} {headers[0].get('SeriesDescription', '')!r}, {len(headers)} slices, "
+                f"{_file(headers[0]).name} ..."
+                for headers in found.values()
+            )
+            raise InputError(
+                f"{folder}: {len(found)} series, put each into a folder of its own and name that: {listed}"
+            )
+        (headers,) = found.values()
         _check_alike(headers)
         return _stack(headers, folder)
 

@@ -253,6 +253,7 @@ FOLDERS = {
     "slice_cut_after_mark": lambda path: path.read_bytes()[:134],
     "slice_empty": lambda path: b"",
     "slice_without_mark": lambda path: b"no slice" * 100,
+    "slice_with_a_bad_uid": replaced(generate_uid(entropy_srcs=["series"]).encode()[:60], b"1.2\n" + b"x" * 56),
     "slice_without_pixels": retagged(PixelData=None),
     "slice_missing": lambda path: path.unlink(),
     "slice_doubled": lambda path: shutil.copy(path, path.with_name("again.dcm")) and None,
@@ -295,6 +296,7 @@ def make_masks(folder):
         "words.rt": rt.replace(first, b"abc".ljust(len(first))),
         "far.rt": far.read_bytes(),
         "is_a_seg.rt": seg,
+        "line_break.rt": rt.replace(b"1.481.3", b"1.481\n3"),
         "cut.seg": seg[: len(seg) // 2],
         "pixels_cut.seg": seg[:-20],
         "empty.seg": b"",
@@ -351,7 +353,7 @@ HEADER_IS_SOUND = {
     *("slice_cut_in_pixels", "slice_without_pixels", "slices_compressed_and_cut", "slice_with_words_for_slope"),
 }
 MASKS = (
-    *("cut.rt", "empty.rt", "text.rt", "nan.rt", "words.rt", "far.rt", "is_a_seg.rt"),
+    *("cut.rt", "empty.rt", "text.rt", "nan.rt", "words.rt", "far.rt", "is_a_seg.rt", "line_break.rt"),
     *("cut.seg", "pixels_cut.seg", "empty.seg", "terabytes.seg", "is_an_rt.seg"),
 )
 
