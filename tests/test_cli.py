@@ -430,7 +430,9 @@ def test_a_model_folder_that_is_none_is_refused(command, tmp_path):
     [
         ("none/mask.nii.gz", "there is no folder"),
         ("scan.nii.gz/mask.nii.gz", "there is no folder"),
-        ("mask.png", "must end in .nii or .nii.gz"),
+        ("mask.zip", "must end in .nii, .nii.gz, "),
+        ("mask.jpg", "invents labels"),
+        ("mask.png", "a picture holds one slice"),
         ("folder.nii.gz", "a folder, not a file"),
     ],
 )

@@ -8,8 +8,8 @@ channel over its voxels that are not 0, resizes the axial slices to 192x192 (ima
 nearest neighbour) and writes both as .npy, into memory; in two processes of one thread each, the peers also in one
 process of two threads. The clock runs from the first scan to the last, after one scan for each process to warm up.
 `r2d2 prepare` is the whole of `r2d2.data.prepare`: it also starts its processes, hashes and checks every file, takes
-the fingerprint and keeps the references on their own grid. nnU-Net's own preprocessing of its 2D configuration crops and resamples by its own rules, so its operations are
-not the same and its figure stands aside.
+the fingerprint and keeps the references on their own grid. nnU-Net's own preprocessing of its 2D configuration crops
+and resamples by its own rules, so its operations are not the same and its figure stands aside.
 
 The results are printed and written beside this file, to `preprocess.md`.
 """

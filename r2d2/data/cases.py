@@ -392,23 +392,17 @@ def _inspect_and_drop(case: Case, labels: tuple[int, ...], channels: tuple[str, 
 
 
 def inspect_case(case: Case, labels: tuple[int, ...], channels: tuple[str, ...]) -> Inspected:
-    """Read a case's files once and return what is wrong with them, what they hold, and the volumes.
+    """Read a case's files and return what is wrong with them, what they hold, and the volumes.
 
     Args:
         case: The case.
         labels: The classes' values.
         channels: The dataset's channels.
     """
-    digest = hashlib.sha256()
     try:
-        images = []
-        for path in case.images:
-            content = imgmed.read_bytes(path)
-            digest.update(content)
-            images.append(imgmed.decode_volume(content, path))
-        content = imgmed.read_bytes(case.label)
-        files = digest.hexdigest(), hashlib.sha256(content).hexdigest()
-        mask = imgmed.decode_labels(content, case.label)
+        images = [imgmed.read_volume(path) for path in case.images]
+        mask = imgmed.read_labels(case.label)
+        files = file_hashes(case)
     except InputError as error:
         return Inspected([Finding(case.name, "error", str(error))])
 
@@ -518,8 +512,18 @@ def _fractioned(drawn: list[str], fractions: tuple[float, float, float]) -> dict
     return dict(zip(drawn, parts, strict=True))
 
 
+def file_hashes(case: Case) -> tuple[str, str]:
+    """Return the hashes of a case's files, its images' and its mask's, as in `CaseSummary.files`.
+
+    Raises:
+        InputError: A file cannot be read.
+    """
+    images = [file for image in case.images for file in imgmed.files_of(image)]
+    return content_hash(images), content_hash(imgmed.files_of(case.label))
+
+
 def content_hash(paths: Iterable[Path]) -> str:
-    """Return the SHA-256 of files' bytes, one after another, as in `CaseSummary.files`.
+    """Return the SHA-256 of files' bytes, one after another.
 
     Raises:
         InputError: A file cannot be read.

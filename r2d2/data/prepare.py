@@ -32,7 +32,7 @@ from pydantic import TypeAdapter
 from r2d2 import config, imgmed
 from r2d2.console import bar, say
 from r2d2.data import parallel as processes
-from r2d2.data.cases import Case, CaseSummary, Dataset, content_hash, inspect_case, same_scans
+from r2d2.data.cases import Case, CaseSummary, Dataset, file_hashes, inspect_case, same_scans
 from r2d2.data.fingerprint import Fingerprint, fingerprint
 from r2d2.errors import InputError
 from r2d2.files import to_disk, whole_file
@@ -371,13 +371,9 @@ def _allocate(folder: Path, cases: list[PreparedCase], channels: int, preprocess
 
 
 def _hash_files(dataset: Dataset) -> list[tuple[str, str]]:
-    """The hashes of every case's files, as in `CaseSummary.files`."""
-
-    def both(case: Case) -> tuple[str, str]:
-        return content_hash(case.images), content_hash([case.label])
-
+    """The hashes of every case's files."""
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        return list(pool.map(both, dataset.cases))
+        return list(pool.map(file_hashes, dataset.cases))
 
 
 def _key(dataset: Dataset, preprocess: config.Preprocess, files: list[tuple[str, str]]) -> str:

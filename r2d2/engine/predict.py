@@ -21,8 +21,9 @@ def predict(model: str, scan: Path, output: Path) -> Prediction:
 
     Args:
         model: See `engine.models.resolve`.
-        scan: A .nii or .nii.gz file.
-        output: The mask's file, .nii or .nii.gz, with the scan's grid, affine and orientation.
+        scan: A file or folder that `imgmed.read_volume` takes.
+        output: The mask's file, .nii.gz or another that `imgmed.write_volume` takes, with the scan's grid, affine and
+            orientation.
 
     Raises:
         InputError: No such model or scan, or the mask cannot be written.
@@ -32,7 +33,7 @@ def predict(model: str, scan: Path, output: Path) -> Prediction:
     from r2d2 import imgmed
 
     volume = imgmed.read_volume(scan)
-    imgmed.check_writable(output)  # before the network is loaded, not after its work
+    imgmed.check_writable(output, volume.data.shape[:3])  # before the network is loaded, not after its work
     if output.exists() and output.samefile(scan):
         raise InputError(f"{output}: the scan itself, which the mask would replace; name another file")
     saved, predictor = load_predictor(model)

@@ -1,6 +1,7 @@
 """ImgMed, the preprocessing library: volumes, their geometry, intensities and slices. It stands alone."""
 
 from r2d2.imgmed import augment
+from r2d2.imgmed.dicom import read_contours, read_segments, structure_names
 from r2d2.imgmed.geometry import (
     centred,
     crop_or_pad,
@@ -30,9 +31,7 @@ from r2d2.imgmed.slices import (
 from r2d2.imgmed.volume import (
     Volume,
     check_writable,
-    decode_labels,
-    decode_volume,
-    read_bytes,
+    files_of,
     read_geometry,
     read_labels,
     read_volume,
@@ -52,8 +51,7 @@ __all__ = [
     "clip_percentiles",
     "correct_bias",
     "crop_or_pad",
-    "decode_labels",
-    "decode_volume",
+    "files_of",
     "foreground_box",
     "frame",
     "frame_images",
@@ -63,9 +61,10 @@ __all__ = [
     "largest_component",
     "match_histogram",
     "normalize",
-    "read_bytes",
+    "read_contours",
     "read_geometry",
     "read_labels",
+    "read_segments",
     "read_volume",
     "remap_labels",
     "resample",
@@ -73,6 +72,7 @@ __all__ = [
     "resize_images",
     "resize_labels",
     "resize_probabilities",
+    "structure_names",
     "to_canonical",
     "to_slices",
     "unframe_probabilities",
