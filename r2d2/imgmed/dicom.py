@@ -22,9 +22,8 @@ from pydicom.uid import (
 
 from r2d2.errors import InputError
 from r2d2.imgmed.checks import MAX_RATIO, as_text, check_affine, check_room, file_size, input_errors
-from r2d2.imgmed.volume import Volume
+from r2d2.imgmed.volume import LPS_TO_RAS, Volume
 
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 NO_SCANS = (SegmentationStorage, RTDoseStorage)
 TAGS = [
     *("SOPClassUID", "SeriesInstanceUID", "SeriesDescription", "Modality", "ImageType", "Rows", "Columns"),

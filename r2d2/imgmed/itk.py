@@ -16,11 +16,10 @@ from numpy.typing import DTypeLike
 from r2d2.errors import InputError
 from r2d2.files import whole_file
 from r2d2.imgmed.checks import MAX_RATIO, check_affine, check_room, check_voxels, file_size
-from r2d2.imgmed.volume import Volume
+from r2d2.imgmed.volume import LPS_TO_RAS, Volume
 
 SUFFIXES = (".mha", ".mhd", ".nrrd", ".nhdr")
 HEADER_BYTES = 1 << 20
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 META_TYPES = {
     **{"MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2", "MET_INT": "i4", "MET_UINT": "u4"},
     **{"MET_LONG_LONG": "i8", "MET_ULONG_LONG": "u8", "MET_FLOAT": "f4", "MET_DOUBLE": "f8"},
