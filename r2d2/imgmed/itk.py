@@ -84,13 +84,13 @@ def read(path: Path, dtype: DTypeLike | None) -> Volume:
             file.seek(offset)
             packed = file.read()
         stream = isal_zlib.decompressobj(wbits=47)  # zlib's or gzip's frame, with its checksum
-        content = stream.decompress(packed, header.skip + needed + 1)
-        if len(content) != header.skip + needed or not stream.eof:
-            more = "" if stream.eof or len(content) < header.skip + needed else "more than "
-            raise InputError(
-                f"{path}: the header declares {header.skip + needed} bytes, decompressed it holds {more}{len(content)}"
-                f"{'' if stream.eof or more else ' and ends too early: truncated'}"
-            )
+        declared = header.skip + needed
+        content = stream.decompress(packed, declared + 1)
+        if not stream.eof and len(content) <= declared:
+            raise EOFError
+        if len(content) != declared:
+            held = f"{len(content)}" if stream.eof else "more"
+            raise InputError(f"{path}: the header declares {declared} bytes, decompressed it holds {held}")
         values = np.frombuffer(content, header.dtype, count, header.skip)
     else:
         values = np.fromfile(header.data, header.dtype, count, offset=offset)

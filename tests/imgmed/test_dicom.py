@@ -113,6 +113,12 @@ def test_several_series_are_listed_with_how_to_choose(tmp_path):
     assert "CT 'thin', 6 slices, a0.dcm" in message and "CT 'thick', 2 slices, b0.dcm" in message
 
 
+@pytest.mark.parametrize("axes", [[1, 0, 0, 1, 0, 0], [2, 0, 0, 0, 1, 0], [1, 0, 0, 0.3, 1, 0], [0, 0, 0, 0, 1, 0]])
+def test_axes_that_are_no_unit_vectors_at_right_angles_are_refused(tmp_path, axes):
+    write_series(tmp_path, STORED, AFFINE, ImageOrientationPatient=axes)
+    assert "two unit vectors at right angles" in refusal(imgmed.read_geometry, tmp_path)
+
+
 def test_a_missing_slice_is_refused_with_the_gaps(tmp_path):
     write_series(tmp_path, STORED, AFFINE)[3].unlink()
     message = refusal(imgmed.read_geometry, tmp_path)
