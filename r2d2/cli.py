@@ -139,7 +139,7 @@ def evaluate(
 @app.command()
 def predict(
     model: Annotated[str, typer.Argument(help="name@alias, name/version, a run or a folder.")],
-    scan: Annotated[Path, typer.Argument(help="A .nii or .nii.gz file.")],
+    scan: Annotated[Path, typer.Argument(help="A scan's file, or the folder of a DICOM series.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The mask's file.")],
     as_json: Json = False,
 ) -> None:

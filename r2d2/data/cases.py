@@ -402,7 +402,7 @@ def inspect_case(case: Case, labels: tuple[int, ...], channels: tuple[str, ...])
     try:
         images = [imgmed.read_volume(path) for path in case.images]
         mask = imgmed.read_labels(case.label)
-        files = file_hashes(case)
+        files = file_hashes(case)  # after reading, which refuses a pipe that hashing would wait for
     except InputError as error:
         return Inspected([Finding(case.name, "error", str(error))])
 

@@ -22,9 +22,8 @@ from pydicom.uid import (
 
 from r2d2.errors import InputError
 from r2d2.imgmed.checks import MAX_RATIO, as_text, check_affine, check_room, file_size, input_errors
-from r2d2.imgmed.volume import Volume
+from r2d2.imgmed.volume import LPS_TO_RAS, Volume
 
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 NO_SCANS = (SegmentationStorage, RTDoseStorage)
 TAGS = [
     *("SOPClassUID", "SeriesInstanceUID", "SeriesDescription", "Modality", "ImageType", "Rows", "Columns"),
@@ -233,7 +232,11 @@ def _check_alike(headers: list[pydicom.Dataset]) -> None:
 def _stack(headers: list[pydicom.Dataset], folder: Path) -> tuple[list[pydicom.Dataset], np.ndarray]:
     """Return the headers in order along the slices' normal, and the affine of the stack."""
     first = headers[0]
-    along_x, along_y = np.array(first.ImageOrientationPatient, float).reshape(2, 3)
+    along_x, along_y = axes = np.array(first.ImageOrientationPatient, float).reshape(2, 3)
+    if np.abs(axes @ axes.T - np.eye(2)).max() > 10 * ORIENTATION_TOLERANCE:
+        raise InputError(
+            f"{_file(first)}: ImageOrientationPatient must be two unit vectors at right angles, it is {axes.tolist()}"
+        )
     normal = np.cross(along_x, along_y)
     places = np.array([header.ImagePositionPatient for header in headers], float)
     order = np.argsort(places @ normal, kind="stable")

@@ -16,11 +16,10 @@ from numpy.typing import DTypeLike
 from r2d2.errors import InputError
 from r2d2.files import whole_file
 from r2d2.imgmed.checks import MAX_RATIO, check_affine, check_room, check_voxels, file_size
-from r2d2.imgmed.volume import Volume
+from r2d2.imgmed.volume import LPS_TO_RAS, Volume
 
 SUFFIXES = (".mha", ".mhd", ".nrrd", ".nhdr")
 HEADER_BYTES = 1 << 20
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 META_TYPES = {
     **{"MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2", "MET_INT": "i4", "MET_UINT": "u4"},
     **{"MET_LONG_LONG": "i8", "MET_ULONG_LONG": "u8", "MET_FLOAT": "f4", "MET_DOUBLE": "f8"},
@@ -85,13 +84,13 @@ def read(path: Path, dtype: DTypeLike | None) -> Volume:
             file.seek(offset)
             packed = file.read()
         stream = isal_zlib.decompressobj(wbits=47)  # zlib's or gzip's frame, with its checksum
-        content = stream.decompress(packed, header.skip + needed + 1)
-        if len(content) != header.skip + needed or not stream.eof:
-            more = "" if stream.eof or len(content) < header.skip + needed else "more than "
-            raise InputError(
-                f"{path}: the header declares {header.skip + needed} bytes, decompressed it holds {more}{len(content)}"
-                f"{'' if stream.eof or more else ' and ends too early: truncated'}"
-            )
+        declared = header.skip + needed
+        content = stream.decompress(packed, declared + 1)
+        if not stream.eof and len(content) <= declared:
+            raise EOFError
+        if len(content) != declared:
+            held = f"{len(content)}" if stream.eof else "more"
+            raise InputError(f"{path}: the header declares {declared} bytes, decompressed it holds {held}")
         values = np.frombuffer(content, header.dtype, count, header.skip)
     else:
         values = np.fromfile(header.data, header.dtype, count, offset=offset)

@@ -14,6 +14,8 @@ from r2d2.imgmed.checks import as_text, check_voxels, file_size, input_errors
 
 WRITABLE = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".png", ".tif", ".tiff")
 LOSSY = (".jpg", ".jpeg")
+# ITK and DICOM count to the left and back where a Volume counts to the right and forward; its own inverse.
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,12 +5,14 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from helpers.dicoms import write_series
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from r2d2.config import Data, Split
-from r2d2.data.cases import Case, Dataset, check_cases, content_hash, find_cases, split_patients
+from r2d2.data.cases import Case, Dataset, check_cases, content_hash, find_cases, inspect_case, split_patients
 from r2d2.errors import InputError
+from r2d2.imgmed import Volume, write_volume
 
 RNG = np.random.default_rng(0)
 AFFINE = np.diag([3.0, 2.0, 1.0, 1.0])
@@ -265,6 +267,17 @@ def test_several_processes_find_the_same_as_one(tmp_path):
     assert check == check_cases(dataset, workers=1) and len(finished) == 3
     assert [summary.case for summary in check.summaries] == ["a", "c"]
     assert [finding.case for finding in check.findings] == ["b"]
+
+
+def test_a_series_and_a_metaimage_mask_are_a_case_hashed_by_all_their_files(tmp_path):
+    slices = write_series(tmp_path / "scan", scan().astype(np.int16), AFFINE)
+    write_volume(Volume(mask(), AFFINE), tmp_path / "mask.mhd")
+    case = Case("a", "a", (tmp_path / "scan",), tmp_path / "mask.mhd")
+    inspected = inspect_case(case, (0, 1, 2), ("0",))
+    assert inspected.findings == [] and inspected.summary.files == (
+        content_hash(slices),
+        content_hash([tmp_path / "mask.mhd", tmp_path / "mask.raw"]),
+    )
 
 
 def test_a_truncated_file_is_found(tmp_path):

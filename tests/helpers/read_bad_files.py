@@ -5,46 +5,33 @@ import resource
 import signal
 import sys
 import time
+from pathlib import Path
+
+import highdicom  # noqa: F401  # loaded before the memory is counted
 
 from r2d2 import imgmed
 from r2d2.errors import InputError
-from r2d2.imgmed import dicom, itk, nifti, pictures  # noqa: F401  # loaded before the memory is counted
+from r2d2.imgmed import itk, nifti, pictures  # noqa: F401
 
 SPARE_BYTES = 256 << 20
 SECONDS = 20
-
-
-def used_bytes() -> int:
-    with open("/proc/self/statm") as file:  # noqa: PTH123
-        return int(file.read().split()[0]) * resource.getpagesize()
-
-
-def read(path: str, how: str) -> str:
-    if how in ("contours", "segments"):
-        like = imgmed.read_volume(f"{path}.series")
-        reader = imgmed.read_contours if how == "contours" else imgmed.read_segments
-        reader(path, like, {1: "a"})
-        return "read"
-    getattr(imgmed, f"read_{how}")(path)
-    return "read"
+MASKS = {".rt": imgmed.read_contours, ".seg": imgmed.read_segments}
+READERS = {"volume": imgmed.read_volume, "labels": imgmed.read_labels, "geometry": imgmed.read_geometry}
 
 
 def main() -> None:
-    if sys.argv[1:] == ["warm"]:
-        import highdicom  # noqa: F401
-    limit = used_bytes() + SPARE_BYTES
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + SPARE_BYTES, used + SPARE_BYTES))
     answers = {}
     for path in json.load(sys.stdin):
-        for how in ("volume", "labels", "geometry", "contours", "segments"):
-            if (how in ("contours", "segments")) != path.endswith((".rt", ".seg")):
-                continue
-            if how in ("contours", "segments") and not path.endswith({"contours": ".rt", "segments": ".seg"}[how]):
-                continue
+        mask = MASKS.get(Path(path).suffix)
+        for how, read in {"mask": mask}.items() if mask else READERS.items():
+            arguments = (imgmed.read_volume(f"{path}.series"), {1: "a"}) if mask else ()
             start = time.monotonic()
             signal.alarm(SECONDS)
             try:
-                said = read(path, how)
+                read(path, *arguments)
+                said = "read"
             except InputError as error:
                 said = f"refused: {error}"
             except BaseException as error:

@@ -331,7 +331,7 @@ def answers(tmp_path_factory):
     before = sorted(path for path in root.rglob("*"))
     script = Path(__file__).parents[1] / "helpers" / "read_bad_files.py"
     done = subprocess.run(
-        [sys.executable, str(script), "warm"],
+        [sys.executable, str(script)],
         input=json.dumps([str(folder / name) for name in names]),
         capture_output=True,
         text=True,

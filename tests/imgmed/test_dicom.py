@@ -113,6 +113,12 @@ def test_several_series_are_listed_with_how_to_choose(tmp_path):
     assert "CT 'thin', 6 slices, a0.dcm" in message and "CT 'thick', 2 slices, b0.dcm" in message
 
 
+@pytest.mark.parametrize("axes", [[1, 0, 0, 1, 0, 0], [2, 0, 0, 0, 1, 0], [1, 0, 0, 0.3, 1, 0], [0, 0, 0, 0, 1, 0]])
+def test_axes_that_are_no_unit_vectors_at_right_angles_are_refused(tmp_path, axes):
+    write_series(tmp_path, STORED, AFFINE, ImageOrientationPatient=axes)
+    assert "two unit vectors at right angles" in refusal(imgmed.read_geometry, tmp_path)
+
+
 def test_a_missing_slice_is_refused_with_the_gaps(tmp_path):
     write_series(tmp_path, STORED, AFFINE)[3].unlink()
     message = refusal(imgmed.read_geometry, tmp_path)
@@ -239,6 +245,24 @@ def test_segments_of_frames_in_reverse_order_are_reordered(tmp_path, series):
     lesion[1:3, 2, 1] = lesion[4, 1:4, 3] = True
     path = write_segments(tmp_path / "seg.dcm", series[1][::-1], {"lesion": lesion[:, :, ::-1]})
     np.testing.assert_array_equal(imgmed.read_segments(path, series[0], {1: "lesion"}).data, lesion)
+
+
+def test_contours_and_segments_are_put_on_the_series_axes_however_it_was_turned(tmp_path, series):
+    lesion = np.zeros((7, 5, 6), bool)
+    lesion[1:3, 2, 1] = lesion[4, 1:4, 3] = True
+    seg = write_segments(tmp_path / "seg.dcm", series[1], {"lesion": lesion})
+    rt = write_contours(tmp_path / "rt.dcm", [("lesion", [box(0.5, 1.5, 3.4, 3.6, 4)])], AFFINE)
+    flip = np.diag([-1.0, 1, -1, 1])
+    flip[:3, 3] = (6, 0, 5)
+    flipped = imgmed.Volume(series[0].data[::-1, :, ::-1], series[0].affine @ flip)
+    for path, read in ((seg, imgmed.read_segments), (rt, imgmed.read_contours)):
+        mask = read(path, series[0], {1: "lesion"}).data
+        assert mask.any()
+        np.testing.assert_array_equal(read(path, flipped, {1: "lesion"}).data, mask[::-1, :, ::-1])
+    turned = imgmed.to_canonical(series[0])
+    assert turned.data.shape == (6, 5, 7)
+    expected = imgmed.to_canonical(imgmed.Volume(lesion, series[0].affine)).data
+    np.testing.assert_array_equal(imgmed.read_segments(seg, turned, {1: "lesion"}).data, expected)
 
 
 def test_segments_on_another_grid_are_refused(tmp_path, series):
