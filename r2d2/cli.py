@@ -139,7 +139,7 @@ def evaluate(
 @app.command()
 def predict(
     model: Annotated[str, typer.Argument(help="name@alias, name/version, a run or a folder.")],
-    scan: Annotated[Path, typer.Argument(help="A scan's file, or the folder of a DICOM series.")],
+    scan: Annotated[list[Path], typer.Argument(help="A file, a folder of DICOM, or a file for each channel.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The mask's file.")],
     as_json: Json = False,
 ) -> None:
@@ -152,7 +152,7 @@ def predict(
         return
     for name, volume in result.volumes_ml.items():
         print(f"{name:<20} {volume:10.1f} ml")
-    print(f"Wrote {result.mask} ({'x'.join(map(str, result.shape))}, the grid of {scan})")
+    print(f"Wrote {result.mask} ({'x'.join(map(str, result.shape))}, the grid of {scan[0]})")
 
 
 @data_app.command()

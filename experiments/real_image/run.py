@@ -116,10 +116,10 @@ def run(model: str, folder: Path, field_mm: tuple[float, float]) -> None:
         image = in_form(scan, form, field_mm)
         if form is MAIN:  # by way of files, as anyone would
             imgmed.write_volume(image, folder / "scan.nii.gz")
-            engine_predict(model, folder / "scan.nii.gz", folder / "mask.nii.gz")
+            engine_predict(model, [folder / "scan.nii.gz"], folder / "mask.nii.gz")
             labels = imgmed.read_labels(folder / "mask.nii.gz").data
         else:
-            labels = predictor.volume(image).data
+            labels = predictor.volume(image, Path(form.name)).data
         found = back_on_grid(labels, scan, form, field_mm)
         rows[form.name] = dice(reference, in_classes(found, values))
         if form is MAIN:

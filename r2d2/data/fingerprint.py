@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from r2d2.data.cases import CaseSummary
+    from r2d2.data.check import CaseSummary
 
 PERCENTILES = (0.5, 5.0, 50.0, 95.0, 99.5)
 SAMPLES = 1000

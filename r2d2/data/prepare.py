@@ -32,7 +32,8 @@ from pydantic import TypeAdapter
 from r2d2 import config, imgmed
 from r2d2.console import bar, say
 from r2d2.data import parallel as processes
-from r2d2.data.cases import Case, CaseSummary, Dataset, file_hashes, inspect_case, same_scans
+from r2d2.data.cases import Case, Dataset
+from r2d2.data.check import CaseSummary, file_hashes, inspect_case, same_scans
 from r2d2.data.fingerprint import Fingerprint, fingerprint
 from r2d2.errors import InputError
 from r2d2.files import to_disk, whole_file
@@ -324,12 +325,12 @@ def _write_case(
     """Check and write the case of a number; return the number and what is known of the case then."""
     number, source, files, place = task
     inspected = inspect_case(source, tuple(dataset.labels), dataset.channels)
-    if inspected.errors or inspected.summary is None or inspected.mask is None:
+    if inspected.errors or inspected.summary is None or inspected.image is None or inspected.mask is None:
         return number, _Written(place, problems=tuple(inspected.errors))
     if inspected.summary.files != files:
         problem = f"{source.images[0]}: it or its mask was changed while it was read; start again"
         return number, _Written(place, problems=(problem,))
-    image = imgmed.to_canonical(inspected.images[0])
+    image = imgmed.to_canonical(inspected.image)
     reference = imgmed.to_slices(imgmed.to_canonical(inspected.mask).data, preprocess.plane)
     rows = slice(place.first, place.first + place.slices)
     images, frame = to_images(image, preprocess)

@@ -64,7 +64,9 @@ def check(path: Path, labels: str | None = None) -> Checked:
     Raises:
         InputError: It is no dataset, or its patients cannot be split.
     """
-    from r2d2.data.cases import check_cases, find_cases, split_patients
+    from r2d2.data.cases import find_cases
+    from r2d2.data.check import check_cases
+    from r2d2.data.split import split_patients
 
     if path.is_file():
         if labels:

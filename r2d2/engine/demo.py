@@ -83,7 +83,7 @@ def demo(folder: Path | None = None, workers: int = 2) -> Demo:
     scan = data / "imagesTr" / f"{names[0]}.nii.gz"
     say(f"4/4  Predicting {scan.name} with {result.model}")
     mask = folder / f"{names[0]}_mask.nii.gz"
-    predict(result.model, scan, mask)
+    predict(result.model, [scan], mask)
     picture = _picture(scan, data / "labelsTr" / scan.name, mask, folder / f"{names[0]}.png")
     clock.lap("prediction, picture")
 

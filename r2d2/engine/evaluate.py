@@ -40,7 +40,7 @@ def evaluate(model: str, data: Path | None = None) -> Evaluation:
     """
     saved, predictor = load_predictor(model)
     from r2d2 import segeval
-    from r2d2.data.cases import inspect_case
+    from r2d2.data.check import inspect_case
     from r2d2.segeval.summary import case_rows, means
 
     dataset = _dataset_for(saved, data)
@@ -52,13 +52,13 @@ def evaluate(model: str, data: Path | None = None) -> Evaluation:
     with bar("Evaluating", len(cases)) as advance:
         for case in cases:
             inspected = inspect_case(case, tuple(saved.labels), dataset.channels)
-            if inspected.errors or inspected.summary is None or inspected.mask is None:
+            if inspected.errors or inspected.summary is None or inspected.image is None or inspected.mask is None:
                 raise InputError(inspected.errors[0])
             if data is None and inspected.summary.content != saved.contents[case.name]:
                 raise InputError(f"{case.images[0]}: not the scan that it was when the model was trained")
             if inspected.summary.content in seen:
                 known.append(case.name)
-            prediction = predictor.volume(inspected.images[0], case.images[0])
+            prediction = predictor.volume(inspected.image, case.images[0])
             confusions.append(segeval.confusion_matrix(inspected.mask.data, prediction.data, len(saved.labels)))
             advance(case.name)
     if known:
@@ -76,7 +76,7 @@ def compare_folders(reference: Path, prediction: Path) -> Evaluation:
     """Score a folder of predicted masks against a folder of reference masks of the same file names.
 
     Args:
-        reference: Reference masks, .nii or .nii.gz.
+        reference: Reference masks, of any format that `imgmed.read_labels` takes.
         prediction: Predicted masks; more files than in `reference` are passed over.
 
     Returns:
@@ -88,12 +88,12 @@ def compare_folders(reference: Path, prediction: Path) -> Evaluation:
     import numpy as np
 
     from r2d2 import imgmed, segeval
-    from r2d2.data.cases import volumes
+    from r2d2.data.layouts import volumes
     from r2d2.segeval.summary import case_rows, means
 
     references, predictions = volumes(reference), volumes(prediction)
     if not references:
-        raise InputError(f"{reference}: no .nii or .nii.gz files")
+        raise InputError(f"{reference}: no volumes in it (.nii, .nii.gz, .mha, .nrrd, ...)")
     confusions = []
     with bar("Evaluating", len(references)) as advance:
         for name, path in references.items():

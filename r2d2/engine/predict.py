@@ -1,5 +1,6 @@
 """Predict: a scan in, a mask on the scan's own grid out."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +17,12 @@ class Prediction:
     volumes_ml: dict[str, float]
 
 
-def predict(model: str, scan: Path, output: Path) -> Prediction:
+def predict(model: str, scan: Sequence[Path], output: Path) -> Prediction:
     """Segment a scan.
 
     Args:
         model: See `engine.models.resolve`.
-        scan: A file or folder that `imgmed.read_volume` takes.
+        scan: A file or folder that `imgmed.read_volume` takes, or a file for each channel.
         output: The mask's file, .nii.gz or another that `imgmed.write_volume` takes, with the scan's grid, affine and
             orientation.
 
@@ -32,12 +33,12 @@ def predict(model: str, scan: Path, output: Path) -> Prediction:
 
     from r2d2 import imgmed
 
-    volume = imgmed.read_volume(scan)
+    volume = imgmed.read_channels(scan)
     imgmed.check_writable(output, volume.data.shape[:3])  # before the network is loaded, not after its work
-    if output.exists() and output.samefile(scan):
+    if output.exists() and any(output.samefile(path) for path in scan):
         raise InputError(f"{output}: the scan itself, which the mask would replace; name another file")
     saved, predictor = load_predictor(model)
-    mask = predictor.volume(volume, scan)
+    mask = predictor.volume(volume, scan[0])
     imgmed.write_volume(mask, output)
     voxel_ml = abs(np.linalg.det(mask.affine[:3, :3])) / 1000.0
     volumes_ml = {

@@ -25,8 +25,9 @@ def prepare(
         InputError: Data that would spoil the training, or too little of it.
     """
     from r2d2.data import parallel
-    from r2d2.data.cases import find_cases, split_patients
+    from r2d2.data.cases import find_cases
     from r2d2.data.prepare import prepare as prepare_dataset
+    from r2d2.data.split import split_patients
 
     dataset = find_cases(here(experiment.data, storage(experiment)))
     split = split_patients(dataset, experiment.data.split)

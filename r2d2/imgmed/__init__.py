@@ -1,7 +1,7 @@
 """ImgMed, the preprocessing library: volumes, their geometry, intensities and slices. It stands alone."""
 
 from r2d2.imgmed import augment
-from r2d2.imgmed.dicom import read_contours, read_segments, structure_names
+from r2d2.imgmed.dicom import find_dicom, read_contours, read_segments, read_structures, structure_names
 from r2d2.imgmed.geometry import (
     centred,
     crop_or_pad,
@@ -29,16 +29,20 @@ from r2d2.imgmed.slices import (
     unframe_probabilities,
 )
 from r2d2.imgmed.volume import (
+    AFFINE_TOLERANCE,
     Volume,
     check_writable,
     files_of,
+    read_channels,
     read_geometry,
     read_labels,
     read_volume,
+    volume_name,
     write_volume,
 )
 
 __all__ = [
+    "AFFINE_TOLERANCE",
     "PLANES",
     "Frame",
     "Volume",
@@ -52,6 +56,7 @@ __all__ = [
     "correct_bias",
     "crop_or_pad",
     "files_of",
+    "find_dicom",
     "foreground_box",
     "frame",
     "frame_images",
@@ -61,10 +66,12 @@ __all__ = [
     "largest_component",
     "match_histogram",
     "normalize",
+    "read_channels",
     "read_contours",
     "read_geometry",
     "read_labels",
     "read_segments",
+    "read_structures",
     "read_volume",
     "remap_labels",
     "resample",
@@ -76,5 +83,6 @@ __all__ = [
     "to_canonical",
     "to_slices",
     "unframe_probabilities",
+    "volume_name",
     "write_volume",
 ]

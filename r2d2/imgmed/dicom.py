@@ -60,6 +60,33 @@ def read(path: Path, dtype: DTypeLike | None) -> Volume:
     return Volume(voxels.T, affine)
 
 
+def find_dicom(folder: str | Path) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    """Return the folders, this one and all below, that hold slices of a series, and the files of RTSTRUCTs and SEGs.
+
+    Raises:
+        InputError: A file is called .dcm and is none.
+    """
+    series, masks = set(), []
+    for file in sorted(Path(folder).rglob("*")):
+        if file.name.startswith(".") or not file.is_file() or not _is_dicom(file):
+            continue
+        with _dicom_errors(file):
+            kind = pydicom.filereader.read_file_meta_info(file).get("MediaStorageSOPClassUID", "")
+        if kind in (RTStructureSetStorage, SegmentationStorage):
+            masks.append(file)
+        elif getattr(kind, "name", "").endswith("Image Storage"):
+            series.add(file.parent)
+    return tuple(sorted(series)), tuple(masks)
+
+
+def read_structures(path: str | Path, like: Volume, names: Mapping[int, str]) -> Volume:
+    """Read regions of an RTSTRUCT or segments of a DICOM SEG as a mask; see `read_contours` and `read_segments`."""
+    path = Path(path)
+    with _dicom_errors(path):
+        kind = _dataset(path, stop_before_pixels=True).SOPClassUID
+    return (read_contours if kind == RTStructureSetStorage else read_segments)(path, like, names)
+
+
 def structure_names(path: str | Path) -> tuple[str, ...]:
     """Return the names of the regions in an RTSTRUCT, or of the segments in a DICOM SEG.
 
@@ -181,14 +208,23 @@ def _series(folder: Path) -> tuple[list[pydicom.Dataset], np.ndarray]:
         return _stack(headers, folder)
 
 
+def _is_dicom(file: Path) -> bool:
+    """Return if a file has DICOM's mark.
+
+    Raises:
+        InputError: It has not, and its name says that it should.
+    """
+    with _dicom_errors(file), file.open("rb") as opened:
+        marked = opened.read(132)[128:] == b"DICM"
+    if not marked and file.suffix.lower() in (".dcm", ".ima"):
+        raise InputError(f"{file}: no DICOM file, although its name says so; remove it or fetch it again")
+    return marked
+
+
 def _slice_header(file: Path) -> pydicom.Dataset | None:
     """Return the header of a slice; None for what is no DICOM image."""
     with _dicom_errors(file):
-        with file.open("rb") as opened:
-            marked = opened.read(132)[128:] == b"DICM"
-        if not marked:
-            if file.suffix.lower() in (".dcm", ".ima"):
-                raise InputError(f"{file}: no DICOM file, although its name says so; remove it or fetch it again")
+        if not _is_dicom(file):
             return None
         header = _dataset(file, stop_before_pixels=True, specific_tags=TAGS)
         kind = header.file_meta.get("MediaStorageSOPClassUID")

@@ -1,6 +1,7 @@
 """A volume, read from whatever a hospital or a challenge hands out and written whole or not at all."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +15,8 @@ from r2d2.imgmed.checks import as_text, check_voxels, file_size, input_errors
 
 WRITABLE = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".png", ".tif", ".tiff")
 LOSSY = (".jpg", ".jpeg")
+AFFINE_TOLERANCE = 1e-3
+"""Entries of two affines that differ by less place their voxels alike."""
 # ITK and DICOM count to the left and back where a Volume counts to the right and forward; its own inverse.
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -79,6 +82,53 @@ def read_labels(path: str | Path) -> Volume:
     if mask.data.ndim != 3:
         raise InputError(f"{path}: a mask has 3 axes, this one is {as_text(mask.data.shape)}")
     return Volume(_to_labels(mask.data, path), mask.affine, mask.header)
+
+
+def read_channels(paths: Sequence[str | Path], dtype: DTypeLike = np.float32) -> Volume:
+    """Read a scan whose channels lie in files of their own.
+
+    Args:
+        paths: As for `read_volume`, a file for each channel, in their order; of one file all channels are taken.
+        dtype: Of the data that comes back.
+
+    Returns:
+        The scan, (X, Y, Z) or (X, Y, Z, C), on the grid of its first file.
+
+    Raises:
+        InputError: As for `read_volume`; or a file of several has channels itself or lies on another grid.
+    """
+    first, *others = volumes = [read_volume(path, dtype) for path in paths]
+    if not others:
+        return first
+    for path, volume in zip(paths, volumes, strict=True):
+        if volume.data.ndim != 3:
+            raise InputError(f"{path}: one of {len(paths)} channels, and has {volume.data.shape[3]} itself")
+        if volume.data.shape != first.data.shape:
+            shapes = as_text(volume.data.shape), as_text(first.data.shape)
+            raise InputError(f"{path}: {shapes[0]}, {paths[0]} is {shapes[1]}; channels must have one shape")
+        difference = np.abs(volume.affine - first.affine).max()
+        if difference > AFFINE_TOLERANCE:
+            raise InputError(
+                f"{path}: its affine differs from that of {paths[0]} by {difference:.3g}, more than "
+                f"{AFFINE_TOLERANCE:g}; channels must lie in the same place"
+            )
+    # One channel after the other in memory, as in a file with four axes.
+    stacked = np.empty((len(volumes), *first.data.shape[::-1]), dtype)
+    for plane, volume in zip(stacked, volumes, strict=True):
+        plane[:] = volume.data.T
+    return Volume(stacked.T, first.affine, first.header)
+
+
+def volume_name(path: str | Path) -> str | None:
+    """Return a volume's name without its suffix, of the folder of a series the folder's; None for other files.
+
+    Of a header and its data (.hdr and .img) the header stands for both.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return path.name
+    suffixes = [suffix for module in _formats() for suffix in module.SUFFIXES if path.name.lower().endswith(suffix)]
+    return None if not suffixes or suffixes == [".img"] else path.name[: -len(suffixes[0])]
 
 
 def read_geometry(path: str | Path) -> tuple[tuple[int, ...], np.ndarray]:
@@ -160,12 +210,12 @@ def _read(path: Path, dtype: DTypeLike | None) -> Volume:
 
 def _format(path: Path) -> ModuleType:
     """Return the module that reads a path: one of those with `files`, `geometry`, `read` and `write`."""
-    from r2d2.imgmed import dicom, itk, nifti, pictures  # they make a Volume
-
     if path.is_dir():
+        from r2d2.imgmed import dicom
+
         return dicom
     name = path.name.lower()
-    for module in (nifti, itk, pictures):
+    for module in _formats():
         if name.endswith(module.SUFFIXES):
             return module
     file_size(path)
@@ -177,6 +227,13 @@ def _format(path: Path) -> ModuleType:
         f"{path}: a volume is .nii, .nii.gz, .hdr with .img, .mha, .mhd, .nrrd, .nhdr, .png, .jpg, .tif, or a folder "
         "with a DICOM series"
     )
+
+
+def _formats() -> tuple[ModuleType, ...]:
+    """Return the modules that read a volume from a file, each with its SUFFIXES."""
+    from r2d2.imgmed import itk, nifti, pictures  # they make a Volume
+
+    return nifti, itk, pictures
 
 
 def _refuse_lossy(path: Path) -> None:

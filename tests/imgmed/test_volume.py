@@ -130,3 +130,24 @@ def test_masks_survive_every_format(tmp_path, name):
     np.testing.assert_array_equal(mask.data, labels)
     imgmed.write_volume(imgmed.Volume(labels == 3, AFFINE), tmp_path / name)
     np.testing.assert_array_equal(imgmed.read_labels(tmp_path / name).data, labels == 3)
+
+
+def test_a_volume_s_name_is_without_its_suffix(tmp_path):
+    names = {"a.nii.gz": "a", "a.b.NII": "a.b", "a.mhd": "a", "a.hdr": "a", "a.jpeg": "a", "a.nrrd": "a"}
+    assert {name: imgmed.volume_name(name) for name in names} == names
+    assert imgmed.volume_name(tmp_path) == tmp_path.name  # of a series
+    assert all(imgmed.volume_name(name) is None for name in ("a.img", "a.raw", "a.txt", "a.dcm", "a.nii.gz.part"))
+
+
+def test_channels_in_files_of_their_own_are_one_volume_in_their_order(tmp_path):
+    channels = np.random.default_rng(0).normal(size=(2, 5, 4, 3)).astype(np.float32)
+    paths = [tmp_path / "flair.nii", tmp_path / "t1.mha"]
+    for path, data in zip(paths, channels, strict=True):
+        imgmed.write_volume(imgmed.Volume(data, np.diag([3.0, 2, 1, 1])), path)
+    volume = imgmed.read_channels(paths)
+    assert volume.data.shape == (5, 4, 3, 2) and volume.spacing_mm == (3, 2, 1)
+    np.testing.assert_array_equal(volume.data[..., 1], channels[1])
+    np.testing.assert_array_equal(imgmed.read_channels(paths[:1]).data, channels[0])
+    imgmed.write_volume(volume, tmp_path / "both.nii")
+    with pytest.raises(InputError, match=r"both\.nii: one of 2 channels, and has 2 itself"):
+        imgmed.read_channels([paths[0], tmp_path / "both.nii"])

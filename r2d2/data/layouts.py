@@ -1,0 +1,214 @@
+"""The layouts in which annotated scans are handed out: which files belong together, what the classes are called.
+
+- Medical Segmentation Decathlon: `dataset.json` whose `training` lists images and labels;
+- nnU-Net raw: `dataset.json` with `channel_names`, `imagesTr/CASE_0000.nii.gz` a channel, `labelsTr/CASE.nii.gz`;
+- plain: `images/` and `labels/` with files of the same names; a scan may be the folder of a DICOM series;
+- LASC 2013: a folder a patient with `image.mhd` and `gt_binary.mhd`;
+- DICOM: a folder a patient, in it anywhere one series and one RTSTRUCT or SEG.
+
+Volumes may have any format that ImgMed reads, masks in plain folders may be RTSTRUCT or SEG files (.dcm) too.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from r2d2 import imgmed
+from r2d2.errors import InputError
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A scan, in one file or one for each channel, and its mask: a volume, or an RTSTRUCT or SEG (`structures`)."""
+
+    name: str
+    images: tuple[Path, ...]
+    label: Path
+    structures: bool = False
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a folder says of itself; `labels` and `channels` are None where it does not say."""
+
+    scans: list[Scan]
+    labels: dict[int, str] | None = None
+    channels: tuple[str, ...] | None = None
+    name: str = ""
+    licence: str = ""
+
+
+def read_layout(folder: Path) -> Layout:
+    """Return the annotated scans of a folder, in whichever layout it is, without reading voxels.
+
+    Raises:
+        InputError: It is in none; a scan has no mask or a mask no scan; `dataset.json` is damaged or names a path
+            outside the folder; a DICOM patient has not one series and one mask.
+    """
+    source = folder / "dataset.json"
+    if source.exists():
+        about = _read_json(source)
+        nnunet = "channel_names" in about
+        return Layout(
+            _nnunet_scans(folder, about, source) if nnunet else _decathlon_scans(about, source),
+            _nnunet_labels(about, source) if nnunet else _by_number(about, "labels", source),
+            tuple(_by_number(about, "channel_names" if nnunet else "modality", source).values()),
+            str(about.get("name") or ""),
+            str(about.get("licence") or about.get("license") or ""),
+        )
+    if (folder / "images").is_dir() and (folder / "labels").is_dir():
+        return Layout(_plain_scans(folder))
+    patients = [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+    if any("gt_binary" in volumes(patient) for patient in patients):
+        return Layout([_lasc_scan(patient) for patient in patients])
+    if any(any(imgmed.find_dicom(patient)) for patient in patients):
+        return Layout([_dicom_scan(patient) for patient in patients])
+    raise InputError(
+        f"{folder}: no dataset in it (data.path): it must have a dataset.json, the folders images and labels, or a "
+        "folder for each patient with image.mhd and gt_binary.mhd or with a DICOM series and its RTSTRUCT or SEG"
+    )
+
+
+def volumes(folder: Path) -> dict[str, Path]:
+    """Return the volumes of a folder by their names without suffix; other files and hidden ones are passed over.
+
+    Raises:
+        InputError: There is no such folder, or two volumes have one name.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder")
+    return _by_name((path, imgmed.volume_name(path)) for path in sorted(folder.iterdir()))
+
+
+def _by_name(named: Iterable[tuple[Path, str | None]]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path, name in named:
+        if name is None or path.name.startswith("."):
+            continue
+        if name in found:
+            raise InputError(f"{path}: the same name as {found[name].name}; keep one of the two")
+        found[name] = path
+    return found
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        about = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not JSON ({error})") from None
+    if not isinstance(about, dict):
+        raise InputError(f"{path}: must hold one object with labels, modality (or channel_names) and training")
+    return about
+
+
+def _by_number(about: dict[str, Any], key: str, source: Path) -> dict[int, str]:
+    """Return an object of `dataset.json` like {"0": "background", "1": "edema"} by its numbers, in rising order."""
+    try:
+        names = {int(number): str(name) for number, name in about[key].items()}
+    except (KeyError, AttributeError, ValueError):
+        raise InputError(f'{source}: "{key}" must be an object of numbers and names, like {{"0": "..."}}') from None
+    if not names or not all(0 <= number <= 254 for number in names):
+        raise InputError(f'{source}: the numbers of "{key}" must be 0 to 254, they are {sorted(names)}')
+    return dict(sorted(names.items()))
+
+
+def _decathlon_scans(about: dict[str, Any], source: Path) -> list[Scan]:
+    entries = about.get("training")
+    if not isinstance(entries, list) or not entries:
+        raise InputError(f'{source}: "training" must list the annotated scans')
+    scans = []
+    for entry in entries:
+        if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("image", "label")):
+            raise InputError(f'{source}: an entry of "training" must have "image" and "label", this is {entry!r:.80}')
+        if not PurePosixPath(entry["image"]).name.startswith("._"):
+            image, label = _inside(source, entry["image"]), _inside(source, entry["label"])
+            scans.append(Scan(imgmed.volume_name(image) or image.name, (image,), label))
+    if not scans:
+        raise InputError(f'{source}: "training" lists hidden files alone')
+    return scans
+
+
+def _inside(source: Path, listed: str) -> Path:
+    relative = PurePosixPath(listed)
+    if relative.is_absolute() or ".." in relative.parts or "\0" in listed:
+        raise InputError(f"{source}: {listed!r} must be a path inside the dataset's folder")
+    path = source.parent / relative
+    if not path.is_file():
+        raise InputError(f"{source}: lists {listed!r}, and there is no file {path}")
+    return path
+
+
+def _nnunet_labels(about: dict[str, Any], source: Path) -> dict[int, str]:
+    """Return nnU-Net's {"background": 0, "tumour": 1} by number."""
+    labels = about.get("labels")
+    if not isinstance(labels, dict) or not labels:
+        raise InputError(f'{source}: "labels" must be an object of names and numbers, like {{"background": 0}}')
+    if "ignore" in labels:
+        raise InputError(f'{source}: the label "ignore" is not known here; a mask must say what every voxel is')
+    for name, number in labels.items():
+        if type(number) is not int or not 0 <= number <= 254:
+            raise InputError(
+                f"{source}: the number of label {name!r} must be a whole one from 0 to 254, it is {number!r:.40}; "
+                "regions of several labels are not trained on, name the labels themselves in data.labels"
+            )
+    if len(set(labels.values())) < len(labels):
+        raise InputError(f'{source}: "labels" gives two names one number: {labels}')
+    return {number: name for name, number in sorted(labels.items(), key=lambda pair: pair[1])}
+
+
+def _nnunet_scans(folder: Path, about: dict[str, Any], source: Path) -> list[Scan]:
+    images, labels = volumes(folder / "imagesTr"), volumes(folder / "labelsTr")
+    if not labels:
+        raise InputError(f"{folder / 'labelsTr'}: no masks in it")
+    # A picture's colours are channels of one file.
+    several = any(name.endswith("_0001") for name in images)
+    channels = len(_by_number(about, "channel_names", source)) if several else 1
+    wanted = {name: [f"{name}_{channel:04d}" for channel in range(channels)] for name in labels}
+    for name, files in wanted.items():
+        for file in files:
+            if file not in images:
+                raise InputError(f"{labels[name]}: a mask without its scan {folder / 'imagesTr' / file}.*")
+    for name in sorted(images.keys() - {file for files in wanted.values() for file in files}):
+        raise InputError(
+            f"{images[name]}: a scan without a mask in {folder / 'labelsTr'}, or a channel that is not among the "
+            f"{channels} of dataset.json"
+        )
+    return [Scan(name, tuple(images[file] for file in files), labels[name]) for name, files in wanted.items()]
+
+
+def _plain_scans(folder: Path) -> list[Scan]:
+    images = volumes(folder / "images")
+    masks = [path for path in sorted((folder / "labels").iterdir()) if path.is_file()]
+    labels = _by_name((path, path.stem if _is_dicom(path) else imgmed.volume_name(path)) for path in masks)
+    for name in sorted(images.keys() ^ labels.keys()):
+        if name in images:
+            raise InputError(f"{images[name]}: a scan without a mask; {folder / 'labels'} must have one of that name")
+        raise InputError(f"{labels[name]}: a mask without a scan; {folder / 'images'} must have one of that name")
+    if not images:
+        raise InputError(f"{folder / 'images'}: no volumes in it (.nii, .nii.gz, .mha, .nrrd, folders of DICOM, ...)")
+    return [Scan(name, (images[name],), labels[name], _is_dicom(labels[name])) for name in sorted(images)]
+
+
+def _is_dicom(path: Path) -> bool:
+    return path.suffix.lower() == ".dcm"
+
+
+def _lasc_scan(patient: Path) -> Scan:
+    found = volumes(patient)
+    for name in ("image", "gt_binary"):
+        if name not in found:
+            raise InputError(f"{patient}: has no volume called {name}, as image.mhd and gt_binary.mhd of the others")
+    return Scan(patient.name, (found["image"],), found["gt_binary"])
+
+
+def _dicom_scan(patient: Path) -> Scan:
+    series, masks = imgmed.find_dicom(patient)
+    for found, what in ((series, "DICOM series"), (masks, "RTSTRUCT or SEG")):
+        if len(found) != 1:
+            listed = f": {', '.join(str(path.relative_to(patient)) for path in found)}" if found else ""
+            raise InputError(f"{patient}: a patient's folder must have one {what}, this has {len(found)}{listed}")
+    return Scan(patient.name, series, masks[0], structures=True)
