@@ -86,9 +86,11 @@ class Split(Section):
 class Data(Section):
     """Where the scans are.
 
-    `path` is a folder, here or at a URL that fsspec knows (s3://, gs://, https://, sftp://), in Medical Segmentation
-    Decathlon layout (`dataset.json`, `imagesTr/`, `labelsTr/`) or with plain `images/` and `labels/`. `labels` names
-    the classes by their value in the masks, 0 being the background; the Decathlon's `dataset.json` says it too.
+    `path` is a folder, here or at a URL that fsspec knows (s3://, gs://, https://, sftp://), in the layout of the
+    Medical Segmentation Decathlon or of nnU-Net (`dataset.json`, `imagesTr/`, `labelsTr/`), with plain `images/` and
+    `labels/`, or with a folder for each patient: a DICOM series and its RTSTRUCT or SEG, or LASC's `image.mhd` and
+    `gt_binary.mhd`. `labels` names the classes by their value in the masks, 0 being the background; a `dataset.json`
+    says it too. Of an RTSTRUCT or SEG the classes are the regions or segments of these very names.
     `patient_pattern` is a regular expression whose first group (or whole match) takes the patient from a case's name.
     """
 

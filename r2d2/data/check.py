@@ -192,12 +192,12 @@ def inspect_case(case: Case, labels: tuple[int, ...], channels: tuple[str, ...])
     for c in range(stack.shape[-1]):
         messages += _intensity_errors(stack[..., c], f"{case.images[0]}: channel {c}")
     messages += _place_errors(image, mask, case)
-    counts = np.bincount(mask.data.ravel(order="K"), minlength=255)
-    voxels = {label: int(counts[label]) for label in labels}
-    for label in np.flatnonzero(counts):
-        if label not in voxels:
-            classes = ", ".join(str(known) for known in labels)
-            messages.append(f"{case.label}: label {label} ({counts[label]} voxels) is not among the classes {classes}")
+    voxels = {label: int(np.count_nonzero(mask.data == label)) for label in labels}
+    if sum(voxels.values()) < mask.data.size:
+        classes = ", ".join(str(known) for known in labels)
+        for label, count in zip(*np.unique(mask.data, return_counts=True), strict=True):
+            if label not in voxels:
+                messages.append(f"{case.label}: label {label} ({count} voxels) is not among the classes {classes}")
     findings = [Finding(case.name, "error", message) for message in messages]
     if not mask.data.any():
         findings.append(Finding(case.name, "warning", f"{case.label}: an empty mask, background alone"))
