@@ -48,9 +48,12 @@ def sample_intensities(data: np.ndarray, labels: np.ndarray, classes: Sequence[i
     channels = data if data.ndim == 4 else data[..., np.newaxis]
     flat = [channels[..., c].ravel(order="F") for c in range(channels.shape[-1])]  # as in the file: no copy
     values = labels.ravel(order="F")
+    somewhere = flat[0] != 0
+    for channel in flat[1:]:
+        somewhere |= channel != 0
     found = {}
     for value in (-1, *classes):
-        inside = np.flatnonzero(values == value if value >= 0 else np.any([channel != 0 for channel in flat], axis=0))
+        inside = np.flatnonzero(values == value if value >= 0 else somewhere)
         if len(inside) > SAMPLES:  # drawn, since every n-th voxel could all be of a few columns
             inside = inside[np.random.default_rng(0).integers(len(inside), size=SAMPLES)]
         found[value] = [channel[inside].tolist() for channel in flat]

@@ -202,7 +202,7 @@ def to_images(volume: imgmed.Volume, preprocess: config.Preprocess) -> tuple[np.
         data = np.stack(corrected, axis=-1)
     frame = _frame(volume, preprocess, imgmed.foreground_box(data) if preprocess.crop == "foreground" else None)
     data = imgmed.normalize(data, preprocess.normalization, preprocess.window)
-    return imgmed.frame_images(imgmed.to_slices(data, plane), frame).astype(_dtype(preprocess)), frame
+    return imgmed.frame_images(imgmed.to_slices(data, plane), frame, _dtype(preprocess)), frame
 
 
 Box = tuple[tuple[int, ...], tuple[int, ...]]

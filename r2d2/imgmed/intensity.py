@@ -31,12 +31,12 @@ def normalize(data: np.ndarray, how: str, window: tuple[float, float] | None = N
         if window is None:
             raise ValueError("the normalization 'window' needs a window, e.g. (-1000, 400) HU")
         return apply_window(data, *window)
-    channels = {"zscore": _zscore, "percentile": _percentile}
-    if how not in channels:
-        raise ValueError(f"no normalization {how!r}; there are {', '.join(channels)}, window, none")
+    scales = {"zscore": _zscore, "percentile": _percentile}
+    if how not in scales:
+        raise ValueError(f"no normalization {how!r}; there are {', '.join(scales)}, window, none")
     normalized = np.empty_like(data, subok=False)
     for c in range(data.shape[-1]):
-        normalized[..., c] = channels[how](data[..., c])
+        scales[how](data[..., c], normalized[..., c])
     return normalized
 
 
@@ -124,7 +124,7 @@ def match_histogram(data: np.ndarray, reference: np.ndarray, points: int = 100) 
     return matched
 
 
-def _zscore(channel: np.ndarray) -> np.ndarray:
+def _zscore(channel: np.ndarray, out: np.ndarray) -> None:
     inside = channel != 0
     mean, deviation = (
         value.item()
@@ -134,22 +134,21 @@ def _zscore(channel: np.ndarray) -> np.ndarray:
     )
     # Below this the deviation is the rounding of float32: the channel is constant.
     if deviation <= 1e-6 * abs(mean):
-        return np.zeros_like(channel)
-    result = channel - np.float32(mean)
-    result *= np.float32(1.0 / deviation)
-    result *= inside
-    return result
+        out[:] = 0
+        return
+    np.subtract(channel, np.float32(mean), out=out)
+    out *= np.float32(1.0 / deviation)
+    out *= inside
 
 
-def _percentile(channel: np.ndarray) -> np.ndarray:
+def _percentile(channel: np.ndarray, out: np.ndarray) -> None:
     values = channel.ravel(order="K")
     values = values[values != 0]
     values = values[:: 1 + values.size // SAMPLE_VOXELS]
-    if values.size == 0:
-        return np.zeros_like(channel)
-    low, high = np.percentile(values, [0.5, 99.5]).astype(np.float32)
+    low, high = np.percentile(values, [0.5, 99.5]).astype(np.float32) if values.size else (0, 0)
     if low == high:
-        return np.zeros_like(channel)
-    result = channel - low
-    result *= np.float32(1.0) / (high - low)
-    return np.clip(result, 0.0, 1.0, out=result)
+        out[:] = 0
+        return
+    np.subtract(channel, low, out=out)
+    out *= np.float32(1.0) / (high - low)
+    np.clip(out, 0.0, 1.0, out=out)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from numpy.typing import DTypeLike
 
 # The axis of a canonical (RAS) volume that each plane's slices are stacked along.
 PLANES = {"sagittal": 0, "coronal": 1, "axial": 2}
@@ -116,9 +117,9 @@ def frame(
     return Frame(native, box, (rows, columns), size)
 
 
-def frame_images(images: np.ndarray, by: Frame) -> np.ndarray:
-    """Return (N, *native, C) float32 slices as (N, *size, C) images."""
-    return _centre(resize_images(_cut(images, by), by.scaled), by.size)
+def frame_images(images: np.ndarray, by: Frame, dtype: DTypeLike = np.float32) -> np.ndarray:
+    """Return (N, *native, C) float32 slices as (N, *size, C) images of a floating-point type."""
+    return _centre(resize_images(_cut(images, by), by.scaled, dtype), by.size)
 
 
 def frame_labels(labels: np.ndarray, by: Frame) -> np.ndarray:
@@ -170,18 +171,21 @@ def _overlap(old: int, new: int) -> tuple[slice, slice]:
     return (inner, whole) if old > new else (whole, inner)
 
 
-def resize_images(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def resize_images(images: np.ndarray, size: tuple[int, int], dtype: DTypeLike = np.float32) -> np.ndarray:
     """Return images of another size, averaged along an axis that shrinks, linear along one that grows.
 
     Args:
         images: (N, H, W, C) float32, any number of channels.
         size: (rows, columns).
+        dtype: A floating-point type; what has been computed in float32 is rounded to it.
 
     Returns:
-        (N, rows, columns, C) float32; the images themselves if they have that size.
+        (N, rows, columns, C) of that type; the images themselves if they have that size and type.
     """
     smaller = (min(size[0], images.shape[1]), min(size[1], images.shape[2]))
-    return _resize(_resize(images, smaller, cv2.INTER_AREA), size, cv2.INTER_LINEAR)
+    if smaller != size:
+        return _resize(_resize(images, smaller, cv2.INTER_AREA), size, cv2.INTER_LINEAR, dtype)
+    return _resize(images, size, cv2.INTER_AREA, dtype)
 
 
 def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -210,12 +214,12 @@ def resize_probabilities(probabilities: np.ndarray, size: tuple[int, int]) -> np
     return _resize(probabilities, size, cv2.INTER_LINEAR)
 
 
-def _resize(stack: np.ndarray, size: tuple[int, int], interpolation: int) -> np.ndarray:
+def _resize(stack: np.ndarray, size: tuple[int, int], interpolation: int, dtype: DTypeLike | None = None) -> np.ndarray:
     n, height, width, channels = stack.shape
     rows, columns = size
     if (height, width) == (rows, columns):
-        return stack
-    resized = np.empty((n, rows, columns, channels), stack.dtype)
+        return stack.astype(dtype or stack.dtype, copy=False)
+    resized = np.empty((n, rows, columns, channels), dtype or stack.dtype)
     for i in range(n):
         for c in range(channels):  # one at a time: OpenCV's fast paths end at four channels
             image = np.ascontiguousarray(stack[i, :, :, c])
