@@ -212,6 +212,24 @@ def check(
 
 
 @data_app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(help="An experiment file.")],
+    overrides: Overrides = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The picture's file.")] = Path("inspect.png"),
+    as_json: Json = False,
+) -> None:
+    """Draw what the network will see: slices of a few patients as prepared, their masks, and as augmented."""
+    from r2d2 import config
+    from r2d2.engine.data import inspect as run
+
+    picture = run(config.load(file, overrides or []), output)
+    if as_json:
+        _answer({"picture": picture})
+    else:
+        print(f"Drew {picture}")
+
+
+@data_app.command()
 def prepare(
     file: Annotated[Path, typer.Argument(help="An experiment file.")],
     overrides: Overrides = None,

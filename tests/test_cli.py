@@ -12,6 +12,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import cv2
 import nibabel as nib
 import numpy as np
 import pytest
@@ -330,6 +331,16 @@ def test_prepare_answers_in_json_and_finds_its_data_again(command, experiment, h
     assert Path(first["folder"]).parent == home / "prepared"
     again = command("data", "prepare", experiment, "--json")
     assert again.document == first and again.err == ""
+
+
+def test_inspect_draws_what_the_network_sees(command, experiment, tmp_path):
+    picture = tmp_path / "inspect.png"
+    plain = command("data", "inspect", experiment, "-o", picture, "--json")
+    assert plain.document == {"picture": str(picture)}
+    width = cv2.imread(str(picture)).shape[1]
+    assert command("data", "inspect", experiment, "-o", picture, "training.augmentation={flip: [rows]}").code == 0
+    assert cv2.imread(str(picture)).shape[1] == 2 * width  # two panels more
+    assert "must end in .png" in command("data", "inspect", experiment, "-o", tmp_path / "x.jpg").refusal
 
 
 def test_synthesize_answers_in_json_and_says_where(command, tmp_path):

@@ -101,6 +101,54 @@ def check(path: Path, labels: str | None = None) -> Checked:
     return Checked(errors, warnings, rows, result.fingerprint, "\n".join(lines))
 
 
+def inspect(experiment: config.Experiment, picture: Path, cases: int = 4) -> Path:
+    """Draw what the network will see: a slice of some patients as prepared, its mask, and augmented as in training.
+
+    Args:
+        experiment: Its data are prepared, or found prepared.
+        picture: The .png file.
+        cases: How many at most, spread evenly over the dataset; of each the slice with the most foreground.
+
+    Raises:
+        InputError: As `engine.prepare.prepare`, or the picture cannot be written.
+    """
+    import numpy as np
+
+    from r2d2.engine.prepare import prepare
+    from r2d2.files import whole_file
+    from r2d2.imgmed import augment, check_writable
+    from r2d2.segeval.overlay import Panel, mosaic, upright
+
+    if picture.suffix != ".png":
+        raise InputError(f"{picture}: the picture's name must end in .png")
+    check_writable(picture)
+    prepared, _ = prepare(experiment)
+    settings = experiment.training.augmentation
+    ranges = augment.Ranges(**settings.model_dump()) if settings else augment.Ranges()
+    rows, aspects = [], []
+    for number in np.unique(np.linspace(0, len(prepared.cases) - 1, cases).round().astype(int)):
+        case = prepared.cases[number]
+        masks = prepared.masks[case.first : case.first + case.slices]
+        row = case.first + int(np.count_nonzero(masks, axis=(1, 2)).argmax())
+        image, mask = prepared.images[row].astype(np.float32), np.array(prepared.masks[row])
+        panels = [Panel(upright(image[..., c]), f"{case.name}, {name}") for c, name in enumerate(prepared.channels)]
+        panels.append(Panel(upright(image[..., 0]), f"slice {row - case.first + 1} of {case.slices}", upright(mask)))
+        for epoch in (0, 1) if settings else ():
+            drawn = augment.draw(ranges, experiment.training.seed, epoch, row, experiment.preprocess.image_size)
+            moved, moved_mask = augment.apply(drawn, image, mask)
+            panels.append(Panel(upright(moved[..., 0]), f"in epoch {epoch + 1}", upright(moved_mask)))
+        rows.append(panels)
+        down_mm, across_mm = (
+            case.frame.box[2 + axis] * case.spacing_mm[1 + axis] / case.frame.scaled[axis] for axis in (0, 1)
+        )
+        aspects.append(across_mm / down_mm)  # upright exchanges them
+    size = "x".join(str(length) for length in experiment.preprocess.image_size)
+    title = f"{experiment.name}: what the network sees, {size} pixels, {experiment.preprocess.normalization}"
+    with whole_file(picture) as beside:
+        mosaic(rows, prepared.labels, title, aspects).savefig(beside, format="png")
+    return picture
+
+
 def _table(rows: list[dict[str, Any]]) -> list[str]:
     """A line a case: its name, shape, spacing and the voxels of every class."""
     if not rows:

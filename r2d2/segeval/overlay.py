@@ -1,6 +1,7 @@
 """A picture of a scan with its reference and its prediction, for people to judge what a number hides."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -11,32 +12,62 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F
 """Okabe and Ito's palette, which colour-blind people can tell apart."""
 
 
+@dataclass(frozen=True)
+class Panel:
+    """An image (rows, columns), in any unit, what it is, and the label mask (rows, columns) that lies over it."""
+
+    image: np.ndarray
+    title: str = ""
+    mask: np.ndarray | None = None
+
+
 def draw(
     image: np.ndarray, masks: Mapping[str, np.ndarray], labels: Mapping[int, str], title: str, aspect: float = 1.0
 ) -> Figure:
-    """One slice: the image, then the image under each of the masks.
+    """One slice: the image, then the image under each of the masks; see `mosaic`.
 
     Args:
-        image: (rows, columns), any unit; shown between its 1st and 99th percentile.
+        image: (rows, columns), any unit.
         masks: Label masks of that shape by what they are, e.g. `{"reference": ..., "prediction": ...}`.
         labels: The classes' names by value; 0, the background, is left clear.
         title: What stands above.
         aspect: Height of a pixel over its width, in mm.
+    """
+    panels = [Panel(image, "scan"), *(Panel(image, name, mask) for name, mask in masks.items())]
+    return mosaic([panels], labels, title, [aspect])
+
+
+def mosaic(
+    rows: Sequence[Sequence[Panel]], labels: Mapping[int, str], title: str, aspects: Sequence[float] | None = None
+) -> Figure:
+    """Images side by side, row by row, each shown between its 1st and 99th percentile.
+
+    Args:
+        rows: The panels of each row; all rows have as many.
+        labels: The classes' names by value; 0, the background, is left clear.
+        title: What stands above.
+        aspects: For each row the height of a pixel over its width, in mm.
 
     Returns:
         A figure to be saved with `figure.savefig(path)`.
     """
-    panels = 1 + len(masks)
-    height = 3.2 * min(max(image.shape[0] * aspect / image.shape[1], 0.5), 2.0)
-    figure = Figure(figsize=(3.2 * panels, height + 0.9), layout="constrained", dpi=110)
+    aspects = aspects or [1.0] * len(rows)
+    columns = len(rows[0])
+    sizes = [row[0].image.shape for row in rows]
+    heights = [
+        3.2 * min(max(size[0] * aspect / size[1], 0.5), 2.0) for size, aspect in zip(sizes, aspects, strict=True)
+    ]
+    figure = Figure(figsize=(3.2 * columns, sum(heights) + 0.3 * len(rows) + 0.6), layout="constrained", dpi=110)
     FigureCanvasAgg(figure)
-    low, high = np.percentile(image, [1, 99])
-    for number, (name, mask) in enumerate([("scan", None), *masks.items()]):
-        axes = figure.add_subplot(1, panels, number + 1)
-        axes.imshow(image, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), aspect=aspect, interpolation="nearest")
-        if mask is not None:
-            axes.imshow(_coloured(mask, len(labels)), aspect=aspect, interpolation="nearest")
-        axes.set_title(name, fontsize=10)
+    for number, panel in enumerate(panel for row in rows for panel in row):
+        axes, aspect = figure.add_subplot(len(rows), columns, number + 1), aspects[number // columns]
+        low, high = np.percentile(panel.image, [1, 99])
+        axes.imshow(
+            panel.image, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), aspect=aspect, interpolation="nearest"
+        )
+        if panel.mask is not None:
+            axes.imshow(_coloured(panel.mask, len(labels)), aspect=aspect, interpolation="nearest")
+        axes.set_title(panel.title, fontsize=10)
         axes.set_axis_off()
     classes = [(COLOURS[(value - 1) % len(COLOURS)], name) for value, name in sorted(labels.items()) if value > 0]
     handles = [Patch(color=colour, label=name) for colour, name in classes]

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from r2d2.data.cases import CaseSummary
+from r2d2.data.check import CaseSummary
 from r2d2.data.fingerprint import SAMPLES, fingerprint, sample_intensities
 
 LABELS = {0: "background", 1: "lesion"}

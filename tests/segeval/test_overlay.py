@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from r2d2.segeval.overlay import COLOURS, draw, upright
+from r2d2.segeval.overlay import COLOURS, Panel, draw, mosaic, upright
 
 LABELS = {0: "background", 1: "edema", 2: "tumour"}
 
@@ -57,6 +57,15 @@ def test_it_is_saved_as_a_png_that_another_library_reads(tmp_path):
     image = cv2.imread(str(file))
     assert image.shape[1] == round(3 * 3.2 * 110)
     assert len(np.unique(image.reshape(-1, 3), axis=0)) > 50
+
+
+def test_a_mosaic_has_its_panels_row_by_row_each_with_its_aspect():
+    rows = [[Panel(np.eye(8), f"{row}{column}", square(1)[:8, :8]) for column in range(3)] for row in range(2)]
+    figure = mosaic(rows, LABELS, "all", aspects=[1.0, 2.0])
+    assert [axes.get_title() for axes in figure.axes] == ["00", "01", "02", "10", "11", "12"]
+    assert [axes.get_aspect() for axes in figure.axes] == [1, 1, 1, 2, 2, 2]
+    left, below = figure.axes[0].get_subplotspec(), figure.axes[3].get_subplotspec()
+    assert (left.rowspan.start, below.rowspan.start, below.colspan.start) == (0, 1, 0)
 
 
 @pytest.mark.parametrize(
