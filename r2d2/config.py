@@ -174,9 +174,9 @@ Ordered = AfterValidator(_ordered)
 class Augmentation(Section):
     """What is done to a training image, image and mask together, drawn anew in every epoch.
 
-    Drawn uniformly from `[least, largest]`; what is absent is off. `rotation_degrees`: counter-clockwise as displayed.
-    `zoom`: above 1 enlarges. `shift`: a fraction of the size, along one axis drawn at random. `flip`: axes (`rows`:
-    upside down, `columns`: left to right), each reversed with probability 1/2. `elastic`: the largest displacement of
+    Drawn uniformly from `[least, largest]`; what is absent is off. `rotation_degrees`: in the slice's plane. `zoom`:
+    above 1 enlarges. `shift`: a fraction of the size, along one axis drawn at random. `flip`: the patient's axes that
+    are reversed, each with probability 1/2; they must lie in the slices' plane. `elastic`: the largest displacement of
     the control points of a deformation, a fraction of the size, on a grid of `elastic_cells` along each axis. `gamma`:
     exponent of the intensities, scaled to [0, 1] for it and back. `bias`: the largest logarithm of a smooth factor of
     the intensities. `noise`: its standard deviation, in the intensities of the prepared images, 1 being a scan's own
@@ -188,7 +188,7 @@ class Augmentation(Section):
     rotation_degrees: Annotated[tuple[Angle, Angle], Ordered] = (0.0, 0.0)
     zoom: Annotated[tuple[Factor, Factor], Ordered] = (1.0, 1.0)
     shift: Annotated[tuple[Signed, Signed], Ordered] = (0.0, 0.0)
-    flip: tuple[Literal["rows", "columns"], ...] = ()
+    flip: tuple[Literal["left-right", "front-back", "bottom-top"], ...] = ()
     elastic: Positive = 0.0
     elastic_cells: Annotated[int, Field(ge=1, le=32)] = 4
     gamma: Annotated[tuple[Factor, Factor], Ordered] = (1.0, 1.0)
@@ -276,6 +276,13 @@ class Experiment(Section):
     cluster: Cluster = Cluster()
     tracking: Tracking = Tracking()
     evaluation: Evaluation = Evaluation()
+
+    @model_validator(mode="after")
+    def _flips_within_the_plane(self) -> "Experiment":
+        across = {"sagittal": "left-right", "coronal": "front-back", "axial": "bottom-top"}[self.preprocess.plane]
+        if self.training.augmentation and across in self.training.augmentation.flip:
+            raise ValueError(f"training.augmentation.flip: {self.preprocess.plane} slices have no axis {across}")
+        return self
 
     @property
     def registered_name(self) -> str:

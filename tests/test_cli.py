@@ -338,7 +338,7 @@ def test_inspect_draws_what_the_network_sees(command, experiment, tmp_path):
     plain = command("data", "inspect", experiment, "-o", picture, "--json")
     assert plain.document == {"picture": str(picture)}
     width = cv2.imread(str(picture)).shape[1]
-    assert command("data", "inspect", experiment, "-o", picture, "training.augmentation={flip: [rows]}").code == 0
+    assert command("data", "inspect", experiment, "-o", picture, "training.augmentation={flip: [left-right]}").code == 0
     assert cv2.imread(str(picture)).shape[1] == 2 * width  # two panels more
     assert "must end in .png" in command("data", "inspect", experiment, "-o", tmp_path / "x.jpg").refusal
 

@@ -37,6 +37,7 @@ from r2d2.data.check import CaseSummary, file_hashes, inspect_case, same_scans
 from r2d2.data.fingerprint import Fingerprint, fingerprint
 from r2d2.errors import InputError
 from r2d2.files import to_disk, whole_file
+from r2d2.imgmed.augment import Ranges
 
 Spread = Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Any]]
 
@@ -203,6 +204,17 @@ def to_images(volume: imgmed.Volume, preprocess: config.Preprocess) -> tuple[np.
     frame = _frame(volume, preprocess, imgmed.foreground_box(data) if preprocess.crop == "foreground" else None)
     data = imgmed.normalize(data, preprocess.normalization, preprocess.window)
     return imgmed.frame_images(imgmed.to_slices(data, plane), frame, _dtype(preprocess)), frame
+
+
+def augmentation(experiment: config.Experiment) -> Ranges | None:
+    """What the experiment's training images are augmented with, on their own rows and columns; None if not at all."""
+    settings = experiment.training.augmentation
+    if settings is None:
+        return None
+    axes = ["left-right", "front-back", "bottom-top"]
+    del axes[imgmed.PLANES[experiment.preprocess.plane]]
+    flip = tuple(name for name, axis in zip(("rows", "columns"), axes, strict=True) if axis in settings.flip)
+    return Ranges(**settings.model_dump(exclude={"flip"}), flip=flip)
 
 
 Box = tuple[tuple[int, ...], tuple[int, ...]]

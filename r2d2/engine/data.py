@@ -114,6 +114,7 @@ def inspect(experiment: config.Experiment, picture: Path, cases: int = 4) -> Pat
     """
     import numpy as np
 
+    from r2d2.data.prepare import augmentation
     from r2d2.engine.prepare import prepare
     from r2d2.files import whole_file
     from r2d2.imgmed import augment, check_writable
@@ -123,17 +124,19 @@ def inspect(experiment: config.Experiment, picture: Path, cases: int = 4) -> Pat
         raise InputError(f"{picture}: the picture's name must end in .png")
     check_writable(picture)
     prepared, _ = prepare(experiment)
-    settings = experiment.training.augmentation
-    ranges = augment.Ranges(**settings.model_dump()) if settings else augment.Ranges()
+    ranges = augmentation(experiment)
     rows, aspects = [], []
     for number in np.unique(np.linspace(0, len(prepared.cases) - 1, cases).round().astype(int)):
         case = prepared.cases[number]
         masks = prepared.masks[case.first : case.first + case.slices]
         row = case.first + int(np.count_nonzero(masks, axis=(1, 2)).argmax())
         image, mask = prepared.images[row].astype(np.float32), np.array(prepared.masks[row])
-        panels = [Panel(upright(image[..., c]), f"{case.name}, {name}") for c, name in enumerate(prepared.channels)]
+        panels = [
+            Panel(upright(image[..., c]), f"{case.name}, channel {name}") for c, name in enumerate(prepared.channels)
+        ]
         panels.append(Panel(upright(image[..., 0]), f"slice {row - case.first + 1} of {case.slices}", upright(mask)))
-        for epoch in (0, 1) if settings else ():
+        for epoch in range(2 if ranges else 0):
+            assert ranges is not None
             drawn = augment.draw(ranges, experiment.training.seed, epoch, row, experiment.preprocess.image_size)
             moved, moved_mask = augment.apply(drawn, image, mask)
             panels.append(Panel(upright(moved[..., 0]), f"in epoch {epoch + 1}", upright(moved_mask)))

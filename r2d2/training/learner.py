@@ -8,8 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from r2d2 import config, models
-from r2d2.data.prepare import Prepared
-from r2d2.imgmed.augment import Ranges
+from r2d2.data.prepare import Prepared, augmentation
 from r2d2.models.precision import choose, with_precision
 from r2d2.training.feed import Feed
 from r2d2.training.ring import Ring
@@ -48,8 +47,7 @@ class Learner:
         self._global_batch = self.training.batch_size * ring.size
         self._step = build_step(self.model, self._optimizer, self.training.loss, self._global_batch, ring)
         rows = prepared.training_rows(cases, experiment.preprocess.slices)
-        augmentation = self.training.augmentation
-        ranges = Ranges(**augmentation.model_dump()) if augmentation else None
+        ranges = augmentation(experiment)
         self._feed = Feed(prepared, rows, self.training.seed, self._global_batch, ring.size, ring.rank, ranges)
         self.steps_per_epoch = self._feed.steps_per_epoch
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 import r2d2.data.prepare as module
-from r2d2.config import Data, Preprocess, Slices
+from r2d2.config import Data, Preprocess, Slices, parse
 from r2d2.data.cases import find_cases
 from r2d2.data.parallel import spread
-from r2d2.data.prepare import open_prepared, prepare, to_images
+from r2d2.data.prepare import augmentation, open_prepared, prepare, to_images
 from r2d2.errors import InputError
-from r2d2.imgmed import Frame, Volume, resize_labels
+from r2d2.imgmed import Frame, Volume, augment, resize_labels, to_slices
 
 SPACING_MM = np.array([3.0, 2.0, 1.5])
 CLASSES = {0: "background", 1: "edema", 2: "tumour"}
@@ -376,3 +376,24 @@ def test_the_fingerprint_of_the_dataset_is_kept_with_the_arrays(three):
     assert found.spacing_mm == {"min": (3.0, 2.0, 1.5), "median": (3.0, 2.0, 1.5), "max": (3.0, 2.0, 1.5)}
     assert found.shape["max"] == (12.0, 11.0, 8.0)
     assert found.classes["edema"]["cases"] == 3
+
+
+@pytest.mark.parametrize(
+    ("plane", "axis", "reversed_axis"),
+    [
+        ("axial", "left-right", 0),
+        ("axial", "front-back", 1),
+        ("sagittal", "bottom-top", 2),
+        ("coronal", "left-right", 0),
+    ],
+)
+def test_a_flip_reverses_the_axis_of_the_patient_that_it_names(plane, axis, reversed_axis):
+    settings = [f"preprocess.plane={plane}", f"training.augmentation={{flip: [{axis}]}}"]
+    experiment = parse("{name: x, data: {path: x}, preprocess: {image_size: [8, 8]}}", settings)
+    volume = np.arange(512, dtype=np.float32).reshape(8, 8, 8)
+    images = to_slices(volume, plane)[..., None]
+    expected = to_slices(np.flip(volume, reversed_axis), plane)
+    ranges = augmentation(experiment)
+    draws = [augment.draw(ranges, 0, 0, number, (8, 8)) for number in range(20)]
+    found = {augment.apply(draw, images[2], np.zeros((8, 8), np.uint8))[0].tobytes() for draw in draws}
+    assert found == {images[2].tobytes(), expected[2].tobytes()}
