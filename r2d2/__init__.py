@@ -18,6 +18,8 @@ ENVIRONMENT = {
     # Ray's own tables and warnings; R2D2 shows the progress.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
+    # Ctrl-C is answered by R2D2: the workers leave with a checkpoint.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "KERAS_BACKEND": "tensorflow",
     "TF_CPP_MIN_LOG_LEVEL": "2",
     "TF_ENABLE_ONEDNN_OPTS": "1",

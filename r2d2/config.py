@@ -18,6 +18,7 @@ from pydantic import (
     Field,
     StringConstraints,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -47,9 +48,10 @@ class Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_truth_for_numbers(cls, value: Any) -> Any:
+    def _no_truth_for_numbers(cls, value: Any, info: ValidationInfo) -> Any:
         """YAML reads `yes` and `on` as true, which would pass for the number 1."""
-        if isinstance(value, bool):
+        wanted = cls.model_fields[info.field_name or ""].annotation
+        if isinstance(value, bool) and wanted is not bool:
             raise ValueError(f"should be a valid integer, number or text, not yes, no, true or false (got {value})")
         return value
 
@@ -206,28 +208,108 @@ class Augmentation(Section):
         return self
 
 
+class Checkpoints(Section):
+    """What a run can go on from: kept at the end of every epoch, and in between as often as this says.
+
+    `every_steps` and `every_minutes`: the more often, the less a lost worker costs; a checkpoint is written while the
+    training goes on. `keep`: how many of the latest stay; the best one stays anyway.
+    """
+
+    every_steps: Annotated[int, Field(ge=1)] | None = None
+    every_minutes: Annotated[float, Field(gt=0.0)] | None = 10.0
+    keep: Annotated[int, Field(ge=1)] = 2
+
+
+class EarlyStopping(Section):
+    """When there is no hope left: no validation Dice in `patience` epochs better by more than `improvement`."""
+
+    patience: Annotated[int, Field(ge=1)]
+    improvement: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+
+
+class Sentinel(Section):
+    """What is done when a training falls apart, and how that is told.
+
+    It falls apart when the loss or the gradient becomes NaN or infinite; when the loss, smoothed over some ten steps,
+    is `loss_factor` times the least that it has been, or the norm of the gradient `gradient_factor` times; or when the
+    validation Dice is below a tenth of the best one in `collapse` validations one after another. `action`: `stop` ends
+    the run as failed; `restart` goes back to the last checkpoint from before, at `rate_factor` times the rate, at most
+    `max_restarts` times. A factor or `collapse` that is null is not looked at.
+    """
+
+    action: Literal["stop", "restart"] = "stop"
+    loss_factor: Annotated[float, Field(gt=1.0)] | None = 10.0
+    gradient_factor: Annotated[float, Field(gt=1.0)] | None = 1000.0
+    collapse: Annotated[int, Field(ge=1)] | None = 5
+    rate_factor: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
+    max_restarts: Annotated[int, Field(ge=1)] = 3
+
+
+class Ring(Section):
+    """How gradients travel between the workers (Horovod).
+
+    `overlap`: the last layers' while the first layers' are still computed, or all at the end. `fusion_mb`: small
+    gradients are put together up to this size. `cycle_ms`: how often is looked for gradients to send. `compression`:
+    `fp16` sends half of the bytes and rounds the sums. `timeline`: record what Horovod does; the file goes to the run.
+    """
+
+    overlap: bool = True
+    fusion_mb: Annotated[float, Field(ge=0.0)] = 64.0
+    cycle_ms: Annotated[float, Field(gt=0.0)] = 1.0
+    compression: Literal["none", "fp16"] = "none"
+    timeline: bool = False
+
+
 class Training(Section):
     """How the network is trained.
 
-    `batch_size` is a worker's minibatch; the global batch is that times the number of workers. `learning_rate` is the
-    base rate, at one worker; `scaling: linear` multiplies it once by the number of workers, and `warmup_epochs` climbs
-    from the base rate to the scaled one (Goyal et al. 2017, section 2.2). `precision: auto` is bfloat16 where the
-    processor or GPU has instructions for it, float32 elsewhere. `augmentation`: none if absent; validation and test
-    are never augmented.
+    `batch_size` is a worker's minibatch; the global batch is that times the number of logical workers:
+    `virtual_workers`, or the real ones if absent. Each real worker does the work of one or more virtual ones, so that
+    the weights after a number of updates are those of that many workers, whatever there is.
+
+    `learning_rate` is the base rate, at one worker; `scaling` multiplies it once by the number of logical workers
+    (`linear`) or its root (`sqrt`). The warm-up climbs from the base rate to the scaled one over `warmup_epochs`, or
+    over `warmup_steps` if given (Goyal et al. 2017, section 2.2). `decay`: then constant, or falling to zero along a
+    half cosine or a power of the steps that are left (`polynomial`, `decay_power`). `weight_decay` is decoupled and
+    spares biases and normalization. `updates`: more workers make fewer updates in as many epochs; `same-updates`
+    prolongs the training to the updates that one worker makes in `epochs`.
+
+    `precision: auto` is bfloat16 where the processor or GPU has instructions for it, float32 elsewhere.
+    `deterministic`: two runs on as many workers and threads end with the same bits. `xla`: compile the step with XLA,
+    which pays on GPUs. `augmentation`: none if absent; validation and test are never augmented. `max_minutes`: of
+    training; then the run is evaluated as it is.
     """
 
     epochs: Annotated[int, Field(ge=1)] = 100
     batch_size: Annotated[int, Field(ge=1)] = 7
+    virtual_workers: Annotated[int, Field(ge=1)] | None = None
     loss: Literal["cross_entropy", "dice_cross_entropy"] = "dice_cross_entropy"
-    optimizer: Literal["sgd", "adam"] = "sgd"
+    optimizer: Literal["sgd", "adam", "adamw", "lars", "lamb"] = "sgd"
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
     learning_rate: Annotated[float, Field(gt=0.0)] = 1e-2
-    scaling: Literal["linear", "none"] = "linear"
+    scaling: Literal["linear", "sqrt", "none"] = "linear"
     warmup_epochs: Annotated[float, Field(ge=0.0)] = 5.0
-    decay: Literal["constant", "cosine"] = "constant"
+    warmup_steps: Annotated[int, Field(ge=0)] | None = None
+    decay: Literal["constant", "polynomial", "cosine"] = "constant"
+    decay_power: Annotated[float, Field(gt=0.0)] = 0.9
+    updates: Literal["same-epochs", "same-updates"] = "same-epochs"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    deterministic: bool = False
+    xla: bool = False
     augmentation: Augmentation | None = None
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    max_minutes: Annotated[float, Field(gt=0.0)] | None = None
+    early_stopping: EarlyStopping | None = None
+    checkpoints: Checkpoints = Checkpoints()
+    sentinel: Sentinel = Sentinel()
+    ring: Ring = Ring()
+
+    @model_validator(mode="after")
+    def _decay_has_its_optimizer(self) -> "Training":
+        if self.weight_decay and self.optimizer == "adam":
+            raise ValueError("weight_decay: adam has none; take adamw")
+        return self
 
 
 class Cluster(Section):
@@ -283,6 +365,20 @@ class Experiment(Section):
         if self.training.augmentation and across in self.training.augmentation.flip:
             raise ValueError(f"training.augmentation.flip: {self.preprocess.plane} slices have no axis {across}")
         return self
+
+    @model_validator(mode="after")
+    def _virtual_workers_for_all(self) -> "Experiment":
+        if self.logical_workers < self.cluster.workers:
+            raise ValueError(
+                f"training.virtual_workers ({self.logical_workers}) must be >= cluster.workers "
+                f"({self.cluster.workers}): every worker does the work of one or more"
+            )
+        return self
+
+    @property
+    def logical_workers(self) -> int:
+        """How many workers the rate, the global batch and the order of images follow."""
+        return self.training.virtual_workers or self.cluster.workers
 
     @property
     def registered_name(self) -> str:

@@ -3,7 +3,9 @@
 import contextlib
 import json
 import tempfile
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +16,58 @@ from r2d2 import config
 
 if TYPE_CHECKING:
     from r2d2.training.ring import Ring
+    from r2d2.training.sentinel import Trouble
+
+STOP, TIMELINE = "stop", "timeline.json"
+"""Files in a run's folder: a driver's wish to leave, and what Horovod did."""
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a training ended: in words, and whether there is time to evaluate, or nothing worth it."""
+
+    text: str
+    evaluate: bool = True
+    failed: bool = False
+
+
+TERMINATED, STOPPED, TIME_IS_UP = 1, 2, 3
+ASKED = {
+    TERMINATED: Reason("terminated", evaluate=False),
+    STOPPED: Reason("stopped on request"),
+    TIME_IS_UP: Reason("training.max_minutes are over"),
+}
+"""What workers tell each other with a step, by a number."""
+
+
+class StopAsked:
+    """Looks, in a thread of its own, whether the run is asked to stop: by its driver's file, or by a tag of the run.
+
+    Args:
+        file: The driver's.
+        tag: Asks the run's server; it may take its time, or fail.
+    """
+
+    def __init__(self, file: Path, tag: Callable[[], bool]) -> None:
+        self.code = 0
+        self._file, self._tag, self._closed = file, tag, threading.Event()
+        self._thread = threading.Thread(target=self._look, name="stop", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Look no more."""
+        self._closed.set()
+
+    def _look(self) -> None:
+        asked = 0.0
+        while not self._closed.wait(0.2):
+            if self._file.exists():
+                self.code = TERMINATED
+                return
+            if time.monotonic() - asked >= 2.0 and self.code == 0:
+                with contextlib.suppress(Exception):  # a server that is away is asked again
+                    self.code = STOPPED if self._tag() else 0
+                asked = time.monotonic()
 
 
 @dataclass(frozen=True)
@@ -41,13 +95,15 @@ def work(values: dict[str, Any]) -> None:
     from r2d2.training import device
     from r2d2.training.ring import Ring
 
-    device.limit_threads(task.threads)
-    ring = Ring()
+    training = config.parse(task.experiment).training
+    device.limit_threads(task.threads, training.deterministic)
+    ring = Ring(training.ring, training.deterministic, Path(task.run_folder) / TIMELINE)
     device.use_gpu(ring.local_rank)
+    worker = _Worker(task, ring)
     try:
-        _Worker(task, ring).run()
+        worker.run()
     finally:
-        ring.close()
+        worker.close()
 
 
 class _Worker:
@@ -55,14 +111,23 @@ class _Worker:
         from r2d2.data.prepare import open_prepared
         from r2d2.inference import Predictor
         from r2d2.training.learner import Learner
-        from r2d2.training.state import Checkpoints
+        from r2d2.training.state import Checkpoints, Writer
 
         self.task, self.ring = task, ring
         self.experiment = config.parse(task.experiment)
+        self.training = self.experiment.training
         self.prepared = open_prepared(Path(task.prepared))
         self.learner = Learner(self.experiment, self.prepared, task.split["training"], ring)
         self.predictor = Predictor(self.learner.model, self.experiment.preprocess)
-        self.checkpoints = Checkpoints(Path(task.run_folder))
+        self.checkpoints = Checkpoints(Path(task.run_folder), self.training.checkpoints.keep)
+        self.writer = Writer(self.checkpoints)
+        self.stop: StopAsked | None = None
+
+    def close(self) -> None:
+        """Leave the ring and end the threads."""
+        if self.stop:
+            self.stop.close()
+        self.ring.close()
 
     def run(self) -> None:
         from ray import train
@@ -70,18 +135,11 @@ class _Worker:
         if not self._take_up():
             train.report({"superseded": True})
             return
-        epochs, every = self.experiment.training.epochs, self.experiment.evaluation.every_epochs
-        for epoch in range(self.state.epoch + 1, epochs + 1):
-            row = self.learner.epoch(self.state)
-            if not np.isfinite(row["train/loss"]):
-                reason = f"the loss became {row['train/loss']} in epoch {epoch}; try a lower training.learning_rate"
-                train.report({"failed": reason})
-                return
-            if epoch % every == 0 or epoch == epochs:
-                row |= self._validate()
-            self._keep(epoch, row)
-            train.report(row)
-        train.report(self._finish())
+        reason = self._train()
+        if self.ring.rank == 0:
+            self.writer.wait()
+        outcome = self._finish() if reason.evaluate else {"failed": reason.failed}
+        train.report(outcome | {"left": reason.text})
 
     def _take_up(self) -> bool:
         """Begin, or go on from the latest checkpoint: rank 0 reads it, the ring spreads it.
@@ -89,7 +147,7 @@ class _Worker:
         Returns:
             Whether the run is still this driver's.
         """
-        from r2d2.training.state import State, Superseded, restore
+        from r2d2.training.state import State, Superseded
 
         self.state = State()
         attempt: int | None = None
@@ -102,20 +160,153 @@ class _Worker:
         if self.ring.rank == 0:
             from r2d2.tracking import runs, store
 
-            self.run_record = runs.Run(store.connect(self.task.tracking_uri), self.task.run_id)
-            if (latest := self.checkpoints.latest()) is not None:
-                self.state = restore(latest, self.learner.variables)
-                self.run_record.log_history(self.state.history)
+            client = store.connect(self.task.tracking_uri)
+            self.run_record = runs.Run(client, self.task.run_id)
+            self.stop = StopAsked(Path(self.task.run_folder) / STOP, runs.Run(client, self.task.run_id).asked_to_stop)
             self.run_record.tag(
                 attempts=attempt + 1,
                 workers=self.ring.size,
                 precision=self.learner.precision,
                 steps_per_epoch=self.learner.steps_per_epoch,
             )
+        latest = self.checkpoints.latest() if self.ring.rank == 0 else None
+        self._stand_at(latest)
+        if self.ring.rank == 0:
+            self.run_record.log_history(self.state.history)
+            if latest is None:  # what the sentinel can go back to
+                self._save()
+        return True
+
+    def _stand_at(self, checkpoint: Path | None) -> None:
+        """Take over, on all workers, what rank 0 has or reads from a checkpoint, and begin to feed from there."""
+        from r2d2.training.state import restore
+
+        if checkpoint is not None:
+            self.state = restore(checkpoint, self.learner.variables)
         self.state = self.ring.broadcast_object(self.state)
         self.ring.broadcast(self.learner.variables)
         self.learner.start(self.state)
-        return True
+        self.last_save = self.mark = time.monotonic()
+
+    def _train(self) -> "Reason":
+        """Step after step until all are done or there is a reason to leave: the same one, at the same step, on all."""
+        while True:
+            if self._epoch_is_open() and self.learner.ends_epoch(self.state):  # also after a resume
+                trouble, leave = self._end_epoch()
+            elif self.state.step < self.learner.total_steps:
+                trouble, leave = self._one_step()
+            else:
+                return Reason("all epochs done")
+            if trouble:
+                leave = self._go_back(trouble)
+            if leave:
+                if leave.evaluate and self._epoch_is_open():
+                    self._end_epoch(leaving=True)
+                return leave
+
+    def _epoch_is_open(self) -> bool:
+        return self.state.step > self.state.epoch * self.learner.steps_per_epoch
+
+    def _one_step(self) -> "tuple[Trouble | None, Reason | None]":
+        """Take a step; what the sentinel says of it, and whether somebody asked to leave after it."""
+        from r2d2.training import sentinel
+
+        told = self.learner.step(self.state, self._code())
+        self._count_time()
+        trouble = sentinel.after_step(self.training.sentinel, self.state, told.loss, told.gradient_norm)
+        leave = ASKED.get(told.code)
+        if not trouble and (leave or self._save_is_due()):
+            self._save()
+        return trouble, leave
+
+    def _code(self) -> int:
+        """What rank 0 tells the others with this step: why to leave after it, or 0."""
+        if self.stop is None:
+            return 0
+        limit = self.training.max_minutes
+        if limit is not None and self.state.elapsed_s >= 60 * limit:
+            return TIME_IS_UP
+        return self.stop.code
+
+    def _count_time(self) -> None:
+        now = time.monotonic()
+        self.state.elapsed_s, self.mark = self.state.elapsed_s + now - self.mark, now
+
+    def _save_is_due(self) -> bool:
+        """Whether a checkpoint is due within an epoch, and the one before is written."""
+        often = self.training.checkpoints
+        if self.ring.rank > 0 or not self.writer.idle:
+            return False
+        due = often.every_steps is not None and self.state.step % often.every_steps == 0
+        waited = time.monotonic() - self.last_save
+        return due or (often.every_minutes is not None and waited >= 60 * often.every_minutes)
+
+    def _save(self) -> None:
+        """Write the checkpoint first, then tell the run; what a crash keeps from the run is told after it."""
+        if self.ring.rank == 0:
+            self.writer.save(
+                self.state, self.learner.variables, lambda state: self.run_record.log_history(state.history)
+            )
+            self.last_save = time.monotonic()
+
+    def _end_epoch(self, leaving: bool = False) -> "tuple[Trouble | None, Reason | None]":
+        """Close the epoch, validate if it is time, keep a checkpoint.
+
+        Returns:
+            What the sentinel says, and a reason to stop early.
+        """
+        from ray import train
+
+        from r2d2.training import sentinel
+
+        row, state, early = self.learner.end_epoch(self.state), self.state, self.training.early_stopping
+        done = leaving or state.step == self.learner.total_steps
+        if done or state.epoch % self.experiment.evaluation.every_epochs == 0:
+            row |= self._validate()
+        self._count_time()
+        state.history.append(row)
+        score, trouble = row.get("val/dice"), None
+        if score is not None:
+            trouble = sentinel.after_validation(self.training.sentinel, state, score)
+            if state.best_score is None or score > state.best_score + (early.improvement if early else 0.0):
+                state.improved_epoch = state.epoch
+        # Of two equal scores the later one: it has seen more images. Nothing validated yet, or no patient with
+        # anything to find: the latest.
+        if state.best_score is None or (score is not None and score >= state.best_score):
+            state.best_score, state.best_epoch, state.best_step = score, state.epoch, state.step
+            state.best_elapsed_s = state.elapsed_s
+        if not trouble:
+            self._save()
+        train.report(row)
+        if early and state.best_score is not None and state.epoch - state.improved_epoch >= early.patience:
+            return trouble, Reason(f"no better validation Dice in {early.patience} epochs")
+        return trouble, None
+
+    def _go_back(self, trouble: "Trouble") -> "Reason | None":
+        """Go back to the last checkpoint from before the trouble at a lower rate, or say why not."""
+        settings, before = self.training.sentinel, self.state
+        if settings.action == "stop":
+            return Reason(f"{trouble.text}; try a lower training.learning_rate", evaluate=False, failed=True)
+        if before.sentinel_restarts >= settings.max_restarts:
+            told = f"{trouble.text}, after {before.sentinel_restarts} restarts at lower rates"
+            return Reason(told, evaluate=False, failed=True)
+        checkpoint = None
+        if self.ring.rank == 0:
+            self.writer.wait()
+            best = self.checkpoints.best(before)
+            # What creeps in may be in the latest checkpoint already.
+            checkpoint = self.checkpoints.latest() if trouble.sudden or not best.exists() else best
+        self._stand_at(checkpoint)
+        self.state.elapsed_s = before.elapsed_s
+        self.state.rate_factor = before.rate_factor * settings.rate_factor
+        self.state.sentinel_restarts = before.sentinel_restarts + 1
+        if self.ring.rank == 0:
+            self.checkpoints.forget_after(self.state.step)
+            self.run_record.forget_after(self.state.epoch)
+            number, factor = self.state.sentinel_restarts, self.state.rate_factor
+            told = f"{trouble.text}; back to step {self.state.step} at {factor:g} times the rate"
+            self.run_record.tag(**{f"sentinel.{number}": told})
+        return None
 
     def _scores(self, part: str) -> tuple[list[dict], dict[str, float]]:
         """The scores of a part of the split: every worker predicts its share of the slices, the ring adds up."""
@@ -136,20 +327,6 @@ class _Worker:
             "time/validation_s": time.perf_counter() - started
         }
 
-    def _keep(self, epoch: int, row: dict[str, float]) -> None:
-        """Write the checkpoint first, then tell the run; what a crash keeps from the run is told after it."""
-        self.state.epoch = epoch
-        self.state.history.append(row)
-        score = row.get("val/dice")
-        # Of two equal scores the later one: it has seen more images.
-        if score is not None and (self.state.best_score is None or score >= self.state.best_score):
-            self.state.best_score, self.state.best_epoch = score, epoch
-        elif self.state.best_score is None:  # nothing validated yet, or no patient with anything to find
-            self.state.best_epoch = epoch
-        if self.ring.rank == 0:
-            self.checkpoints.save(self.state, self.learner.variables)
-            self.run_record.log_history(self.state.history)
-
     def _finish(self) -> dict[str, Any]:
         """Score the best weights on the test patients, store and register the model."""
         from r2d2.training.state import restore
@@ -164,8 +341,15 @@ class _Worker:
 
     def _hand_over(self, rows: list[dict], scores: dict[str, float]) -> dict[str, Any]:
         from r2d2.inference.saved import metadata
+        from r2d2.training.verdict import verdict
 
         self.run_record.log({f"test/{key}": value for key, value in scores.items()}, step=self.state.best_epoch)
+        wasted, said = self.state.elapsed_s - self.state.best_elapsed_s, verdict(self.state.run_s, self.ring.size)
+        self.run_record.log({"time/wasted_s": wasted, "time/training_s": self.state.elapsed_s})
+        self.run_record.tag(verdict=said)
+        timeline = Path(self.task.run_folder) / TIMELINE
+        if timeline.exists():
+            self.run_record.attach_file(timeline, "horovod")
         self.run_record.attach_text("evaluation/test.json", json.dumps(rows, indent=1))
         self._attach_overlays(rows)
         uri, version = self.run_record.register(
@@ -179,6 +363,7 @@ class _Worker:
             "best_epoch": self.state.best_epoch,
             "test": scores,
             "rows": rows,
+            "verdict": said,
         }
 
     def _attach_overlays(self, rows: list[dict]) -> None:

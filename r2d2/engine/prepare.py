@@ -39,11 +39,12 @@ def prepare(
     )
 
     slices = len(prepared.training_rows(split["training"], experiment.preprocess.slices))
-    global_batch = experiment.training.batch_size * experiment.cluster.workers
-    if slices < global_batch:
+    workers, batch = experiment.logical_workers, experiment.training.batch_size
+    if slices < batch * workers:
+        which = "training.virtual_workers" if experiment.training.virtual_workers else "cluster.workers"
         raise InputError(
-            f"training.batch_size ({experiment.training.batch_size}) x cluster.workers ({experiment.cluster.workers}) "
-            f"= {global_batch} images a step, but there are only {slices} training slices; lower one of the two"
+            f"training.batch_size ({batch}) x {which} ({workers}) = {batch * workers} images a step, but there are "
+            f"only {slices} training slices; lower one of the two"
         )
     return prepared, split
 

@@ -1,5 +1,9 @@
 """Train an experiment: from its file to a registered model."""
 
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +33,8 @@ class RunResult:
         rows: A row a test case, likewise.
         best_epoch: The epoch whose weights are the model.
         restarts: How often the run lost a worker and went on.
+        reason: Why the training ended.
+        verdict: What limited its speed, in words.
     """
 
     run_id: str
@@ -38,6 +44,8 @@ class RunResult:
     rows: list[dict[str, Any]]
     best_epoch: int
     restarts: int
+    reason: str
+    verdict: str
 
 
 def train(experiment: config.Experiment | None, resume: str | None = None) -> RunResult:
@@ -90,7 +98,7 @@ def train(experiment: config.Experiment | None, resume: str | None = None) -> Ru
 
 def _fit(experiment: config.Experiment, run: Any, uri: str, prepared: Any, split: Any, placement: Any) -> RunResult:
     from r2d2.cluster import trainer
-    from r2d2.cluster.worker import Task
+    from r2d2.cluster.worker import STOP, Task
     from r2d2.training.state import Checkpoints
 
     folder = _run_folder(experiment, run.run_id)
@@ -104,6 +112,7 @@ def _fit(experiment: config.Experiment, run: Any, uri: str, prepared: Any, split
         split={part: list(names) for part, names in split.items()},
         threads=placement.cpus_per_worker,
     )
+    (folder / STOP).unlink(missing_ok=True)
     restarts: list[str] = []
     with bar(f"Training {experiment.name}", experiment.training.epochs) as advance:
 
@@ -120,7 +129,8 @@ def _fit(experiment: config.Experiment, run: Any, uri: str, prepared: Any, split
 
         advance("starting the workers", done=0)
         try:
-            result = trainer.fit(task, placement, experiment.cluster.max_restarts, on_epoch, on_restart)
+            with _leaving_well(folder / STOP):
+                result = trainer.fit(task, placement, experiment.cluster.max_restarts, on_epoch, on_restart)
         except trainer.TrainingFailed as error:
             run.attach_text("failures/last.txt", error.traceback)
             run.end("FAILED", str(error))
@@ -130,18 +140,16 @@ def _fit(experiment: config.Experiment, run: Any, uri: str, prepared: Any, split
             ) from error
         except BaseException as error:
             run.end("KILLED", f"{type(error).__name__} in the driver")
-            if isinstance(error, SystemExit):  # what Ray makes of a SIGTERM
-                raise WorkFailed(_stopped(run)) from error
             raise
     if "superseded" in result:
         raise WorkFailed(f"run {run.run_id} goes on elsewhere: another r2d2 train --resume has taken it over")
-    if "failed" in result:
-        run.end("FAILED", result["failed"])
-        raise WorkFailed(f"run {run.run_id} failed: {result['failed']}")
+    if result.get("failed"):
+        run.end("FAILED", result["left"])
+        raise WorkFailed(f"run {run.run_id} failed: {result['left']}")
     if "model_uri" not in result:
-        run.end("KILLED", "stopped by its user")
-        raise WorkFailed(_stopped(run))
-    run.end("FINISHED", "all epochs done")
+        run.end("KILLED", result.get("left", "stopped"))
+        raise WorkFailed(f"run {run.run_id} was stopped; go on with {command()} train --resume {run.run_id}")
+    run.end("FINISHED", result["left"])
     return RunResult(
         run_id=run.run_id,
         model_uri=result["model_uri"],
@@ -150,11 +158,31 @@ def _fit(experiment: config.Experiment, run: Any, uri: str, prepared: Any, split
         rows=result["rows"],
         best_epoch=result["best_epoch"],
         restarts=len(restarts),
+        reason=result["left"],
+        verdict=result["verdict"],
     )
 
 
-def _stopped(run: Any) -> str:
-    return f"run {run.run_id} was stopped; go on with {command()} train --resume {run.run_id}"
+@contextlib.contextmanager
+def _leaving_well(stop: Path) -> Iterator[None]:
+    """Turn the first SIGTERM or Ctrl-C into a wish that the workers find, and leave for, with a checkpoint."""
+    before: dict[int, Any] = {}
+
+    def ask(number: int, frame: object) -> None:  # noqa: ARG001
+        stop.write_text(signal.Signals(number).name)
+        say("Leaving after this step, with a checkpoint")
+        signal.signal(number, before[number])
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    try:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            before[number] = signal.signal(number, ask)
+        yield
+    finally:
+        for installed, handler in before.items():
+            signal.signal(installed, handler)
 
 
 def _resumed(recorded: config.Experiment, given: config.Experiment | None, run: str) -> config.Experiment:

@@ -18,6 +18,7 @@ from r2d2 import __version__, config
 from r2d2.errors import InputError
 from r2d2.tracking import store
 
+STOP_TAG = "r2d2.stop"
 PACKAGES = ("tensorflow-cpu", "tensorflow", "keras", "horovod", "ray", "mlflow", "numpy", "opencv-python-headless")
 
 
@@ -48,6 +49,18 @@ class Run:
         for start in range(0, len(metrics), 1000):
             self.client.log_batch(self.run_id, metrics=metrics[start : start + 1000])
         self._delivered |= {metric.step for metric in metrics}
+
+    def forget_after(self, epoch: int) -> None:
+        """Deliver the metrics of later epochs anew: the run has gone back to this one."""
+        self._delivered = {step for step in self._delivered or () if step <= epoch}
+
+    def asked_to_stop(self) -> bool:
+        """Whether somebody asked this run to stop, by `ask_to_stop`."""
+        return self.client.get_run(self.run_id).data.tags.get(STOP_TAG) == "true"
+
+    def ask_to_stop(self) -> None:
+        """Ask a run that goes on to leave well: with a checkpoint, and evaluated as it is."""
+        self.client.set_tag(self.run_id, STOP_TAG, "true")
 
     def log(self, metrics: Mapping[str, float], step: int = 0) -> None:
         """Metrics of one step."""
@@ -107,6 +120,7 @@ class Run:
         """
         if self.client.get_run(self.run_id).info.status == "FINISHED":
             raise InputError(f"run {self.run_id}: it is finished, there is nothing to go on with; start a new run")
+        self.client.set_tag(self.run_id, STOP_TAG, "false")
         self.client.update_run(self.run_id, status="RUNNING")
 
     def end(self, status: str, reason: str) -> None:

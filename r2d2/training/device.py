@@ -5,8 +5,10 @@ import os
 import tensorflow as tf
 
 
-def limit_threads(threads: int) -> None:
-    """Compute with this many threads; two more wait for input and for the ring."""
+def limit_threads(threads: int, deterministic: bool = False) -> None:
+    """Compute with this many threads; two more wait for input and for the ring. `deterministic`: on GPUs, too."""
+    if deterministic:
+        tf.config.experimental.enable_op_determinism()
     os.environ["OMP_NUM_THREADS"] = str(threads)
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(2)

@@ -1,7 +1,8 @@
 """Which images every worker takes, in which order, and how they reach it.
 
-There is one global order of all training slices for each (seed, epoch). It is cut into global batches, and each global
-batch into one consecutive share a worker. So the k-th global batch holds the same images on any number of workers.
+There is one global order of all training slices for each (seed, epoch). It is cut into global batches, each global
+batch into one consecutive minibatch a logical worker, and these are dealt out to the real workers. So the k-th global
+batch, and each logical worker's part of it, is the same on any number of real workers.
 """
 
 from dataclasses import dataclass
@@ -20,15 +21,15 @@ def global_order(seed: int, epoch: int, num_slices: int) -> np.ndarray:
     return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(num_slices)
 
 
-def share(global_batch: int, size: int, rank: int) -> slice:
-    """The part of a global batch that worker `rank` of `size` takes; parts differ by at most one image.
+def share(logical: int, size: int, rank: int) -> range:
+    """The logical workers that worker `rank` of `size` is; numbers differ by at most one.
 
     >>> [share(8, 3, rank) for rank in range(3)]
-    [slice(0, 3, None), slice(3, 6, None), slice(6, 8, None)]
+    [range(0, 3), range(3, 6), range(6, 8)]
     """
-    each, more = divmod(global_batch, size)
+    each, more = divmod(logical, size)
     start = rank * each + min(rank, more)
-    return slice(start, start + each + (rank < more))
+    return range(start, start + each + (rank < more))
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,9 +40,9 @@ class Feed:
         prepared: The prepared slices.
         rows: (slices,) the rows of the prepared arrays to train on.
         seed: Of the global order and of the augmentation.
-        global_batch: Images of a step over all workers.
-        size: Workers.
-        rank: Which of them this is.
+        batch_size: Images of a logical worker's minibatch.
+        num_logical: How many logical workers there are.
+        logical: The numbers of those that this worker is, one after another.
         augmentation: What images are augmented with; not at all if None. A row of the prepared arrays is augmented in
             an epoch the same way wherever in a batch, and on whichever worker, it comes up.
     """
@@ -49,9 +50,9 @@ class Feed:
     prepared: Prepared
     rows: np.ndarray
     seed: int
-    global_batch: int
-    size: int
-    rank: int
+    batch_size: int
+    num_logical: int
+    logical: range
     augmentation: Ranges | None = None
 
     @property
@@ -61,19 +62,19 @@ class Feed:
         The last, incomplete global batch of an epoch is left out, and since the order is new in every epoch, other
         images are left out each time.
         """
-        return len(self.rows) // self.global_batch
+        return len(self.rows) // (self.batch_size * self.num_logical)
 
     def batch(self, step: int) -> np.ndarray:
         """The rows that this worker takes in step number `step` of the run, from 0."""
         epoch, number = divmod(step, self.steps_per_epoch)
-        whole = self._order(epoch)[number * self.global_batch : (number + 1) * self.global_batch]
-        return self.rows[whole[share(self.global_batch, self.size, self.rank)]]
+        first = (number * self.num_logical + self.logical.start) * self.batch_size
+        return self.rows[self._order(epoch)[first : first + len(self.logical) * self.batch_size]]
 
     def stream(self, first: int, last: int) -> tf.data.Dataset:
         """Steps `first` to `last - 1` of the run, read ahead of use and across the ends of epochs.
 
         Returns:
-            Pairs of images (n, H, W, C) float32 and labels (n, H, W) uint8, n being this worker's share.
+            Pairs of images (n, H, W, C) float32 and labels (n, H, W) uint8: this worker's minibatches.
         """
         images, labels = self.prepared.images, self.prepared.masks
         ranges = self.augmentation

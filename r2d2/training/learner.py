@@ -1,20 +1,20 @@
-"""One worker's network, optimizer and images, and an epoch of them."""
+"""One worker's network, optimizer and images, and a step of them."""
 
 import time
 from collections.abc import Sequence
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from r2d2 import config, models
 from r2d2.data.prepare import Prepared, augmentation
 from r2d2.models.precision import choose, with_precision
-from r2d2.training.feed import Feed
+from r2d2.training import optimizers
+from r2d2.training.feed import Feed, share
 from r2d2.training.ring import Ring
-from r2d2.training.schedule import learning_rate
+from r2d2.training.schedule import learning_rate, total_steps
 from r2d2.training.state import State
-from r2d2.training.step import build_optimizer, build_step
+from r2d2.training.step import Step, Told
 
 
 class Learner:
@@ -29,7 +29,7 @@ class Learner:
     Attributes:
         model: The network that learns, in the precision it computes in.
         precision: `float32` or `bfloat16`.
-        steps_per_epoch: The same for every worker.
+        steps_per_epoch: The same for every worker, and so is `total_steps`, the updates of the whole run.
     """
 
     def __init__(self, experiment: config.Experiment, prepared: Prepared, cases: Sequence[str], ring: Ring) -> None:
@@ -42,18 +42,21 @@ class Learner:
         able = ring.sum(np.array(choose(self.training.precision) == "bfloat16", np.int64), "precision")
         self.precision = "bfloat16" if able == ring.size else "float32"
         self.model = with_precision(self._plain, self.precision)
-        self._optimizer = build_optimizer(self.training)
+        self._optimizer = optimizers.build(self.training)
         self._optimizer.build(self.model.trainable_variables)
-        self._global_batch = self.training.batch_size * ring.size
-        self._step = build_step(self.model, self._optimizer, self.training.loss, self._global_batch, ring)
+        self._workers = experiment.training.virtual_workers or ring.size
+        logical, size = share(self._workers, ring.size, ring.rank), self.training.batch_size
+        self._step = Step(
+            self.model, self._optimizer, self.training.loss, size, logical, self._workers, ring, self.training.xla
+        )
         rows = prepared.training_rows(cases, experiment.preprocess.slices)
-        ranges = augmentation(experiment)
-        self._feed = Feed(prepared, rows, self.training.seed, self._global_batch, ring.size, ring.rank, ranges)
+        self._feed = Feed(prepared, rows, self.training.seed, size, self._workers, logical, augmentation(experiment))
         self.steps_per_epoch = self._feed.steps_per_epoch
+        self.total_steps = total_steps(self.training, self.steps_per_epoch, len(rows))
 
     @property
     def variables(self) -> list[keras.Variable]:
-        """All that the next step depends on beside its number: weights, random states, the optimizer's variables."""
+        """All that the next step depends on beside its number: weights, moving averages, the optimizer's variables."""
         return [*self.model.variables, *self._optimizer.variables]
 
     def plain_model(self) -> keras.Model:
@@ -64,34 +67,62 @@ class Learner:
 
     def start(self, state: State) -> None:
         """Begin to read the images of the steps that are left, from the state's next one on."""
-        for variable in self.model.variables:
-            if variable.name == "seed_generator_state":
-                # The state is rank 0's on all ranks; from here on every rank drops other units.
-                variable.assign(variable.value + tf.constant([self.ring.rank, 0], variable.value.dtype))
-        self._batches = iter(self._feed.stream(state.step, self.training.epochs * self.steps_per_epoch))
+        self._batches = iter(self._feed.stream(state.step, self.total_steps))
 
-    def epoch(self, state: State) -> dict[str, float]:
-        """Take the steps of the state's next epoch, advance the state's step, and return the epoch's metrics.
+    def step(self, state: State, code: int = 0) -> Told:
+        """Take the state's next step and count it: step, loss, and where the time went.
 
-        `train/loss` is the mean over the epoch's global batches, summed over the ring. `time/input_s` is how long this
-        worker waited for images.
+        Args:
+            state: Where the run stands.
+            code: What this worker wants all to know.
         """
-        started, waited, rate = time.perf_counter(), 0.0, 0.0
-        loss = tf.constant(0.0)
-        for step in range(state.step, state.step + self.steps_per_epoch):
-            asked = time.perf_counter()
-            images, labels = next(self._batches)
-            waited += time.perf_counter() - asked
-            rate = learning_rate(self.training, self.ring.size, self.steps_per_epoch, step)
-            loss += self._step(images, labels, tf.constant(rate, tf.float32))
-        mean_loss = self.ring.sum(loss.numpy(), "loss") / self.steps_per_epoch
-        seconds = time.perf_counter() - started
-        state.step += self.steps_per_epoch
-        return {
-            "epoch": float(state.epoch + 1),
-            "train/loss": float(mean_loss),
-            "train/learning_rate": rate,
-            "time/epoch_s": seconds,
-            "time/input_s": waited,
-            "time/images_per_s": self.steps_per_epoch * self._global_batch / seconds,
+        asked = time.perf_counter()
+        images, labels = next(self._batches)
+        began = time.perf_counter()
+        told = self._step(images, labels, state.step, self.rate(state), code)
+        computed = time.perf_counter() - began - told.communication_s
+        state.step += 1
+        state.loss_sum += told.loss
+        spent = state.epoch_s
+        spent.input += began - asked
+        spent.compute += computed
+        spent.communication += told.communication_s
+        return told
+
+    def rate(self, state: State) -> float:
+        """The rate of the state's next step."""
+        rate = learning_rate(self.training, self._workers, self.steps_per_epoch, self.total_steps, state.step)
+        return rate * state.rate_factor
+
+    def ends_epoch(self, state: State) -> bool:
+        """Whether the last step was an epoch's last one, or the run's."""
+        return state.step % self.steps_per_epoch == 0 or state.step == self.total_steps
+
+    def end_epoch(self, state: State) -> dict[str, float]:
+        """Close the state's epoch, whole or not, and return its metrics.
+
+        `train/loss` is the mean over the epoch's global batches. `time/input_s`, `time/compute_s` and
+        `time/communication_s` are where this worker's time went: waiting for images, computing, and from its last
+        gradient to the last sum, sending and waiting for slower workers.
+        """
+        steps, spent = state.step - state.epoch * self.steps_per_epoch, state.epoch_s
+        images = steps * self.training.batch_size * self._workers
+        state.epoch += 1
+        row = {
+            "epoch": float(state.epoch),
+            "train/loss": state.loss_sum / steps,
+            "train/learning_rate": learning_rate(
+                self.training, self._workers, self.steps_per_epoch, self.total_steps, state.step - 1
+            )
+            * state.rate_factor,
+            "time/epoch_s": spent.total,
+            "time/input_s": spent.input,
+            "time/compute_s": spent.compute,
+            "time/communication_s": spent.communication,
+            "time/images_per_s": images / spent.total,
         }
+        state.run_s.input += spent.input
+        state.run_s.compute += spent.compute
+        state.run_s.communication += spent.communication
+        state.loss_sum, state.epoch_s = 0.0, type(spent)()
+        return row

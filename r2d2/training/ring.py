@@ -4,7 +4,9 @@ Gradients are summed by Horovod's ring-allreduce (Sergeev and Del Balso 2018). K
 TensorFlow variables inside them: Horovod 0.28's own Keras optimizer wrapper reduces nothing under Keras 3.
 """
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import horovod.tensorflow as hvd
@@ -12,11 +14,28 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from r2d2 import config
+
 
 class Ring:
-    """The workers of one run as seen from one of them: `rank` of `size`, `local_rank` on its node."""
+    """The workers of one run as seen from one of them: `rank` of `size`, `local_rank` on its node.
 
-    def __init__(self) -> None:
+    Args:
+        settings: How gradients travel.
+        deterministic: Sum every gradient by itself, in the same order each time. Which gradients are put together
+            depends on timing, and with three ranks or more the order of a sum on its place among them.
+        timeline: The file that rank 0 records Horovod's doings in, if the settings ask for it.
+    """
+
+    def __init__(
+        self, settings: config.Ring | None = None, deterministic: bool = False, timeline: Path | None = None
+    ) -> None:
+        self._settings = settings or config.Ring()
+        fusion = 0 if deterministic else int(self._settings.fusion_mb * 2**20)
+        os.environ["HOROVOD_FUSION_THRESHOLD"] = str(fusion)
+        os.environ["HOROVOD_CYCLE_TIME"] = str(self._settings.cycle_ms)
+        if self._settings.timeline and timeline:
+            os.environ["HOROVOD_TIMELINE"] = str(timeline)
         hvd.init()
         self.rank: int = hvd.rank()
         self.size: int = hvd.size()
@@ -29,7 +48,18 @@ class Ring:
         """
         if self.size == 1:
             return list(gradients)
-        return [hvd.allreduce(g, op=hvd.Sum, name=f"gradient_{number}") for number, g in enumerate(gradients)]
+        if not self._settings.overlap:
+            with tf.control_dependencies(gradients):
+                gradients = [tf.identity(gradient) for gradient in gradients]
+        compression = getattr(hvd.Compression, self._settings.compression)
+        return [
+            hvd.allreduce(gradient, op=hvd.Sum, name=f"gradient_{number}", compression=compression)
+            for number, gradient in enumerate(gradients)
+        ]
+
+    def sum_tensor(self, tensor: tf.Tensor, name: str) -> tf.Tensor:
+        """A tensor summed over the workers; for use inside a `tf.function`."""
+        return hvd.allreduce(tensor, op=hvd.Sum, name=name) if self.size > 1 else tensor
 
     def broadcast(self, variables: Sequence[keras.Variable]) -> None:
         """Give every worker rank 0's values of Keras variables."""

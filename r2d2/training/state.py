@@ -1,13 +1,15 @@
 """Checkpoints: everything that the next step depends on, in a folder a checkpoint, written beside and renamed.
 
-A run's folder holds `attempt.json` (who may write), `checkpoints/epoch-00003/` and `best/`. A checkpoint is
+A run's folder holds `attempt.json` (who may write), `checkpoints/step-00000300/` and `best/`. A checkpoint is
 `state.json` and `variables.npz`: plain arrays, no pickle.
 """
 
 import json
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,26 +21,66 @@ from r2d2.files import whole_file, whole_folder
 if TYPE_CHECKING:
     import keras
 
-KEPT = 2
-"""How many of the latest checkpoints stay."""
-
 
 class Superseded(RuntimeError):  # noqa: N818
     """Another driver, or a newer attempt, has taken the run over; this one must not write any more."""
 
 
 @dataclass
-class State:
-    """Where a run stands after `epoch` whole epochs and `step` steps.
+class Seconds:
+    """Where the time of steps went on rank 0: waiting for images, computing, waiting for the ring."""
 
-    `history` holds every epoch's metrics, so that a restarted run can deliver those that were lost on the way.
+    input: float = 0.0
+    compute: float = 0.0
+    communication: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.input + self.compute + self.communication
+
+
+@dataclass
+class Watched:
+    """What the sentinel has seen: smoothed values, their least ones, and how often a validation score was too low."""
+
+    loss: float | None = None
+    least_loss: float | None = None
+    gradient: float | None = None
+    least_gradient: float | None = None
+    low_scores: int = 0
+
+
+@dataclass
+class State:
+    """Where a run stands after `step` steps, `epoch` of its epochs being whole.
+
+    Attributes:
+        loss_sum: Of the steps of the epoch that is not whole.
+        best_score: The best validation score, and `best_epoch` and `best_step` where it was; `improved_epoch` is the
+            last one that was better by as much as early stopping asks for.
+        history: Every epoch's metrics, so that a restarted run can deliver those that were lost on the way.
+        elapsed_s: Time of training and validation so far, without what was lost; `best_elapsed_s` at the best epoch.
+        epoch_s: Where the time of the epoch went that is not whole, `run_s` that of the whole ones.
+        rate_factor: What the sentinel has multiplied the rate with, in `sentinel_restarts` restarts.
+        watched: What the sentinel has seen.
     """
 
     epoch: int = 0
     step: int = 0
+    loss_sum: float = 0.0
     best_score: float | None = None
     best_epoch: int = 0
+    best_step: int = 0
+    improved_epoch: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
+    elapsed_s: float = 0.0
+    best_elapsed_s: float = 0.0
+    epoch_s: Seconds = field(default_factory=Seconds)
+    run_s: Seconds = field(default_factory=Seconds)
+    rate_factor: float = 1.0
+    sentinel_restarts: int = 0
+    watched: Watched = field(default_factory=Watched)
 
 
 class Checkpoints:
@@ -48,8 +90,8 @@ class Checkpoints:
     latest of both cannot write.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, keep: int = 2) -> None:
+        self.folder, self.keep = folder, keep
         self.owner, self.attempt = "", -1
 
     def take_over(self) -> str:
@@ -74,13 +116,13 @@ class Checkpoints:
 
     def latest(self) -> Path | None:
         """The newest complete checkpoint, or None."""
-        return max((self.folder / "checkpoints").glob("epoch-*"), default=None)
+        return max((self.folder / "checkpoints").glob("step-*"), default=None)
 
     def best(self, state: State) -> Path:
         """The folder of the best weights, as `state` knows them."""
-        return self.folder / "best" / f"epoch-{state.best_epoch:05d}"
+        return self.folder / "best" / f"step-{state.best_step:08d}"
 
-    def save(self, state: State, variables: "Sequence[keras.Variable]") -> None:
+    def save(self, state: State, arrays: Sequence[np.ndarray]) -> None:
         """Write a checkpoint, also as the best one if `state` says so, and remove what it replaces.
 
         The best weights that the previous checkpoint knows go last, so that at every moment the latest checkpoint and
@@ -91,18 +133,24 @@ class Checkpoints:
         """
         if self._current() != (self.owner, self.attempt):
             raise Superseded(f"attempt {self.attempt} of the run in {self.folder} has been superseded")
-        arrays = {f"{number:04d}": np.asarray(variable.value) for number, variable in enumerate(variables)}
-        latest = self.folder / "checkpoints" / f"epoch-{state.epoch:05d}"
-        for place in [self.best(state), latest] if state.best_epoch == state.epoch else [latest]:
+        named = {f"{number:04d}": array for number, array in enumerate(arrays)}
+        latest = self.folder / "checkpoints" / f"step-{state.step:08d}"
+        for place in [self.best(state), latest] if state.best_step == state.step else [latest]:
             shutil.rmtree(place, ignore_errors=True)
             with whole_folder(place) as beside:
-                np.savez(beside / "variables.npz", **arrays)
+                np.savez(beside / "variables.npz", **named)
                 (beside / "state.json").write_text(json.dumps(asdict(state)))
-        for old in sorted(latest.parent.glob("epoch-*"))[:-KEPT]:
+        for old in sorted(latest.parent.glob("step-*"))[: -self.keep]:
             shutil.rmtree(old)
-        for old in self.best(state).parent.glob("epoch-*"):
+        for old in self.best(state).parent.glob("step-*"):
             if old != self.best(state):
                 shutil.rmtree(old)
+
+    def forget_after(self, step: int) -> None:
+        """Remove the checkpoints of later steps, which a run that goes back will come to again."""
+        for path in (self.folder / "checkpoints").glob("step-*"):
+            if int(path.name.removeprefix("step-")) > step:
+                shutil.rmtree(path)
 
     def _current(self) -> tuple[str, int]:
         try:
@@ -117,6 +165,41 @@ class Checkpoints:
             beside.write_text(json.dumps({"owner": self.owner, "attempt": attempt}))
 
 
+class Writer:
+    """Writes checkpoints while the training goes on: one at a time, in order."""
+
+    def __init__(self, checkpoints: Checkpoints) -> None:
+        self._checkpoints = checkpoints
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
+        self._last: Future | None = None
+
+    def save(self, state: State, variables: "Sequence[keras.Variable]", then: Callable[[State], None]) -> None:
+        """Write a checkpoint of what state and variables are now, then call `then` with that state.
+
+        Raises:
+            Superseded: A newer attempt has begun: told by the checkpoint before, or by `wait`.
+        """
+        self.wait()
+        arrays, kept = [variable.numpy() for variable in variables], deepcopy(state)
+
+        def write() -> None:
+            self._checkpoints.save(kept, arrays)
+            then(kept)
+
+        self._last = self._pool.submit(write)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is being written."""
+        return self._last is None or self._last.done()
+
+    def wait(self) -> None:
+        """Wait until what was saved is on the disk; raise what kept it from there."""
+        last, self._last = self._last, None
+        if last is not None:
+            last.result()
+
+
 def restore(checkpoint: Path, variables: "Sequence[keras.Variable]") -> State:
     """Set the variables to a checkpoint's values and return its state.
 
@@ -129,4 +212,5 @@ def restore(checkpoint: Path, variables: "Sequence[keras.Variable]") -> State:
             raise ValueError(f"{checkpoint} holds {len(arrays.files)} variables, the network has {len(variables)}")
         for number, variable in enumerate(variables):
             variable.assign(arrays[f"{number:04d}"])
-    return State(**values)
+    parts = {"epoch_s": Seconds, "run_s": Seconds, "watched": Watched}
+    return State(**{key: parts[key](**value) if key in parts else value for key, value in values.items()})

@@ -1,46 +1,159 @@
-"""One training step of one worker: its share of the gradient, summed over the ring, applied."""
+"""One update of the weights by one worker: its share of the gradient, summed over the ring, applied.
 
-from collections.abc import Callable
+A worker that does the work of several logical workers takes their minibatches one after another and adds up their
+gradients; the ring sums once an update.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import keras
 import tensorflow as tf
 
-from r2d2 import config, models
+from r2d2 import models
 from r2d2.models.losses import LOSSES
 from r2d2.training.ring import Ring
 
-Step = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
+MOVING = ("moving_mean", "moving_variance")
 
 
-def build_optimizer(training: config.Training) -> keras.optimizers.Optimizer:
-    """The optimizer of an experiment; every step sets its rate anew."""
-    if training.optimizer == "adam":
-        return keras.optimizers.Adam(training.learning_rate)
-    return keras.optimizers.SGD(training.learning_rate, momentum=training.momentum)
+@dataclass(frozen=True)
+class Told:
+    """What an update told; `loss`, `gradient_norm` and `code` are the same on all workers.
+
+    Attributes:
+        loss: The mean over the global batch's images.
+        gradient_norm: Of all gradients together, summed over the ring.
+        code: The sum of what the workers handed in.
+        communication_s: From this worker's last gradient to the last sum: sending, and waiting for slower workers.
+    """
+
+    loss: float
+    gradient_norm: float
+    code: int
+    communication_s: float
 
 
-def build_step(
-    model: keras.Model, optimizer: keras.optimizers.Optimizer, loss: str, global_batch: int, ring: Ring
-) -> Step:
-    """The compiled training step of one worker.
+class Step:
+    """The compiled update of one worker.
 
     The loss is the mean over the global batch's images. Each worker sums its images' losses and divides by the global
-    number, and the ring sums the gradients: exact however unevenly the images are shared out.
+    number, and the ring sums the gradients: exact however unevenly the images are shared out. What a logical worker
+    draws in a step (which units are dropped) depends on the step and its number alone. Each logical worker normalizes
+    its own minibatch (batch normalization); moving averages are averaged over all of them in every update, which gives
+    what averaging them once at the end would, for they are linear.
 
-    Returns:
-        A function of images (n, H, W, C) float32, labels (n, H, W) and the rate, which updates the model and returns
-        this worker's part of the global batch's mean loss.
+    Args:
+        model: In the precision that it computes in.
+        optimizer: Built for the model's trainable variables.
+        loss: Its name.
+        batch_size: Images of a logical worker's minibatch.
+        logical: The numbers of the logical workers that this worker is.
+        num_logical: How many logical workers there are in all.
+        ring: The ring.
+        xla: Compile with XLA.
     """
-    network, per_image = models.logits(model), LOSSES[loss]
-    variables = [variable.value for variable in model.trainable_variables]
 
-    @tf.function(jit_compile=False, autograph=False)
-    def step(images: tf.Tensor, labels: tf.Tensor, rate: tf.Tensor) -> tf.Tensor:
+    def __init__(
+        self,
+        model: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+        loss: str,
+        batch_size: int,
+        logical: Sequence[int],
+        num_logical: int,
+        ring: Ring,
+        xla: bool = False,
+    ) -> None:
+        self._network, self._per_image = models.logits(model), LOSSES[loss]
+        self._trainable, self._optimizer = model.trainable_variables, optimizer
+        self._images, self._logical, self._num_logical = batch_size * num_logical, list(logical), num_logical
+        self._batch_size, self._ring = batch_size, ring
+        self._seeds = [v.value for v in model.variables if v.name == "seed_generator_state"]
+        self._first_seeds = [int(seed.numpy()[0]) for seed in self._seeds]
+        self._moving = [v.value for v in model.non_trainable_variables if v.name in MOVING]
+        # What is added up over the minibatches of an update, where there are several: gradients, loss, moving averages.
+        several = len(self._logical) > 1
+        self._sums = [tf.Variable(tf.zeros_like(v.value)) for v in self._trainable] if several else []
+        self._loss_sum = tf.Variable(0.0)
+        self._moving_before = [tf.Variable(v) for v in self._moving] if several else []
+        self._moving_sums = [tf.Variable(tf.zeros_like(v)) for v in self._moving] if several else []
+        # XLA cannot compile Horovod's operations: with it the gradients alone are compiled.
+        self._gradients = tf.function(self._compute, jit_compile=xla, autograph=False)
+        self._add = tf.function(self._add_minibatch, autograph=False)
+        self._update = tf.function(self._last_minibatch, autograph=False)
+
+    def __call__(self, images: tf.Tensor, labels: tf.Tensor, number: int, rate: float, code: int = 0) -> Told:
+        """Take update `number` of the run.
+
+        Args:
+            images: (minibatches x batch size, H, W, C) float32, the minibatches of this worker's logical workers.
+            labels: (minibatches x batch size, H, W).
+            number: From 0.
+            rate: The learning rate.
+            code: What this worker wants all to know.
+        """
+        step, size = tf.constant(number, tf.int64), self._batch_size
+        for moving, before in zip(self._moving, self._moving_before, strict=False):
+            before.assign(moving)
+        for place, logical in enumerate(self._logical):
+            part = slice(place * size, (place + 1) * size)
+            minibatch = images[part], labels[part], tf.constant(logical, tf.int64), step
+            if place < len(self._logical) - 1:
+                self._add(*minibatch)
+        told = self._update(*minibatch, tf.constant(rate, tf.float32), tf.constant(code, tf.float32)).numpy()
+        return Told(float(told[0]), float(told[2]), int(told[1]), float(told[3]))
+
+    def _compute(
+        self, images: tf.Tensor, labels: tf.Tensor, logical: tf.Tensor, step: tf.Tensor
+    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        for seed, first in zip(self._seeds, self._first_seeds, strict=True):
+            seed.assign(tf.cast(tf.stack([first + logical, step]), seed.dtype))
         with tf.GradientTape() as tape:
-            value = tf.reduce_sum(per_image(labels, network(images, training=True))) / global_batch
-        gradients = ring.sum_gradients(tape.gradient(value, variables))
-        optimizer.learning_rate.assign(rate)
-        optimizer.apply(gradients, model.trainable_variables)
-        return value
+            losses = self._per_image(labels, self._network(images, training=True))
+            value = tf.reduce_sum(losses) / self._images
+        return value, tape.gradient(value, [variable.value for variable in self._trainable])
 
-    return step
+    def _add_minibatch(self, images: tf.Tensor, labels: tf.Tensor, logical: tf.Tensor, step: tf.Tensor) -> None:
+        self._moving_as_before()
+        value, gradients = self._gradients(images, labels, logical, step)
+        for total, part in zip(
+            [self._loss_sum, *self._sums, *self._moving_sums], [value, *gradients, *self._moving], strict=True
+        ):
+            total.assign_add(part)
+
+    def _last_minibatch(
+        self,
+        images: tf.Tensor,
+        labels: tf.Tensor,
+        logical: tf.Tensor,
+        step: tf.Tensor,
+        rate: tf.Tensor,
+        code: tf.Tensor,
+    ) -> tf.Tensor:
+        self._moving_as_before()
+        value, gradients = self._gradients(images, labels, logical, step)
+        moving = [variable.read_value() for variable in self._moving]
+        if self._sums:
+            value += self._loss_sum
+            gradients = [total + gradient for total, gradient in zip(self._sums, gradients, strict=True)]
+            moving = [total + last for total, last in zip(self._moving_sums, moving, strict=True)]
+        with tf.control_dependencies(gradients):
+            computed = tf.timestamp()
+        summed = self._ring.sum_gradients(gradients)
+        told = self._ring.sum_tensor(tf.stack([value, code]), "told")
+        with tf.control_dependencies([*summed, told]):
+            communicated = tf.timestamp()
+        self._optimizer.learning_rate.assign(rate)
+        self._optimizer.apply(summed, self._trainable)
+        for number, (variable, total) in enumerate(zip(self._moving, moving, strict=True)):
+            variable.assign(self._ring.sum_tensor(total, f"moving_{number}") / self._num_logical)
+        for total in [self._loss_sum, *self._sums, *self._moving_sums]:
+            total.assign(tf.zeros_like(total))
+        waited = tf.cast(communicated - computed, tf.float32)
+        return tf.concat([told, [tf.linalg.global_norm(summed), waited]], axis=0)
+
+    def _moving_as_before(self) -> None:
+        """Let every logical worker's moving averages start from where the update found them."""
+        for moving, before in zip(self._moving, self._moving_before, strict=False):
+            moving.assign(before)

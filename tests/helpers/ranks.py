@@ -6,7 +6,7 @@ from r2d2 import config
 from r2d2.data.prepare import open_prepared
 
 
-def learn(prepared_folder, cases, experiments, without_allreduce=False):
+def learn(prepared_folder, cases, experiments, without_allreduce=False, deterministic=False):
     """Train each experiment for an epoch on this rank; return weights, loss and confusions by experiment."""
     from r2d2.training import device
 
@@ -16,7 +16,7 @@ def learn(prepared_folder, cases, experiments, without_allreduce=False):
     from r2d2.training.ring import Ring
     from r2d2.training.state import State
 
-    ring = Ring()
+    ring = Ring(deterministic=deterministic)
     if without_allreduce:
         ring.sum_gradients = list
     prepared = open_prepared(prepared_folder)
@@ -26,30 +26,21 @@ def learn(prepared_folder, cases, experiments, without_allreduce=False):
         ring.broadcast(learner.variables)
         state = State()
         learner.start(state)
-        row = learner.epoch(state)
+        told = [learner.step(state, code=ring.rank) for _ in range(learner.total_steps)]
+        row = learner.end_epoch(state)
         predictor = Predictor(learner.model, learner.experiment.preprocess)
         mine = predictor.confusions(prepared, prepared.cases, ring.rank, ring.size)
         results.append(
             {
-                "weights": np.concatenate([np.ravel(w) for w in learner.model.get_weights()]),
+                "weights": np.concatenate([np.ravel(v.numpy()) for v in learner.variables if "seed" not in v.name]),
+                "losses": [one.loss for one in told],
+                "norms": [one.gradient_norm for one in told],
+                "codes": {one.code for one in told},
                 "loss": row["train/loss"],
                 "steps": learner.steps_per_epoch,
                 "confusions": ring.sum(mine, "confusions"),
                 "confusions_of_one": predictor.confusions(prepared, prepared.cases),
-                "dropout_seed": _dropout_seed(learner.experiment, prepared, cases, ring),
             }
         )
     ring.close()
     return results
-
-
-def _dropout_seed(experiment, prepared, cases, ring):
-    """The seed of this rank's random states after the start of a network with dropout."""
-    from r2d2.training.learner import Learner
-    from r2d2.training.state import State
-
-    settings = experiment.model_copy(update={"model": config.Model(filters=4, depth=1, dropout=0.5)})
-    dropping = Learner(settings, prepared, cases, ring)
-    ring.broadcast(dropping.variables)
-    dropping.start(State())
-    return next(v.numpy() for v in dropping.model.variables if v.name == "seed_generator_state")

@@ -20,9 +20,10 @@ EVERYTHING = augment.Ranges(
 )
 
 
-def _feed(prepared, size, rank, global_batch=6, augmentation=None):
+def _feed(prepared, size, rank, batch_size=1, num_logical=6, augmentation=None):
+    """The feed of one of so many ranks, which are six logical workers together."""
     rows = prepared.training_rows([case.name for case in prepared.cases], config.Slices(count=5, choice="foreground"))
-    return Feed(prepared, rows, seed=3, global_batch=global_batch, size=size, rank=rank, augmentation=augmentation)
+    return Feed(prepared, rows, 3, batch_size, num_logical, share(num_logical, size, rank), augmentation)
 
 
 def test_an_order_is_a_permutation_of_seed_and_epoch_alone():
@@ -33,9 +34,9 @@ def test_an_order_is_a_permutation_of_seed_and_epoch_alone():
         assert (order != other).any()
 
 
-def test_shares_are_whole_and_differ_by_one_image_at_most():
-    assert [share(7, 3, rank) for rank in range(3)] == [slice(0, 3), slice(3, 5), slice(5, 7)]
-    assert [share(2, 3, rank) for rank in range(3)] == [slice(0, 1), slice(1, 2), slice(2, 2)]
+def test_shares_are_whole_and_differ_by_one_logical_worker_at_most():
+    assert [share(7, 3, rank) for rank in range(3)] == [range(0, 3), range(3, 5), range(5, 7)]
+    assert [len(share(18, 4, rank)) for rank in range(4)] == [5, 5, 4, 4]
 
 
 @pytest.mark.parametrize("size", [2, 3, 4])

@@ -10,7 +10,9 @@ from r2d2.imgmed import augment
 from r2d2.training.learner import Learner
 from r2d2.training.state import State
 
-ALONE = SimpleNamespace(rank=0, size=1, sum=lambda value, name: value, sum_gradients=list)
+ALONE = SimpleNamespace(
+    rank=0, size=1, sum=lambda value, name: value, sum_gradients=list, sum_tensor=lambda value, name: value
+)
 """A ring of one, without Horovod."""
 
 TABLE_1 = "training.augmentation={rotation_degrees: [-45, 45], zoom: [0.8, 1.2], shift: [0, 0.05]}"

@@ -1,12 +1,13 @@
 import pytest
 
 from r2d2 import config
-from r2d2.training.schedule import learning_rate
+from r2d2.training.schedule import learning_rate, total_steps
 
 
 def _rates(workers, steps_per_epoch=10, **settings):
     training = config.Training(**{"epochs": 8, "learning_rate": 0.1, "warmup_epochs": 2} | settings)
-    return [learning_rate(training, workers, steps_per_epoch, step) for step in range(8 * steps_per_epoch)]
+    total = 8 * steps_per_epoch
+    return [learning_rate(training, workers, steps_per_epoch, total, step) for step in range(total)]
 
 
 def test_the_rate_is_scaled_once_by_the_number_of_workers_after_a_climb_from_the_base_rate():
@@ -35,3 +36,26 @@ def test_cosine_falls_to_zero_at_the_end_of_the_run_by_way_of_the_half():
     assert rates[20] == pytest.approx(0.2)
     assert rates[50] == pytest.approx(0.1)
     assert 0 < rates[-1] < 0.001
+
+
+def test_the_root_of_the_number_of_workers_scales_too():
+    assert _rates(workers=4, scaling="sqrt")[20:] == [pytest.approx(0.2)] * 60
+
+
+def test_a_warm_up_in_steps_wins_over_one_in_epochs():
+    rates = _rates(workers=4, warmup_steps=5)
+    assert rates[0] == pytest.approx(0.1 + 0.3 / 5) and rates[4:] == [pytest.approx(0.4)] * 76
+
+
+@pytest.mark.parametrize(("power", "half_way"), [(1.0, 0.1), (2.0, 0.05)])
+def test_a_polynomial_falls_by_the_power_of_what_is_left(power, half_way):
+    rates = _rates(workers=2, decay="polynomial", decay_power=power)
+    assert rates[20] == pytest.approx(0.2)
+    assert rates[50] == pytest.approx(half_way)
+    assert rates[79] == pytest.approx(0.2 * (1 / 60) ** power)
+
+
+@pytest.mark.parametrize(("updates", "steps"), [("same-epochs", 8 * 3), ("same-updates", 8 * 57)])
+def test_more_workers_make_fewer_updates_or_as_many_as_one_would(updates, steps):
+    # 400 images: 57 minibatches of 7, or 3 global ones of 18 workers.
+    assert total_steps(config.Training(epochs=8, batch_size=7, updates=updates), 400 // (7 * 18), 400) == steps

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from r2d2.training.state import Checkpoints, State, Superseded, restore
+from r2d2.training.state import Checkpoints, Seconds, State, Superseded, Watched, Writer, restore
 
 
 @pytest.fixture
@@ -26,7 +26,17 @@ def checkpoints(tmp_path):
 
 def _state(epoch, best_epoch):
     history = [{"epoch": float(number), "train/loss": 1.0 / number} for number in range(1, epoch + 1)]
-    return State(epoch=epoch, step=10 * epoch, best_score=0.5, best_epoch=best_epoch, history=history)
+    return State(
+        epoch=epoch,
+        step=10 * epoch,
+        loss_sum=1 / 3,
+        best_score=0.5,
+        best_epoch=best_epoch,
+        best_step=10 * best_epoch,
+        history=history,
+        epoch_s=Seconds(0.1, 0.2, 0.3),
+        watched=Watched(loss=0.7, least_loss=1 / 7),
+    )
 
 
 def _values(variables):
@@ -36,7 +46,7 @@ def _values(variables):
 def test_a_restored_checkpoint_is_the_saved_one_to_the_last_bit(checkpoints, variables):
     saved, state = _values(variables), _state(3, 3)
     assert any("seed_generator" in variable.path for variable in variables), "the random states are among them"
-    checkpoints.save(state, variables)
+    checkpoints.save(state, _values(variables))
     for variable in variables:
         variable.assign(keras.ops.zeros_like(variable))
     assert restore(checkpoints.latest(), variables) == state
@@ -46,39 +56,39 @@ def test_a_restored_checkpoint_is_the_saved_one_to_the_last_bit(checkpoints, var
 
 def test_the_latest_two_and_the_best_stay(checkpoints, variables):
     for epoch, best in ((1, 1), (2, 2), (3, 2), (4, 2), (5, 2)):
-        checkpoints.save(_state(epoch, best), variables)
+        checkpoints.save(_state(epoch, best), _values(variables))
     assert sorted(path.name for path in (checkpoints.folder / "checkpoints").iterdir()) == [
-        "epoch-00004",
-        "epoch-00005",
+        "step-00000040",
+        "step-00000050",
     ]
-    assert [path.name for path in (checkpoints.folder / "best").iterdir()] == ["epoch-00002"]
+    assert [path.name for path in (checkpoints.folder / "best").iterdir()] == ["step-00000020"]
     assert restore(checkpoints.best(_state(5, 2)), variables).epoch == 2
 
 
 def test_an_attempt_that_a_newer_one_replaced_cannot_write(checkpoints, variables):
-    checkpoints.save(_state(1, 1), variables)
+    checkpoints.save(_state(1, 1), _values(variables))
     newer = Checkpoints(checkpoints.folder)
     assert newer.begin_attempt(checkpoints.owner) == checkpoints.attempt + 1
     with pytest.raises(Superseded):
-        checkpoints.save(_state(2, 2), variables)
-    assert newer.latest().name == "epoch-00001"
-    newer.save(_state(2, 2), variables)
-    assert newer.latest().name == "epoch-00002"
+        checkpoints.save(_state(2, 2), _values(variables))
+    assert newer.latest().name == "step-00000010"
+    newer.save(_state(2, 2), _values(variables))
+    assert newer.latest().name == "step-00000020"
 
 
 def test_a_driver_that_another_one_replaced_cannot_begin_again(checkpoints, variables):
-    checkpoints.save(_state(1, 1), variables)
+    checkpoints.save(_state(1, 1), _values(variables))
     newer = Checkpoints(checkpoints.folder)
     owner = newer.take_over()
     with pytest.raises(Superseded, match="another driver"):
         Checkpoints(checkpoints.folder).begin_attempt(checkpoints.owner)
     with pytest.raises(Superseded):
-        checkpoints.save(_state(2, 2), variables)
+        checkpoints.save(_state(2, 2), _values(variables))
     assert newer.begin_attempt(owner) == 1
 
 
 def test_an_interrupted_write_leaves_the_checkpoint_before_it(checkpoints, variables, monkeypatch):
-    checkpoints.save(_state(1, 1), variables)
+    checkpoints.save(_state(1, 1), _values(variables))
     before = (checkpoints.latest() / "state.json").read_text()
 
     def full_disk(*arguments, **named):
@@ -87,25 +97,55 @@ def test_an_interrupted_write_leaves_the_checkpoint_before_it(checkpoints, varia
     with monkeypatch.context() as patch:
         patch.setattr(np, "savez", full_disk)
         with pytest.raises(OSError, match="No space left"):
-            checkpoints.save(_state(2, 2), variables)
-    assert checkpoints.latest().name == "epoch-00001"
+            checkpoints.save(_state(2, 2), _values(variables))
+    assert checkpoints.latest().name == "step-00000010"
     assert (checkpoints.latest() / "state.json").read_text() == before
-    checkpoints.save(_state(2, 2), variables)
+    checkpoints.save(_state(2, 2), _values(variables))
     assert restore(checkpoints.latest(), variables).epoch == 2
 
 
 def test_a_checkpoint_of_another_network_is_refused(checkpoints, variables):
-    checkpoints.save(_state(1, 1), variables[:3])
+    checkpoints.save(_state(1, 1), _values(variables[:3]))
     for others in (variables, variables[:2]):
         with pytest.raises(ValueError, match="holds 3 variables"):
             restore(checkpoints.latest(), others)
 
 
 def test_a_checkpoint_holds_no_pickle(checkpoints, variables):
-    checkpoints.save(_state(1, 1), variables)
+    checkpoints.save(_state(1, 1), _values(variables))
     assert sorted(path.name for path in checkpoints.latest().iterdir()) == ["state.json", "variables.npz"]
     json.loads((checkpoints.latest() / "state.json").read_text())
     with np.load(checkpoints.latest() / "variables.npz", allow_pickle=False) as arrays:
         assert len(arrays.files) == len(variables)
         for name in arrays.files:
             assert arrays[name].dtype != object
+
+
+def test_a_writer_keeps_what_was_at_the_time_and_tells_when_it_is_on_the_disk(checkpoints, variables):
+    writer, told = Writer(checkpoints), []
+    state, saved = _state(1, 1), _values(variables)
+    writer.save(state, variables, lambda kept: told.append((kept.step, checkpoints.latest().name)))
+    state.step = 11
+    for variable in variables:
+        variable.assign(keras.ops.zeros_like(variable))
+    writer.wait()
+    assert told == [(10, "step-00000010")]
+    assert restore(checkpoints.latest(), variables).step == 10
+    for before, after in zip(saved, _values(variables), strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
+def test_what_kept_a_writer_from_writing_is_raised_at_the_next_occasion(checkpoints, variables):
+    writer = Writer(checkpoints)
+    Checkpoints(checkpoints.folder).take_over()
+    writer.save(_state(1, 1), variables, lambda kept: None)
+    with pytest.raises(Superseded):
+        writer.wait()
+    assert writer.idle and checkpoints.latest() is None
+
+
+def test_checkpoints_of_later_steps_are_forgotten(checkpoints, variables):
+    for epoch in (1, 2):
+        checkpoints.save(_state(epoch, 1), _values(variables))
+    checkpoints.forget_after(10)
+    assert checkpoints.latest().name == "step-00000010"
