@@ -108,6 +108,9 @@ def train(
         return
     print(_table(result.rows, result.metrics))
     print(f"\nRun {result.run_id}: registered {result.model} (alias candidate), weights of epoch {result.best_epoch}")
+    if result.reason != "all epochs done":
+        print(f"It ended before its last epoch: {result.reason}")
+    print(result.verdict)
     print(f"Next: {command()} predict {result.model} SCAN.nii.gz -o MASK.nii.gz")
 
 
@@ -283,6 +286,18 @@ def runs_show(run: Annotated[str, typer.Argument(help="A run's id or name.")], a
         print(f"\n{part}")
         for key, value in found[part].items():
             print(f"  {key:<34} {value:.6g}" if isinstance(value, float) else f"  {key:<34} {value}")
+
+
+@runs_app.command("stop")
+def runs_stop(run: Annotated[str, typer.Argument(help="A run's id or name.")], as_json: Json = False) -> None:
+    """Ask a run to leave well: with a checkpoint, evaluated and registered as it is; wait until it has."""
+    from r2d2.engine.runs import stop
+
+    result = stop(run)
+    if as_json:
+        _answer(result)
+    else:
+        print(f"Run {result['run_id']}: {result['status'].lower()}, {result['reason']}")
 
 
 @zoo_app.command("list")

@@ -189,7 +189,9 @@ def _resumed(recorded: config.Experiment, given: config.Experiment | None, run: 
     """The recorded experiment, or a given one that differs from it in nothing but ELSEWHERE."""
     if given is None:
         return recorded
-    other = [key for key in config.differences(recorded, given) if key not in ELSEWHERE]
+    # Virtual workers do the same on any number of real ones.
+    free = ELSEWHERE | ({"cluster.workers"} if recorded.training.virtual_workers else set())
+    other = [key for key in config.differences(recorded, given) if key not in free]
     if other:
         raise InputError(f"--resume {run}: its {other[0]} was another; a run goes on with the settings it began with")
     return given

@@ -62,8 +62,10 @@ def _checkpoint(home, epoch):
     """A condition: some run has a checkpoint of this epoch or a later one."""
 
     def reached():
-        found = sorted((home / "runs").glob("*/checkpoints/epoch-*"))
-        return found and int(found[-1].name.removeprefix("epoch-")) >= epoch
+        found = sorted((home / "runs").glob("*/checkpoints/step-*/state.json"))
+        with contextlib.suppress(FileNotFoundError):  # removed since
+            return found and json.loads(found[-1].read_text())["epoch"] >= epoch
+        return False
 
     return reached
 
@@ -331,8 +333,10 @@ def test_a_second_driver_takes_a_run_over_and_the_first_one_leaves_it_alone(home
     _assert_whole(home, run_id)
 
 
-def test_control_c_closes_the_run_and_says_how_to_go_on(home, experiment):
-    process = start("train", experiment, "training.epochs=4000")
+def test_control_c_leaves_in_the_middle_of_an_epoch_and_resume_ends_as_if_nothing_had_been(
+    home, experiment, undisturbed
+):
+    process = start("train", experiment)
     try:
         wait_for(_checkpoint(home, 3), 120, process)
         started = psutil.Process(process.pid).children(recursive=True)
@@ -346,3 +350,67 @@ def test_control_c_closes_the_run_and_says_how_to_go_on(home, experiment):
     assert err.splitlines()[-1].endswith(f"r2d2 train --resume {run_id}")
     assert "Traceback" not in err
     assert alive == []
+    latest = sorted((home / "runs").glob("*/checkpoints/step-*"))[-1]
+    assert dict(_query(home, "select key, value from tags"))["r2d2.reason"] == "terminated"
+
+    code, out, err = run("train", "--resume", run_id, "--json")
+    assert code == 0, err
+    result = json.loads(out)
+    assert (result["reason"], result["restarts"]) == ("all epochs done", 0)
+    assert result["verdict"].partition("-bound")[0] in ("Input", "Communication", "Compute")
+    _assert_whole(home, run_id)
+    _assert_same_course(home, undisturbed)
+    assert not latest.exists()  # the oldest of those that are kept is later
+
+
+def test_a_run_that_is_asked_to_stop_is_evaluated_and_registered_as_it_is(home, experiment):
+    process = start("train", experiment, "training.epochs=100000", "evaluation.every_epochs=100000", "--json")
+    try:
+        wait_for(_checkpoint(home, 2), 120, process)
+        ((run_id,),) = _query(home, "select run_uuid from runs")
+        code, out, err = run("runs", "stop", run_id, "--json")
+        assert code == 0, err
+        assert json.loads(out) == {"run_id": run_id, "status": "FINISHED", "reason": "stopped on request"}
+        out, err = process.communicate(timeout=60)
+    finally:
+        end(process)
+    assert process.returncode == 0, err
+    result = json.loads(out)
+    assert result["reason"] == "stopped on request" and result["model"] == "small/1"
+    ((validated,),) = _query(home, "select step from metrics where key = 'val/dice'")
+    assert validated == result["best_epoch"] >= 2
+    ((wasted,),) = _query(home, "select value from metrics where key = 'time/wasted_s'")
+    assert 0 <= wasted < 5
+    code, _, err = run("runs", "stop", run_id)
+    assert code == 2 and "it is finished, there is nothing to stop" in err
+
+
+def test_a_training_that_falls_apart_goes_back_at_a_lower_rate_and_says_so(home, experiment):
+    wild = ["training.optimizer=sgd", "training.learning_rate=1.0e+9", "training.warmup_epochs=0", "training.epochs=6"]
+    restart = "training.sentinel={action: restart, rate_factor: 1.0e-11}"
+    code, out, err = run("train", experiment, *wild, restart, "--json")
+    assert code == 0, err
+    assert json.loads(out)["reason"] == "all epochs done"
+    tags = dict(_query(home, "select key, value from tags"))
+    assert "in step" in tags["r2d2.sentinel.1"]
+    assert tags["r2d2.sentinel.1"].endswith("back to step 0 at 1e-11 times the rate")
+    assert _query(home, "select step from metrics where key = 'train/loss' order by step") == [
+        (n,) for n in range(1, 7)
+    ]
+
+    code, _, err = run("train", experiment, *wild)
+    assert code == 1
+    assert "failed: the " in err and "try a lower training.learning_rate" in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("setting", "reason"),
+    [
+        ("training.max_minutes=0.02", "training.max_minutes are over"),
+        ("training.early_stopping={patience: 2, improvement: 0.9}", "no better validation Dice in 2 epochs"),
+    ],
+)
+def test_a_training_ends_when_it_is_told_to(home, experiment, setting, reason):
+    code, out, err = run("train", experiment, setting, "training.epochs=100000", "evaluation.every_epochs=1", "--json")
+    assert code == 0, err
+    assert json.loads(out)["reason"] == reason

@@ -17,16 +17,12 @@ TOLERANCE = 5e-6
 """Largest difference of a weight that rounding in float32 explains; weights are of the order of 0.1."""
 
 SETTINGS = {
-    "cross_entropy-sgd": {"loss": "cross_entropy", "optimizer": "sgd"},
-    "dice_cross_entropy-sgd": {"loss": "dice_cross_entropy", "optimizer": "sgd"},
-    "cross_entropy-adam": {"loss": "cross_entropy", "optimizer": "adam"},
-    "dice_cross_entropy-adam": {"loss": "dice_cross_entropy", "optimizer": "adam"},
+    "cross_entropy-sgd": {"loss": "cross_entropy", "optimizer": "sgd", "ring": {"overlap": False}},
+    "dice_cross_entropy-adam": {"optimizer": "adam"},
     # Six logical workers with an image each, whose network drops units.
-    "virtual": {"virtual_workers": GLOBAL_BATCH, "batch_size": 1},
     "virtual-dropout": {"virtual_workers": GLOBAL_BATCH, "batch_size": 1, "model": {"dropout": 0.5}},
-    # The eight images of a step are shared out unevenly.
-    "virtual-uneven": {"virtual_workers": 4, "batch_size": 2},
-    "not-overlapping": {"ring": {"overlap": False}},
+    # The images of a step are shared out unevenly.
+    "virtual-uneven": {"virtual_workers": 4, "batch_size": 2, "optimizer": "adam"},
 }
 """What is trained, each for an epoch."""
 
@@ -97,14 +93,10 @@ def test_all_ranks_end_with_the_same_bits_and_were_told_the_same(results, ranks)
         assert first["codes"] == {sum(range(ranks))}
 
 
-def test_logical_workers_drop_units_of_their_own(results):
-    plain, dropping = (results[1][0][setting]["losses"] for setting in ("virtual", "virtual-dropout"))
-    assert np.abs(np.subtract(plain, dropping)).min() > 1e-3
-
-
 def test_without_the_allreduce_the_difference_is_a_thousand_times_the_tolerance(prepared, virtual_patients, results):
-    broken = _run(2, prepared, virtual_patients, without_allreduce=True)
-    for setting in SETTINGS:
+    names = list(SETTINGS)[:2]
+    broken = _run(2, prepared, virtual_patients, names, without_allreduce=True)
+    for setting in names:
         difference = np.abs(broken[0][setting]["weights"] - results[1][0][setting]["weights"]).max()
         assert difference >= 1000 * TOLERANCE
         between_ranks = np.abs(broken[0][setting]["weights"] - broken[1][setting]["weights"]).max()
@@ -112,11 +104,10 @@ def test_without_the_allreduce_the_difference_is_a_thousand_times_the_tolerance(
 
 
 def test_three_deterministic_ranks_end_with_the_same_bits_each_time(prepared, virtual_patients):
-    names = ("dice_cross_entropy-sgd", "virtual-dropout")
-    first, again = (_run(3, prepared, virtual_patients, names, deterministic=True) for _ in range(2))
-    for name in names:
-        np.testing.assert_array_equal(first[0][name]["weights"], again[0][name]["weights"])
-        assert first[0][name]["losses"] == again[0][name]["losses"]
+    name = "dice_cross_entropy-adam"
+    first, again = (_run(3, prepared, virtual_patients, [name], deterministic=True)[0][name] for _ in range(2))
+    np.testing.assert_array_equal(first["weights"], again["weights"])
+    assert first["losses"] == again["losses"]
 
 
 @pytest.mark.parametrize("ranks", [2, 3])

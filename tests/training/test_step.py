@@ -1,0 +1,68 @@
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pytest
+
+from r2d2 import config, models
+from r2d2.training import optimizers
+from r2d2.training.step import Step
+
+ALONE = SimpleNamespace(size=1, sum_gradients=list, sum_tensor=lambda tensor, name: tensor)
+"""A ring of one, without Horovod."""
+RNG = np.random.default_rng(0)
+IMAGES = RNG.normal(size=(4, 16, 20, 1)).astype(np.float32)
+LABELS = RNG.integers(0, 2, (4, 16, 20)).astype(np.uint8)
+
+
+def make(logical=(0,), num_logical=1, batch_size=4, dropout=0.0, xla=False):
+    keras.utils.set_random_seed(1)
+    model = models.build(config.Model(filters=2, depth=1, dropout=dropout), 1, 2, (16, 20))
+    optimizer = optimizers.build(config.Training())
+    optimizer.build(model.trainable_variables)
+    return model, Step(model, optimizer, "dice_cross_entropy", batch_size, logical, num_logical, ALONE, xla)
+
+
+def weights(model):
+    return np.concatenate([np.ravel(weight) for weight in model.get_weights()])
+
+
+def test_what_a_step_tells_is_the_loss_and_the_norm_of_its_gradient():
+    model, step = make()
+    before = weights(model)
+    told = step(IMAGES, LABELS, number=0, rate=0.5, code=3)
+    # Plain momentum's first step is the rate times the gradient.
+    assert np.linalg.norm(weights(model) - before) == pytest.approx(0.5 * told.gradient_norm, rel=1e-4)
+    assert told.code == 3 and told.communication_s >= 0
+    fresh, _ = make()
+    losses = models.losses.dice_cross_entropy(LABELS, models.logits(fresh)(IMAGES))
+    assert told.loss == pytest.approx(float(np.mean(losses)), rel=1e-5)
+
+
+def test_minibatches_of_several_logical_workers_add_up_to_one_batch():
+    whole, alone = make()
+    parts, several = make(logical=(0, 1), num_logical=2, batch_size=2)
+    for number in range(3):
+        one, two = (step(IMAGES, LABELS, number, 0.1) for step in (alone, several))
+        assert two.loss == pytest.approx(one.loss, rel=1e-5)
+        assert two.gradient_norm == pytest.approx(one.gradient_norm, rel=1e-4)
+    np.testing.assert_allclose(weights(parts), weights(whole), rtol=0, atol=1e-6)
+
+
+def test_which_units_are_dropped_depends_on_logical_worker_and_step_alone():
+    def loss(logical, number, earlier=()):
+        _, step = make(logical=(logical,), num_logical=2, batch_size=4, dropout=0.5)
+        for before in earlier:
+            step(IMAGES, LABELS, before, rate=0.0)
+        return step(IMAGES, LABELS, number, rate=0.0).loss
+
+    assert loss(0, 7) == loss(0, 7) == loss(0, 7, earlier=(5, 6))
+    assert len({loss(0, 7), loss(1, 7), loss(0, 8), loss(1, 8)}) == 4
+
+
+def test_a_step_compiled_with_xla_is_the_same_within_rounding():
+    (model, plain), (other, compiled) = make(), make(xla=True)
+    for number in range(2):
+        losses = [step(IMAGES, LABELS, number, 0.1).loss for step in (plain, compiled)]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    np.testing.assert_allclose(weights(other), weights(model), rtol=0, atol=1e-6)
