@@ -1,7 +1,7 @@
 # Everything a newcomer needs: make demo, make test. Everything CI needs: make check, make test.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: setup demo test check format lock clean
+.PHONY: setup demo test check soak format lock clean
 
 PYTHON ?= python3.11
 UV_VERSION := 0.13.9
@@ -43,6 +43,10 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# Half an hour: kills, and what is lost by them. Leaves experiments/soak.md.
+soak: setup
+	$(BIN)/python experiments/soak.py
 
 format: setup
 	$(BIN)/ruff format .

@@ -163,15 +163,16 @@ class _Worker:
             client = store.connect(self.task.tracking_uri)
             self.run_record = runs.Run(client, self.task.run_id)
             self.stop = StopAsked(Path(self.task.run_folder) / STOP, runs.Run(client, self.task.run_id).asked_to_stop)
+        latest = self.checkpoints.latest() if self.ring.rank == 0 else None
+        self._stand_at(latest)
+        if self.ring.rank == 0:
             self.run_record.tag(
                 attempts=attempt + 1,
+                started_at_step=self.state.step,
                 workers=self.ring.size,
                 precision=self.learner.precision,
                 steps_per_epoch=self.learner.steps_per_epoch,
             )
-        latest = self.checkpoints.latest() if self.ring.rank == 0 else None
-        self._stand_at(latest)
-        if self.ring.rank == 0:
             self.run_record.log_history(self.state.history)
             if latest is None:  # what the sentinel can go back to
                 self._save()

@@ -1,0 +1,335 @@
+"""Kill whatever can be killed, again and again, and see whether anything is lost: `make soak`.
+
+    python experiments/soak.py --kills 20 --seed 0
+
+trains one small experiment undisturbed, and then once for each kill: at a random step a SIGKILL goes to a victim: a
+rank (Ray starts the workers again), the driver (the script calls `r2d2 train --resume`), or, on two hosts made of
+network namespaces (infra/several_hosts.sh; needs root), the raylet of the second host (the script starts it again).
+Every run must finish as one MLflow run with each metric's step once, take up the latest checkpoint that was on the disk
+when the victim died, and, the training being deterministic, end with the undisturbed run's weights, optimizer and
+scores to the last bit. The record goes to `soak.md` beside this file; the exit code is 1 if anything was lost.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.request
+from collections import Counter
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import psutil
+import yaml
+
+BIN = Path(sys.executable).parent
+HOSTS = Path(__file__).parents[1] / "infra" / "several_hosts.sh"
+ROOM = Path("/var/tmp/r2d2-soak")
+"""What the hosts share lies here: each has a /tmp of its own."""
+HEAD, OUTSIDE = "10.77.0.10", "10.77.0.254"
+EPOCHS, EVERY_STEPS = 30, 4
+LIMIT_S = 400
+
+
+def main() -> None:
+    """Run all, print and write the record."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    chance = random.Random(given.seed)
+    victims = ["rank", "driver"]
+    if os.geteuid() == 0 and shutil.which("ip"):
+        victims.append("raylet")
+    else:
+        print("Raylets are left alone: two hosts on one machine need root and iproute2")
+    shutil.rmtree(ROOM, ignore_errors=True)
+    ROOM.mkdir(parents=True)
+    experiment = make_experiment()
+
+    started = time.monotonic()
+    undisturbed = finished(OneHost(experiment, ROOM / "undisturbed"), None, 0)
+    total_steps = undisturbed["step"]
+    print(f"undisturbed: {total_steps} steps, {undisturbed['seconds']:.0f} s", flush=True)
+    rows = []
+    # Every victim in turn, in a random order, so that none is missed.
+    for number in range(given.kills):
+        if number % len(victims) == 0:
+            turn = chance.sample(victims, len(victims))
+        victim, step = turn[number % len(victims)], chance.randrange(1, total_steps - EVERY_STEPS)
+        place = (TwoHosts if victim == "raylet" else OneHost)(experiment, ROOM / f"run{number:02d}")
+        row = {"number": number + 1, "victim": victim} | finished(place, victim, step)
+        row["lost"] = compared(row, undisturbed)
+        rows.append(row)
+        print(
+            f"{row['number']:>3}  {victim:<7} killed at step {row['killed_at']:>3}, went on at {row['resumed_at']:>3}, "
+            f"{row['seconds']:.0f} s: {row['lost'] or 'nothing lost'}",
+            flush=True,
+        )
+        shutil.rmtree(place.home)
+    text = record(rows, undisturbed, given.seed, time.monotonic() - started)
+    Path(__file__).with_suffix(".md").write_text(text)
+    print(text)
+    shutil.rmtree(ROOM)
+    sys.exit(any(row["lost"] for row in rows))
+
+
+def make_experiment() -> Path:
+    """Virtual patients and the experiment that is trained on them."""
+    data = ROOM / "patients"
+    run = ["data", "synthesize", "brain", data, "--patients", "8", "--spacing-mm", "6"]
+    subprocess.run([BIN / "r2d2", *run], check=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    values = {
+        "name": "soak",
+        "data": {"path": str(data)},
+        "preprocess": {"image_size": [34, 40], "slices": {"count": 12, "choice": "foreground"}},
+        "model": {"filters": 16, "depth": 3, "dropout": 0.1},
+        "training": {
+            "epochs": EPOCHS,
+            "batch_size": 4,
+            "optimizer": "adam",
+            "learning_rate": 0.003,
+            "deterministic": True,
+            "checkpoints": {"every_steps": EVERY_STEPS},
+            "augmentation": {"rotation_degrees": [-15, 15], "noise": [0.0, 0.1]},
+        },
+        "cluster": {"workers": 2, "cpus_per_worker": 1, "max_restarts": 3},
+        "evaluation": {"every_epochs": 5, "overlays": 0},
+    }
+    path = ROOM / "soak.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+class OneHost:
+    """A run on this machine, with Ray's cluster for it alone and MLflow's SQLite file."""
+
+    def __init__(self, experiment: Path, home: Path) -> None:
+        self.experiment, self.home = experiment, home
+        self.store = home / "mlflow.db"
+        home.mkdir(parents=True)
+
+    def __enter__(self) -> "OneHost":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def train(self, *arguments: str) -> subprocess.Popen:
+        """Start the driver."""
+        return self._start([BIN / "r2d2", "train", *arguments], {})
+
+    def _start(self, command: list, environment: dict[str, str]) -> subprocess.Popen:
+        log = (self.home / "log").open("a")
+        told = dict(os.environ) | {"R2D2_HOME": str(self.home)} | environment
+        return subprocess.Popen(command, env=told, stdout=log, stderr=log, start_new_session=True)
+
+    def ranks(self, driver: subprocess.Popen) -> list[psutil.Process]:
+        """The workers that train."""
+        return [process for process in below(driver.pid) if "RayTrainWorker" in line(process)]
+
+    def mend(self) -> None:
+        """What a person would do after the kill, beside calling resume: here nothing."""
+
+
+class TwoHosts(OneHost):
+    """A run on two hosts: a Ray head and the driver on the first, a worker node on the second, an MLflow server."""
+
+    def __enter__(self) -> "TwoHosts":
+        subprocess.run([HOSTS, "up", "2", "1gbit"], check=True)
+        self.servers: list[subprocess.Popen] = []
+        with socket.socket() as probe:
+            probe.bind((OUTSIDE, 0))
+            port = probe.getsockname()[1]
+        self.address = f"http://{OUTSIDE}:{port}"
+        where = ["--host", OUTSIDE, "--port", str(port), "--workers", "1", "--allowed-hosts", f"{OUTSIDE}:{port}"]
+        kept = ["--backend-store-uri", f"sqlite:///{self.store}", "--artifacts-destination", str(self.home / "kept")]
+        self.servers.append(self._start([sys.executable, "-m", "mlflow", "server", *where, *kept], {}))
+        wait_for(self._answers, 120)
+        self._ray(0, "--head", f"--node-ip-address={HEAD}", "--port=6379", "--include-dashboard=false")
+        self._ray(1, f"--address={HEAD}:6379", "--node-ip-address=10.77.0.11")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for host in (0, 1):
+            end(on_host(host))
+        for server in self.servers:
+            end([*below(server.pid), psutil.Process(server.pid)])
+            server.wait()
+        subprocess.run([HOSTS, "down", "2"], check=False)
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.address}/health", timeout=2) as answer:
+            return answer.status == 200
+        return False
+
+    def _ray(self, host: int, *arguments: str) -> None:
+        command = [HOSTS, "run", str(host), BIN / "ray", "start", "--num-cpus=1", "--disable-usage-stats", *arguments]
+        wait_for(lambda: self._start(command, {}).wait() == 0, 120)
+
+    def train(self, *arguments: str) -> subprocess.Popen:
+        """Start the driver on the first host."""
+        environment = {"RAY_ADDRESS": f"{HEAD}:6379", "MLFLOW_TRACKING_URI": self.address}
+        return self._start([HOSTS, "run", "0", BIN / "r2d2", "train", *arguments], environment)
+
+    def ranks(self, driver: subprocess.Popen) -> list[psutil.Process]:  # noqa: ARG002
+        """The workers on both hosts."""
+        return [process for host in (0, 1) for process in on_host(host) if "RayTrainWorker" in line(process)]
+
+    def mend(self) -> None:
+        """The second host comes back."""
+        end(on_host(1))
+        self._ray(1, f"--address={HEAD}:6379", "--node-ip-address=10.77.0.11")
+
+
+def finished(place: OneHost, victim: str | None, at_step: int) -> dict:
+    """Train to the end with one kill on the way: what the run is then, and what it cost."""
+    started = time.monotonic()
+    found: dict = {"killed_at": 0, "resumed_at": 0}
+    with place:
+        driver = place.train(str(place.experiment))
+        try:
+            if victim:
+                wait_for(lambda: latest_step(place.home) >= at_step and place.ranks(driver), LIMIT_S, driver)
+                target = chosen(place, driver, victim)
+                found["killed_at"] = latest_step(place.home)
+                target.send_signal(signal.SIGKILL)
+                place.mend()
+            if victim == "driver":
+                driver.wait()
+                end(place.ranks(driver))
+                driver = place.train("--resume", only_run(place)[0])
+            driver.wait(timeout=LIMIT_S)
+        finally:
+            end([*below(driver.pid), *([psutil.Process(driver.pid)] if driver.poll() is None else [])])
+        found |= {"code": driver.returncode, "seconds": time.monotonic() - started}
+        run_id, status = only_run(place)
+        tags = dict(query(place.store, "select key, value from tags"))
+        found |= {"status": status, "resumed_at": int(tags.get("r2d2.started_at_step", 0))}
+        found["restarts"] = [value for key, value in tags.items() if key.startswith("r2d2.restart.")]
+        sql = "select key, step, value from metrics where key not like 'time/%' order by key, step, value"
+        found["metrics"] = query(place.store, sql)
+        latest = max((place.home / "runs" / run_id / "checkpoints").glob("step-*"))
+        found["step"] = json.loads((latest / "state.json").read_text())["step"]
+        with np.load(latest / "variables.npz") as arrays:
+            found["variables"] = [arrays[name] for name in sorted(arrays.files)]
+    return found
+
+
+def compared(row: dict, undisturbed: dict) -> str:
+    """What was lost, in words; empty if nothing was."""
+    if row["code"] or row["status"] != "FINISHED":
+        return f"exit code {row['code']}, the run is {row['status']}"
+    doubled = [key for key, count in Counter((key, step) for key, step, _ in row["metrics"]).items() if count > 1]
+    if doubled:
+        return f"{doubled[0]} is recorded twice"
+    if row["resumed_at"] < row["killed_at"]:
+        return f"checkpoint {row['killed_at']} was on the disk, it went on from {row['resumed_at']}"
+    if row["victim"] != "driver" and not row["restarts"]:
+        return "the restart and its cause are not on the run"
+    same = len(row["variables"]) == len(undisturbed["variables"]) and all(
+        np.array_equal(left, right) for left, right in zip(row["variables"], undisturbed["variables"], strict=True)
+    )
+    if not same:
+        return "other weights than the undisturbed run's"
+    return "" if row["metrics"] == undisturbed["metrics"] else "other metrics than the undisturbed run's"
+
+
+def chosen(place: OneHost, driver: subprocess.Popen, victim: str) -> psutil.Process:
+    """The process to kill."""
+    if victim == "rank":
+        return place.ranks(driver)[-1]
+    if victim == "driver":
+        return psutil.Process(driver.pid)
+    (raylet,) = [process for process in on_host(1) if "raylet/raylet" in line(process)]
+    return raylet
+
+
+def latest_step(home: Path) -> int:
+    """The step of the latest checkpoint on the disk, 0 if there is none."""
+    return max((int(path.name[5:]) for path in home.glob("runs/*/checkpoints/step-*")), default=0)
+
+
+def only_run(place: OneHost) -> tuple[str, str]:
+    """The id and status of the one run that there may be."""
+    (run,) = query(place.store, "select run_uuid, status from runs")
+    return run
+
+
+def query(store: Path, sql: str) -> list[tuple]:
+    """Rows of MLflow's store."""
+    with sqlite3.connect(store) as connection:
+        return connection.execute(sql).fetchall()
+
+
+def below(pid: int) -> list[psutil.Process]:
+    """All that a process started."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).children(recursive=True)
+    return []
+
+
+def on_host(host: int) -> list[psutil.Process]:
+    """All processes of a host."""
+    told = subprocess.run(["ip", "netns", "pids", f"node{host}"], capture_output=True, text=True, check=False).stdout
+    found = []
+    for pid in told.split():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found.append(psutil.Process(int(pid)))
+    return found
+
+
+def line(process: psutil.Process) -> str:
+    """A process' command line."""
+    with contextlib.suppress(psutil.Error):
+        return " ".join(process.cmdline())
+    return ""
+
+
+def end(processes: list[psutil.Process]) -> None:
+    """End processes and wait until they are gone."""
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(processes, timeout=30)
+
+
+def wait_for(condition, seconds: float, driver: subprocess.Popen | None = None) -> None:
+    """Wait until a condition holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline or (driver is not None and driver.poll() is not None):
+            raise SystemExit(f"soak: waited in vain; the logs are in {ROOM}")
+        time.sleep(0.1)
+
+
+def record(rows: list[dict], undisturbed: dict, seed: int, seconds: float) -> str:
+    """The page."""
+    whole = sum(not row["lost"] for row in rows)
+    lines = [
+        f"# {len(rows)} kills, {date.today()}",
+        "",
+        f"`python experiments/soak.py --kills {len(rows)} --seed {seed}`: {whole} of {len(rows)} runs lost nothing.",
+        f"{undisturbed['step']} steps, 2 ranks of one thread, a checkpoint every {EVERY_STEPS} steps;",
+        f"{seconds / 60:.0f} minutes in all, the undisturbed run {undisturbed['seconds']:.0f} s.",
+        "",
+        "| # | killed | latest checkpoint then | went on from | whole run | lost |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        cells = [row["number"], row["victim"], row["killed_at"], row["resumed_at"], f"{row['seconds']:.0f} s"]
+        lines.append(f"| {' | '.join(map(str, cells))} | {row['lost'] or 'nothing'} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
