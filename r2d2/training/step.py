@@ -4,6 +4,7 @@ A worker that does the work of several logical workers takes their minibatches o
 gradients; the ring sums once an update.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -138,12 +139,10 @@ class Step:
             value += self._loss_sum
             gradients = [total + gradient for total, gradient in zip(self._sums, gradients, strict=True)]
             moving = [total + last for total, last in zip(self._moving_sums, moving, strict=True)]
-        with tf.control_dependencies(gradients):
-            computed = tf.timestamp()
+        computed = _now(after=gradients)
         summed = self._ring.sum_gradients(gradients)
         told = self._ring.sum_tensor(tf.stack([value, code]), "told")
-        with tf.control_dependencies([*summed, told]):
-            communicated = tf.timestamp()
+        communicated = _now(after=[*summed, told])
         self._optimizer.learning_rate.assign(rate)
         self._optimizer.apply(summed, self._trainable)
         for number, (variable, total) in enumerate(zip(self._moving, moving, strict=True)):
@@ -157,3 +156,10 @@ class Step:
         """Let every logical worker's moving averages start from where the update found them."""
         for moving, before in zip(self._moving, self._moving_before, strict=False):
             moving.assign(before)
+
+
+def _now(after: Sequence[tf.Tensor]) -> tf.Tensor:
+    """The time in seconds when these tensors are there."""
+    with tf.control_dependencies(after):
+        # TensorFlow's own timestamp is refused where all must be deterministic.
+        return tf.numpy_function(time.perf_counter, [], tf.float64)
