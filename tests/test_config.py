@@ -183,7 +183,7 @@ def test_a_value_of_the_wrong_type_is_refused_by_key_and_rule(override, key, rul
         ("training.momentum=1.0", "less than 1 (got 1.0)"),
         ("model.dropout=1", "less than 1"),
         ("model.depth=8", "less than or equal to 7 (got 8)"),
-        ("model.network=unet", "'dist-unet' (got 'unet')"),
+        ("model.network=unet", "'dist-unet' or 'dist-fcn' (got 'unet')"),
         ("preprocess.plane=oblique", "'sagittal', 'coronal' or 'axial' (got 'oblique')"),
         ("preprocess.image_size=[7, 240]", "greater than or equal to 8 (got 7)"),
         ("preprocess.channels=[-1]", "greater than or equal to 0 (got -1)"),

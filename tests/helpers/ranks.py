@@ -48,7 +48,7 @@ def _dropout_seed(experiment, prepared, cases, ring):
     from r2d2.training.learner import Learner
     from r2d2.training.state import State
 
-    settings = experiment.model_copy(update={"model": config.Model(filters=4, depth=1, dropout=0.5)})
+    settings = experiment.model_copy(update={"model": config.DistUNet(filters=4, depth=1, dropout=0.5)})
     dropping = Learner(settings, prepared, cases, ring)
     ring.broadcast(dropping.variables)
     dropping.start(State())

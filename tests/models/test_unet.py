@@ -9,7 +9,7 @@ from r2d2 import config, models
 from r2d2.models.precision import choose, with_precision
 
 RNG = np.random.default_rng(0)
-SMALL = config.Model(filters=4, depth=2)
+SMALL = config.DistUNet(filters=4, depth=2)
 
 
 def network(model=SMALL, channels=2, classes=3, size=(37, 50)):
@@ -28,7 +28,7 @@ def predict(model, batch):
 @pytest.mark.parametrize("size", [(37, 50), (16, 16), (8, 9), (1, 1), (17, 32)])
 @pytest.mark.parametrize("depth", [1, 4])
 def test_any_image_size_comes_back_and_probabilities_sum_to_one(size, depth):
-    model = network(config.Model(filters=2, depth=depth), size=size)
+    model = network(config.DistUNet(filters=2, depth=depth), size=size)
     probabilities = predict(model, images(size=size))
     assert probabilities.shape == (2, *size, 3) and probabilities.dtype == np.float32
     np.testing.assert_allclose(probabilities.sum(axis=-1), 1, atol=1e-5)
@@ -44,7 +44,7 @@ def test_padding_is_cropped_where_it_was_added():
 
 
 def test_layers_are_named_for_people():
-    model = network(config.Model(filters=2, depth=2, dropout=0.5), size=(8, 8))
+    model = network(config.DistUNet(filters=2, depth=2, dropout=0.5), size=(8, 8))
     assert [layer.name for layer in model.layers] == [
         "image",
         *("encoder_1_conv_1", "encoder_1_conv_2", "encoder_1_pool"),
@@ -76,7 +76,7 @@ def test_the_original_u_net_has_its_31_million_parameters():
         + convolution(1, 64, 2)
     )
     assert expected == 31_030_658  # 31 031 810 is the number for three channels
-    assert network(config.Model(filters=64, depth=4), channels=1, classes=2, size=(572, 572)).count_params() == expected
+    assert network(config.DistUNet(filters=64, depth=4), channels=1, classes=2, size=(572, 572)).count_params() == expected
 
 
 def test_logits_share_the_weights_and_their_softmax_is_the_prediction():
@@ -93,12 +93,12 @@ def test_every_image_is_predicted_on_its_own():
 
 
 def test_dropout_is_off_when_predicting():
-    model, batch = network(config.Model(filters=4, depth=2, dropout=0.9)), images()
+    model, batch = network(config.DistUNet(filters=4, depth=2, dropout=0.9)), images()
     np.testing.assert_array_equal(predict(model, batch), predict(model, batch))
 
 
 def test_bfloat16_computes_so_and_keeps_its_variables_in_float32():
-    model, batch = network(config.Model(filters=8, depth=2)), images()
+    model, batch = network(config.DistUNet(filters=8, depth=2)), images()
     copy = with_precision(model, "bfloat16")
     assert all(variable.dtype == "float32" for variable in copy.variables)
     computed = {layer.name: layer.compute_dtype for layer in copy.layers if layer.name != "image"}
@@ -138,7 +138,7 @@ assert {layer.__module__.split(".")[0] for layer in model.layers} == {"keras"}
 
 
 def test_a_saved_model_loads_without_r2d2_and_predicts_the_same(tmp_path):
-    model, batch = network(config.Model(filters=4, depth=2, dropout=0.5)), images()
+    model, batch = network(config.DistUNet(filters=4, depth=2, dropout=0.5)), images()
     model.save(tmp_path / "model.keras")
     np.save(tmp_path / "images.npy", batch)
     files = [str(tmp_path / name) for name in ("model.keras", "images.npy", "probabilities.npy")]
