@@ -56,7 +56,8 @@ class Carried:
         text = f"{self.source}: {len(self.whole)} layers carried over as they are"
         for title, layers in (("adapted", self.adapted), ("fresh", self.fresh)):
             if layers:
-                text += f"; {title}: " + ", ".join(f"{name} ({how})" for name, how in layers.items())
+                hows = {how: ", ".join(name for name in layers if layers[name] == how) for how in layers.values()}
+                text += f"; {title}: " + "; ".join(f"{names} ({how})" for how, names in hows.items())
         return text + (f"; not used: {', '.join(self.unused)}" if self.unused else "")
 
 
