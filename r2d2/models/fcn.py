@@ -82,7 +82,7 @@ def turns(channels: int, parts: int) -> np.ndarray:
 
 def colours(channels: int, factors: Sequence[float] | np.ndarray = (1.0, 1.0, 1.0)) -> np.ndarray:
     """The kernel from channels to blue, green and red, times a factor each: (1, 1, channels, 3) float32."""
-    return (turns(channels, 3)[:, ::-1] * np.float32(factors))[np.newaxis, np.newaxis]
+    return (turns(channels, 3)[:, ::-1] * np.asarray(factors, np.float32))[np.newaxis, np.newaxis]
 
 
 def _convolution(x: keras.KerasTensor, filters: int, size: int, name: str) -> keras.KerasTensor:

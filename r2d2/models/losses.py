@@ -36,10 +36,10 @@ def cross_entropy(labels: keras.KerasTensor, logits: keras.KerasTensor, weights:
 def focal(
     labels: keras.KerasTensor, logits: keras.KerasTensor, gamma: float = 2.0, weights: Weights = None
 ) -> keras.KerasTensor:
-    """Mean over the pixels of the focal loss -(1 - p)^gamma log p, p being the true class' probability (Lin et al. 2017).
+    """Mean over the pixels of the focal loss -(1 - p)^gamma log p (Lin et al. 2017).
 
-    Gamma 0 is the cross-entropy. `weights` are the paper's alpha, one a class. Other arguments and the result as in
-    `cross_entropy`.
+    p is the probability of the pixel's own class. Gamma 0 is the cross-entropy. `weights` are the paper's alpha, one a
+    class. Other arguments and the result as in `cross_entropy`.
     """
     losses = _pixels(labels, logits)
     # Where p rounds to 1, a power below 1 would have an infinite slope.

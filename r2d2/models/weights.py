@@ -10,11 +10,10 @@ import io
 import re
 import sys
 import zipfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import h5py
+import h5py  # type: ignore[import-untyped]
 import keras
 import numpy as np
 
@@ -128,7 +127,9 @@ def carry_over(model: keras.Model, file: Path) -> Carried:
         else:
             adapted[layer.name] = f"{given[0].shape[2]} channels there, {present[0].shape[2]} here"
     if not any(name != "bgr" for name in (*whole, *adapted)):
-        raise InputError(f"model.weights {file}: no layer of it fits this network; it has {', '.join(theirs) or 'none'}")
+        raise InputError(
+            f"model.weights {file}: no layer of it fits this network; it has {', '.join(theirs) or 'none'}"
+        )
     unused = theirs.keys() - {layer.name for layer in ours}
     return Carried(str(file), tuple(whole), adapted, fresh, tuple(name for name in theirs if name in unused))
 
@@ -172,7 +173,7 @@ def _read(file: Path) -> Layers:
 def _keras_3(stored: h5py.File) -> Layers:
     layers: Layers = {}
 
-    def visit(path: str, found: Mapping) -> None:
+    def visit(path: str, found: h5py.Group) -> None:
         if path.startswith("layers/") and path.count("/") == 2 and path.endswith("/vars") and "name" in found.attrs:
             layers[str(found.attrs["name"])] = [found[str(number)][()] for number in range(len(found))]
 

@@ -74,7 +74,7 @@ def test_the_original_u_net_has_its_31_million_parameters():
         + convolution(1, 64, 2)
     )
     assert expected == 31_030_658  # 31 031 810 is the number for three channels
-    assert network(config.DistUNet(filters=64, depth=4), channels=1, classes=2, size=(572, 572)).count_params() == expected
+    assert network(config.DistUNet(), channels=1, classes=2, size=(572, 572)).count_params() == expected
 
 
 def test_logits_share_the_weights_and_their_softmax_is_the_prediction():
