@@ -9,28 +9,29 @@ writes them under the names that Keras' own VGG16 has. The weights are of Oxford
 BY 4.0.
 
 It then compares: Dist-FCN's encoder, with these weights carried over, on one z-scored slice of the ICBM152 brain, and
-the ONNX file's own layers as OpenCV computes them, on blue, green and red made of the same slice by the stated map.
+the ONNX file's own layers as OpenCV computes them, on blue, green and red made of the same slice by the stated map
+(r2d2/models/fcn.py, whose scale is multiplied back in).
 What it printed on 2026-11-23 (float32, two CPU cores, OpenCV 5.0.0, Keras 3.15.1):
 
     layer               largest activation  largest difference
-    encoder_1_conv_1               735.263            0.002121
-    encoder_1_conv_2              3016.897            0.011047
-    encoder_1_pool                3016.897            0.011047
-    encoder_2_conv_1              5581.817            0.027252
-    encoder_2_conv_2              9298.975            0.040039
-    encoder_2_pool                9298.975            0.038979
-    encoder_3_conv_1             11672.121            0.067627
-    encoder_3_conv_2              9880.934            0.065094
-    encoder_3_conv_3              9534.387            0.042969
-    encoder_3_pool                9534.387            0.042969
-    encoder_4_conv_1              8201.685            0.057373
-    encoder_4_conv_2              3849.140            0.035043
-    encoder_4_conv_3              1885.025            0.021240
-    encoder_4_pool                1885.025            0.010712
-    encoder_5_conv_1              1000.377            0.009201
-    encoder_5_conv_2               426.378            0.004242
-    encoder_5_conv_3               203.458            0.001637
-    encoder_5_pool                 203.458            0.001104
+    encoder_1_conv_1               735.263            0.002136
+    encoder_1_conv_2              3016.897            0.011045
+    encoder_1_pool                3016.897            0.011045
+    encoder_2_conv_1              5581.817            0.026855
+    encoder_2_conv_2              9298.975            0.040649
+    encoder_2_pool                9298.975            0.038795
+    encoder_3_conv_1             11672.121            0.063232
+    encoder_3_conv_2              9880.934            0.065002
+    encoder_3_conv_3              9534.387            0.047363
+    encoder_3_pool                9534.387            0.047363
+    encoder_4_conv_1              8201.685            0.055542
+    encoder_4_conv_2              3849.140            0.034387
+    encoder_4_conv_3              1885.025            0.022034
+    encoder_4_pool                1885.025            0.010765
+    encoder_5_conv_1              1000.377            0.009277
+    encoder_5_conv_2               426.378            0.004265
+    encoder_5_conv_3               203.458            0.001590
+    encoder_5_pool                 203.458            0.001076
 
 Rounding: at most 12 millionths of a layer's largest activation.
 """
@@ -126,7 +127,7 @@ def compare(net: cv2.dnn.Net, file: Path) -> None:
     net.setInput(np.ascontiguousarray(bgr[np.newaxis]))
     print(f"{'layer':18}{'largest activation':>20}{'largest difference':>20}")
     for layer, activations in zip(theirs, net.forward(list(theirs.values())), strict=True):
-        difference = np.abs(activations.transpose(0, 2, 3, 1) - ours[layer]).max()
+        difference = np.abs(activations.transpose(0, 2, 3, 1) - ours[layer] * np.float32(fcn.SCALE)).max()
         print(f"{layer:18}{activations.max():20.3f}{difference:20.6f}")
 
 

@@ -2,14 +2,21 @@
 
 The encoder is that of Simonyan and Zisserman (2015), so that its weights from ImageNet fit. They expect colours in the
 order blue, green, red, from 0 to 255, less ImageNet's mean: numbers of mean 0 and of the deviations in `DEVIATIONS`.
-Scans with `normalization: zscore` have mean 0 and deviation 1, so that the map from one to the other is a factor for
-each colour, in the kernel of the 1x1 convolution `bgr`, without a bias:
+Scans with `normalization: zscore` have mean 0 and deviation 1. So the map from one to the other is a factor for each
+colour, without a constant:
 
 - of 3 channels, or n: red is the mean of channels 0, 3, 6, ..., green of 1, 4, ..., blue of 2, 5, ...;
-- of 1 channel: it is all three colours; of 2: the first is red and blue, the second green.
+- of 1 channel: it is all three colours; of 2: the first is red and blue, the second green;
+- blue times 57.4, green times 57.1, red times 58.4.
 
-The factors are 1 in a network that starts at random; `r2d2.models.weights` sets them with VGG's weights. Up to three
-channels the map loses nothing and stays as it is. Of more than three it is where training starts, and learns.
+VGG as it is answers such numbers with activations in the thousands, which plain gradient descent diverges from at any
+usual rate. Convolutions with ReLU and max-pooling let a factor through: with colours and biases all divided by
+`SCALE`, every activation is exactly VGG's divided by `SCALE`. That is how its weights are carried over
+(`r2d2.models.weights`): the kernel of the 1x1 convolution `bgr` holds the map divided by `SCALE`, with factors close to
+1, VGG's kernels are as they are, its biases are divided. In a network that starts at random the factors are 1.
+
+Up to three channels the map loses nothing and stays as it is. Of more than three it is where training starts, and
+learns.
 """
 
 from collections.abc import Sequence
@@ -26,6 +33,8 @@ FILTERS = (64, 128, 256, 512, 512)
 """Filters in each of the five blocks."""
 DEVIATIONS = (57.4, 57.1, 58.4)
 """Standard deviations of ImageNet's blue, green and red, of 0 to 255: 255 x (0.225, 0.224, 0.229)."""
+SCALE = 57.6
+"""Their mean: what VGG's activations are divided by."""
 
 
 def build(model: config.DistFCN, num_channels: int, num_classes: int, image_size: tuple[int, int]) -> keras.Model:

@@ -1,7 +1,8 @@
 """Transfer learning: what fits of a weights file is carried over into a network, and what does not is said.
 
 Layers are matched by name. A file is one of ours (`.keras`, `.weights.h5`), or of Keras' own VGG: those layers are
-renamed, and the network's `bgr` layer is set to make of z-scored scans what they expect (see `r2d2.models.fcn`).
+renamed, their biases scaled, and the network's `bgr` layer makes of z-scored scans what they expect (see
+`r2d2.models.fcn`).
 Everything in it is read as arrays; nothing is run or unpickled.
 """
 
@@ -100,18 +101,17 @@ def carry_over(model: keras.Model, file: Path) -> Carried:
         InputError: It is no such file, or nothing in it fits.
     """
     theirs = _read(file)
-    vgg = False
-    if any(layer.name == "bgr" for layer in model.layers):
-        renamed = {re.sub(r"^block(\d)_conv(\d)$", r"encoder_\1_conv_\2", name): theirs[name] for name in theirs}
-        vgg, theirs = renamed.keys() != theirs.keys(), renamed
+    vgg = "block1_conv1" in theirs and any(layer.name == "bgr" for layer in model.layers)
+    theirs = dict(_renamed(name, arrays) for name, arrays in theirs.items()) if vgg else theirs
 
     whole, adapted, fresh = [], {}, {}
     ours = [layer for layer in model.layers if layer.get_weights()]
     for layer in ours:
         present = _values(layer)
         if layer.name == "bgr" and vgg:
-            layer.set_weights([fcn.colours(present[0].shape[2], fcn.DEVIATIONS)])
-            adapted["bgr"] = f"{present[0].shape[2]} z-scored channels to blue, green, red as VGG expects them"
+            channels = present[0].shape[2]
+            layer.set_weights([fcn.colours(channels, np.divide(fcn.DEVIATIONS, fcn.SCALE))])
+            adapted["bgr"] = f"{channels} z-scored channels to VGG's blue, green, red, all divided by {fcn.SCALE}"
             continue
         given = theirs.get(layer.name)
         if given is None:
@@ -132,6 +132,12 @@ def carry_over(model: keras.Model, file: Path) -> Carried:
         )
     unused = theirs.keys() - {layer.name for layer in ours}
     return Carried(str(file), tuple(whole), adapted, fresh, tuple(name for name in theirs if name in unused))
+
+
+def _renamed(name: str, arrays: list[np.ndarray]) -> tuple[str, list[np.ndarray]]:
+    """A layer of Keras' VGG as Dist-FCN's encoder has it: its bias is for colours divided by `SCALE`."""
+    ours, is_ours = re.subn(r"^block(\d)_conv(\d)$", r"encoder_\1_conv_\2", name)
+    return (ours, [arrays[0], arrays[1] / np.float32(fcn.SCALE)]) if is_ours else (name, arrays)
 
 
 def _values(layer: keras.Layer) -> list[np.ndarray]:
