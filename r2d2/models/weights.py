@@ -39,7 +39,7 @@ class Carried:
 
     Attributes:
         source: The file.
-        whole: The layers that have the file's weights as they are.
+        whole: The layers that have the file's weights (of VGG, with scaled biases).
         adapted: Layer -> how the file's weights were changed to fit.
         fresh: Layer -> why it keeps the values it started with.
         unused: The file's layers that the network lacks.
@@ -53,7 +53,7 @@ class Carried:
 
     def __str__(self) -> str:
         """One line, such as `vgg16.h5: 13 layers carried over; adapted: bgr (...); fresh: head_conv_1 (...)`."""
-        text = f"{self.source}: {len(self.whole)} layers carried over as they are"
+        text = f"{self.source}: {len(self.whole)} layers carried over"
         for title, layers in (("adapted", self.adapted), ("fresh", self.fresh)):
             if layers:
                 hows = {how: ", ".join(name for name in layers if layers[name] == how) for how in layers.values()}

@@ -82,7 +82,7 @@ def as_model(model, path):
 
 @pytest.mark.parametrize("written", [as_keras_2, as_keras_3, as_model])
 @pytest.mark.parametrize(("encoder", "counts"), [("vgg16", (2, 2, 3, 3, 3)), ("vgg19", (2, 2, 4, 4, 4))])
-def test_z_scored_scans_give_in_the_encoder_what_their_colours_give_in_vgg_but_for_a_factor(tmp_path, written, encoder, counts):
+def test_z_scored_scans_give_what_their_colours_give_in_vgg_but_for_a_factor(tmp_path, written, encoder, counts):
     theirs = vgg(counts)
     ours = dist_fcn(channels=3, encoder=encoder)
     carried = carry_over(ours, written(theirs, tmp_path / "vgg.h5"))
@@ -105,9 +105,7 @@ def test_a_single_channel_is_all_three_colours_and_vgg16_fills_what_it_can_of_vg
     carried = carry_over(ours, as_keras_3(vgg((2, 2, 3, 3, 3)), tmp_path / "vgg.h5"))
     np.testing.assert_allclose(kernel(ours, "bgr")[0, 0], [[57.4 / 57.6, 57.1 / 57.6, 58.4 / 57.6]], rtol=1e-6)
     assert [name for name in carried.fresh if name.startswith("encoder")] == [f"encoder_{b}_conv_4" for b in (3, 4, 5)]
-    assert str(carried).startswith(
-        f"{tmp_path / 'vgg.weights.h5'}: 13 layers carried over as they are; adapted: bgr (1 "
-    )
+    assert str(carried).startswith(f"{tmp_path / 'vgg.weights.h5'}: 13 layers carried over; adapted: bgr (1 ")
     assert "encoder_5_conv_4, head_conv_1" in str(carried) and "(not in the file)" in str(carried)
 
 
