@@ -15,8 +15,10 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     StringConstraints,
+    Tag,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -151,13 +153,111 @@ class Preprocess(Section):
         return channels
 
 
-class Model(Section):
-    """The network. `dist-unet`: `filters` at the first level, doubled at each of `depth` further ones."""
+def _weights(value: str) -> str:
+    if value == "imagenet" or value.startswith("zoo:"):
+        return value
+    if not value.endswith((".keras", ".h5")):
+        raise ValueError(f"should be imagenet, zoo:name@alias or a file .keras, .weights.h5 or .h5 (got {value!r})")
+    return str(Path(value).expanduser().absolute())
+
+
+class Freeze(Section):
+    """Which blocks of the network stand still at first: `layers`, until `until_epoch` epochs are done.
+
+    Blocks are named as their layers begin. `dist-unet`: `encoder` or one level of it, `encoder_1` to `encoder_DEPTH`,
+    `bottom`, `decoder` or `decoder_1` to `decoder_DEPTH`. `dist-fcn`: `encoder` or `encoder_1` to `encoder_5`, `head`.
+    """
+
+    layers: Annotated[tuple[str, ...], Field(min_length=1)] = ("encoder",)
+    until_epoch: Annotated[int, Field(ge=1)]
+
+
+class Network(Section):
+    """What networks have in common.
+
+    `weights`: what it starts from, as far as that fits: `imagenet` (Keras' own files, for `dist-fcn`), a file (.keras,
+    .weights.h5, or .h5 of Keras 2) or `zoo:name@alias`, a registered model; absent, it starts at random. `freeze`: the
+    blocks that stand still at first.
+    """
+
+    network: str
+    weights: Annotated[str, AfterValidator(_weights)] | None = None
+    freeze: Freeze | None = None
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """The names of its blocks, which `freeze` takes."""
+        raise NotImplementedError
+
+    @model_validator(mode="after")
+    def _blocks_that_there_are(self) -> "Network":
+        for name in self.freeze.layers if self.freeze else ():
+            if name not in self.blocks:
+                raise ValueError(f"freeze.layers: no block {name!r} in this network; it has {', '.join(self.blocks)}")
+        return self
+
+
+class DistUNet(Network):
+    """Dist-U-Net: `filters` at the first level, doubled at each of `depth` further ones.
+
+    `normalization` after every convolution: `group` (of channels, each image by itself) or `batch` (each worker's own
+    minibatch). `residual`: what enters a level's convolutions is added to what comes out.
+    """
 
     network: Literal["dist-unet"] = "dist-unet"
     filters: Annotated[int, Field(ge=1, le=1024)] = 64
     depth: Annotated[int, Field(ge=1, le=7)] = 4
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    normalization: Literal["none", "group", "batch"] = "none"
+    residual: bool = False
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """The encoder, its levels, the bottom, the decoder, its levels."""
+        levels = range(1, self.depth + 1)
+        return (
+            *("encoder", *(f"encoder_{level}" for level in levels), "bottom"),
+            *("decoder", *(f"decoder_{level}" for level in levels)),
+        )
+
+    @field_validator("weights")
+    @classmethod
+    def _not_vgg(cls, weights: str | None) -> str | None:
+        if weights == "imagenet":
+            raise ValueError("imagenet is for dist-fcn, whose encoder is VGG's; give a file or zoo:name@alias")
+        return weights
+
+
+class DistFCN(Network):
+    """Dist-FCN: VGG's five blocks of convolutions, a head, and scores brought back to the image in strides.
+
+    `encoder`: `vgg19` has 2, 2, 4, 4, 4 convolutions (the paper's numbers), `vgg16` 2, 2, 3, 3, 3. `stride`: 32, 16 or
+    8, how far apart the scores lie before they are enlarged to the image (FCN-32s, FCN-16s, FCN-8s). `head_width`:
+    channels of the head's two convolutions, 7x7 and 1x1. The original's 4096 hold the 103 million weights of ImageNet's
+    classifier, which Keras' encoder files lack; the default is the encoder's own width. `dropout`: after each of the
+    two, in training.
+    """
+
+    network: Literal["dist-fcn"] = "dist-fcn"
+    encoder: Literal["vgg16", "vgg19"] = "vgg19"
+    stride: Literal[8, 16, 32] = 8
+    head_width: Annotated[int, Field(ge=1, le=8192)] = 512
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """The encoder, its five blocks, the head."""
+        return ("encoder", *(f"encoder_{block}" for block in range(1, 6)), "head")
+
+
+def _network(value: Any) -> str:
+    """The name of the network that a `model` section is of."""
+    return str(value.get("network", "dist-unet")) if isinstance(value, dict) else getattr(value, "network", "dist-unet")
+
+
+Model = Annotated[DistUNet, Tag("dist-unet")] | Annotated[DistFCN, Tag("dist-fcn")]
+NETWORKS: dict[str, type[Network]] = {"dist-unet": DistUNet, "dist-fcn": DistFCN}
+"""Every network's section by the name it has in an experiment file; each knows its own keys alone."""
 
 
 def _ordered(values: tuple[float, float]) -> tuple[float, float]:
@@ -260,12 +360,31 @@ class Ring(Section):
     timeline: bool = False
 
 
+def _class_weights(value: Any) -> Any:
+    if value in ("none", "fingerprint"):
+        return value
+    numbers = isinstance(value, list | tuple) and all(
+        isinstance(weight, int | float) and not isinstance(weight, bool) and 0 <= weight < float("inf")
+        for weight in value
+    )
+    if not numbers or not any(value[1:]):
+        raise ValueError(
+            "should be none, fingerprint or a number >= 0 for each class, the background first, one of the others > 0 "
+            f"(got {value!r:.60})"
+        )
+    return tuple(float(weight) for weight in value)
+
+
 class Training(Section):
     """How the network is trained.
 
     `batch_size` is a worker's minibatch; the global batch is that times the number of logical workers:
     `virtual_workers`, or the real ones if absent. Each real worker does the work of one or more virtual ones, so that
     the weights after a number of updates are those of that many workers, whatever there is.
+
+    `loss`: `focal` takes `focal_gamma` (Lin et al. 2017), `tversky` takes `tversky_alpha`, the weight of what is
+    predicted too much, and `tversky_beta`, of what is missed (Salehi et al. 2017). `class_weights`: a weight for each
+    class, the background first, or `fingerprint`, which derives them from the classes' volumes.
 
     `learning_rate` is the base rate, at one worker; `scaling` multiplies it once by the number of logical workers
     (`linear`) or its root (`sqrt`). The warm-up climbs from the base rate to the scaled one over `warmup_epochs`, or
@@ -283,7 +402,13 @@ class Training(Section):
     epochs: Annotated[int, Field(ge=1)] = 100
     batch_size: Annotated[int, Field(ge=1)] = 7
     virtual_workers: Annotated[int, Field(ge=1)] | None = None
-    loss: Literal["cross_entropy", "dice_cross_entropy"] = "dice_cross_entropy"
+    loss: Literal["cross_entropy", "dice", "dice_cross_entropy", "focal", "tversky"] = "dice_cross_entropy"
+    focal_gamma: Annotated[float, Field(ge=0.0, le=10.0)] = 2.0
+    tversky_alpha: Annotated[float, Field(gt=0.0, le=10.0)] = 0.3
+    tversky_beta: Annotated[float, Field(gt=0.0, le=10.0)] = 0.7
+    class_weights: Annotated[Literal["none", "fingerprint"] | tuple[float, ...], BeforeValidator(_class_weights)] = (
+        "none"
+    )
     optimizer: Literal["sgd", "adam", "adamw", "lars", "lamb"] = "sgd"
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
@@ -353,7 +478,7 @@ class Experiment(Section):
     description: str = ""
     data: Data
     preprocess: Preprocess = Preprocess()
-    model: Model = Model()
+    model: Annotated[Model, Discriminator(_network)] = DistUNet()
     training: Training = Training()
     cluster: Cluster = Cluster()
     tracking: Tracking = Tracking()
@@ -500,12 +625,18 @@ def _one_line(error: ValidationError) -> str:
     # An unknown key explains a missing one, so it comes first.
     problems.sort(key=lambda problem: problem["type"] != "extra_forbidden")
     first = problems[0]
-    where = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("function-", "constrained-")))
+    network = next((part for part in first["loc"] if part in NETWORKS), None)
+    parts = [str(part) for part in first["loc"] if part not in NETWORKS]
+    where = ".".join(part for part in parts if not part.startswith(("function-", "constrained-")))
     if first["type"] == "extra_forbidden":
-        known = _known_keys()
+        known = _known_keys(NETWORKS[str(network)], "model.") if network else _known_keys()
         same_name = [key for key in known if key.split(".")[-1] == where.split(".")[-1]]
         nearest = list(dict.fromkeys([*same_name, *difflib.get_close_matches(where, known, n=3, cutoff=0.5)]))[:3]
-        text = f"{where}: unknown key" + (f"; the nearest known: {', '.join(nearest)}" if nearest else "")
+        text = f"{where}: unknown key" + (f" of {network}" if network else "")
+        text += f"; the nearest known: {', '.join(nearest)}" if nearest else ""
+    elif first["type"] == "union_tag_invalid":
+        expected = " or ".join(repr(name) for name in NETWORKS)
+        text = f"{where}.network: should be {expected} (got {first['ctx']['tag']!r:.60})"
     else:
         message = first["msg"].removeprefix("Value error, ")
         given = "" if first["type"] in ("missing", "value_error") else f" (got {first['input']!r:.60})"
@@ -518,8 +649,8 @@ def _known_keys(section: type[BaseModel] = Experiment, prefix: str = "") -> list
     keys = []
     for name, field in section.model_fields.items():
         keys.append(f"{prefix}{name}")
-        # The section itself, also where it may be absent (`Section | None`).
-        for kind in (field.annotation, *get_args(field.annotation)):
+        # The section itself, also where it may be absent (`Section | None`) or one of several with tags.
+        for kind in (field.annotation, *(getattr(kind, "__origin__", kind) for kind in get_args(field.annotation))):
             if isinstance(kind, type) and issubclass(kind, BaseModel):
                 keys += _known_keys(kind, f"{prefix}{name}.")
     return keys

@@ -85,7 +85,16 @@ evaluation: {every_epochs: 2, overlays: 0}
 """
 
 
-@pytest.mark.parametrize("text", [MINIMAL, FULL])
+FCN = """
+name: fcn
+data: {path: scans}
+model:
+  {network: dist-fcn, weights: imagenet, freeze: {layers: [encoder_1, head], until_epoch: 3}, stride: 32, dropout: 0.1}
+training: {loss: focal, class_weights: [0.5, 2]}
+"""
+
+
+@pytest.mark.parametrize("text", [MINIMAL, FULL, FCN])
 def test_yaml_with_every_key_is_read_back_equal(text):
     experiment = config.parse(text)
     written = experiment.to_yaml()
@@ -140,6 +149,79 @@ def test_an_unknown_key_is_named_with_the_nearest_known_ones(override, nearest):
     assert head == f"tiny.yaml: {unknown}: unknown key" and nearest in known.split(", ")
 
 
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (["model.encodr=vgg16"], "model.encodr: unknown key of dist-unet; the nearest known: "),
+        (
+            ["model.network=dist-fcn", "model.encodr=vgg16"],
+            "model.encodr: unknown key of dist-fcn; the nearest known: m",
+        ),
+        (["model.network=dist-fcn", "model.filters=8"], "model.filters: unknown key of dist-fcn; the nearest known: "),
+        (["model.head_width=8"], "model.head_width: unknown key of dist-unet"),
+    ],
+)
+def test_a_key_of_the_other_network_is_an_unknown_one(overrides, line):
+    message = refusal(MINIMAL, *overrides)
+    assert message.startswith(f"tiny.yaml: {line}")
+    network = "dist-fcn" if len(overrides) > 1 else "dist-unet"
+    for key in message.partition("the nearest known: ")[2].split(", "):
+        assert not key or key.split(".")[1] in config.NETWORKS[network].model_fields
+
+
+def test_each_network_has_its_own_keys_and_defaults():
+    fcn = config.parse(MINIMAL, ["model={network: dist-fcn, encoder: vgg16, stride: 16, head_width: 9}"]).model
+    assert isinstance(fcn, config.DistFCN) and (fcn.encoder, fcn.stride, fcn.head_width) == ("vgg16", 16, 9)
+    assert fcn.dropout == 0.5 and config.DistFCN().encoder == "vgg19"
+    unet = config.parse(MINIMAL, ["model={normalization: batch, residual: yes}"]).model
+    assert isinstance(unet, config.DistUNet) and unet.normalization == "batch" and unet.residual is True
+
+
+def test_a_file_of_weights_is_absolute_and_other_sources_are_not_paths():
+    for text, expected in (
+        ("models/a.keras", str(Path("models/a.keras").absolute())),
+        ("zoo:heart@candidate", "zoo:heart@candidate"),
+    ):
+        assert config.parse(MINIMAL, [f"model.weights={text}"]).model.weights == expected
+    assert config.parse(MINIMAL, ["model={network: dist-fcn, weights: imagenet}"]).model.weights == "imagenet"
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("model.weights=model.pt", "model.weights: should be imagenet, zoo:name@alias or a file .keras"),
+        ("model.weights=imagenet", "model.weights: imagenet is for dist-fcn"),
+        ("model.freeze={layers: [encoder]}", "model.freeze.until_epoch: field required"),
+        ("model.freeze={until_epoch: 0}", "model.freeze.until_epoch: input should be greater than or equal to 1"),
+        (
+            "model={depth: 2, freeze: {layers: [encoder_3], until_epoch: 1}}",
+            "model: freeze.layers: no block 'encoder_3'",
+        ),
+        (
+            "model={network: dist-fcn, freeze: {layers: [bottom], until_epoch: 1}}",
+            "model: freeze.layers: no block 'bott",
+        ),
+        ("model.residual=5", "model.residual: input should be a valid boolean"),
+        ("model.network=null", "model.network: should be 'dist-unet' or 'dist-fcn' (got 'None')"),
+        ("model=5", "model: input should be a valid dictionary"),
+        ("training.focal_gamma=-1", "training.focal_gamma: input should be greater than or equal to 0"),
+        ("training.class_weights=5", "training.class_weights: should be none, fingerprint or a number >= 0 for each"),
+        ("training.class_weights=[1, 0]", "training.class_weights: should be none, fingerprint or a number >= 0"),
+        ("training.class_weights=[1, -1]", "training.class_weights: should be"),
+        ("training.class_weights=[1, .inf]", "training.class_weights: should be"),
+        ("training.class_weights=[1, yes]", "training.class_weights: should be"),
+    ],
+)
+def test_a_network_or_loss_that_makes_no_sense_is_refused_by_key_and_rule(override, line):
+    assert refusal(MINIMAL, override).startswith(f"tiny.yaml: {line}")
+
+
+def test_class_weights_are_none_the_fingerprints_or_given():
+    assert config.parse(MINIMAL).training.class_weights == "none"
+    assert config.parse(MINIMAL, ["training.class_weights=fingerprint"]).training.class_weights == "fingerprint"
+    assert config.parse(MINIMAL, ["training.class_weights=[1, 2.5]"]).training.class_weights == (1.0, 2.5)
+
+
 def test_an_unknown_key_like_no_other_is_named_alone():
     assert refusal(MINIMAL, "zzz=1") == "tiny.yaml: zzz: unknown key"
 
@@ -183,7 +265,7 @@ def test_a_value_of_the_wrong_type_is_refused_by_key_and_rule(override, key, rul
         ("training.momentum=1.0", "less than 1 (got 1.0)"),
         ("model.dropout=1", "less than 1"),
         ("model.depth=8", "less than or equal to 7 (got 8)"),
-        ("model.network=unet", "'dist-unet' (got 'unet')"),
+        ("model.network=unet", "'dist-unet' or 'dist-fcn' (got 'unet')"),
         ("preprocess.plane=oblique", "'sagittal', 'coronal' or 'axial' (got 'oblique')"),
         ("preprocess.image_size=[7, 240]", "greater than or equal to 8 (got 7)"),
         ("preprocess.channels=[-1]", "greater than or equal to 0 (got -1)"),

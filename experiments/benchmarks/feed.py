@@ -146,7 +146,7 @@ def stream_by_opencv(prepared: SimpleNamespace) -> Iterator[tuple[tf.Tensor, tf.
 def training_step() -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
     """A step of the U-Net, as a worker alone takes it."""
     keras.utils.set_random_seed(0)
-    network = models.build(config.Model(filters=32, depth=4), 1, CLASSES, (SIZE, SIZE))
+    network = models.build(config.DistUNet(filters=32, depth=4), 1, CLASSES, (SIZE, SIZE))
     model = with_precision(network, "bfloat16")
     optimizer = build_optimizer(config.Training())
     optimizer.build(model.trainable_variables)

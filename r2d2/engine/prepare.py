@@ -26,6 +26,7 @@ def prepare(
     """
     from r2d2.data import parallel
     from r2d2.data.cases import find_cases
+    from r2d2.data.fingerprint import class_weights
     from r2d2.data.prepare import prepare as prepare_dataset
     from r2d2.data.split import split_patients
 
@@ -38,6 +39,7 @@ def prepare(
         dataset, experiment.preprocess, storage(experiment) / "prepared", spread or parallel.spread
     )
 
+    class_weights(experiment.training.class_weights, prepared.labels, prepared.fingerprint)  # or it is refused here
     slices = len(prepared.training_rows(split["training"], experiment.preprocess.slices))
     workers, batch = experiment.logical_workers, experiment.training.batch_size
     if slices < batch * workers:

@@ -1,49 +1,123 @@
 """Losses from logits, one number an image.
 
-A batch's loss is the mean over its images, and Dice is computed within each image, so that the gradient of two workers
-with b images each equals that of one worker with 2b.
+A batch's loss is the mean over its images, and what is a quotient is computed within each image, so that the gradient
+of two workers with b images each equals that of one worker with 2b. Weights of classes are fixed numbers, never taken
+from a batch, for the same reason. All is computed in float32.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import keras
 from keras import ops
 
+from r2d2 import config
+
 Loss = Callable[[keras.KerasTensor, keras.KerasTensor], keras.KerasTensor]
+Weights = Sequence[float] | None
+"""A weight for each class, or None: all count alike."""
 
 
-def cross_entropy(labels: keras.KerasTensor, logits: keras.KerasTensor) -> keras.KerasTensor:
-    """Mean over the pixels of the cross-entropy, in nats.
+def cross_entropy(labels: keras.KerasTensor, logits: keras.KerasTensor, weights: Weights = None) -> keras.KerasTensor:
+    """Mean over the pixels of the cross-entropy, in nats, each pixel times the weight of its class.
 
     Args:
         labels: (N, H, W) integers, the class of every pixel.
         logits: (N, H, W, C) float32.
+        weights: Of the C classes. The mean is over the number of pixels, not over their weights: an image of a rare
+            class' pixels then counts for more than one without.
 
     Returns:
         (N,) float32.
     """
-    losses = keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
-    return ops.mean(losses, axis=(1, 2))
+    return ops.mean(_weighted(_pixels(labels, logits), labels, weights), axis=(1, 2))
 
 
-def dice(labels: keras.KerasTensor, logits: keras.KerasTensor) -> keras.KerasTensor:
-    """1 minus the soft Dice, mean over the foreground classes (Milletari et al. 2016, without the squares).
+def focal(
+    labels: keras.KerasTensor, logits: keras.KerasTensor, gamma: float = 2.0, weights: Weights = None
+) -> keras.KerasTensor:
+    """Mean over the pixels of the focal loss -(1 - p)^gamma log p (Lin et al. 2017).
 
-    One pixel is added above and below, so that a class in neither mask counts as matched and has a gradient.
-    Arguments and result as in `cross_entropy`.
+    p is the probability of the pixel's own class. Gamma 0 is the cross-entropy. `weights` are the paper's alpha, one a
+    class. Other arguments and the result as in `cross_entropy`.
+    """
+    losses = _pixels(labels, logits)
+    # Where p rounds to 1, a power below 1 would have an infinite slope.
+    doubt = ops.maximum(-ops.expm1(-losses), 1e-7)
+    return ops.mean(_weighted(doubt**gamma * losses, labels, weights), axis=(1, 2))
+
+
+def tversky(
+    labels: keras.KerasTensor,
+    logits: keras.KerasTensor,
+    alpha: float = 0.3,
+    beta: float = 0.7,
+    weights: Weights = None,
+) -> keras.KerasTensor:
+    """1 minus the soft Tversky index TP / (TP + alpha FP + beta FN), mean over foreground classes (Salehi et al. 2017).
+
+    Half a pixel is added above and below, so that a class in neither mask counts as matched and has a gradient.
+    `alpha` weighs what is predicted too much, `beta` what is missed; 0.5 each is `dice`. The mean over the classes is
+    one by `weights`. Other arguments and the result as in `cross_entropy`.
     """
     num_classes = logits.shape[-1]
     probabilities = ops.softmax(logits)[..., 1:]
     reference = ops.one_hot(ops.cast(labels, "int32"), num_classes, dtype="float32")[..., 1:]
     overlap = ops.sum(probabilities * reference, axis=(1, 2))
-    sizes = ops.sum(probabilities, axis=(1, 2)) + ops.sum(reference, axis=(1, 2))
-    return 1.0 - ops.mean((2.0 * overlap + 1.0) / (sizes + 1.0), axis=-1)
+    too_much = ops.sum(probabilities, axis=(1, 2)) - overlap
+    missed = ops.sum(reference, axis=(1, 2)) - overlap
+    index = (2.0 * overlap + 1.0) / (2.0 * (overlap + alpha * too_much + beta * missed) + 1.0)
+    if weights is None:
+        return 1.0 - ops.mean(index, axis=-1)
+    foreground = ops.convert_to_tensor(weights, "float32")[1:]
+    return 1.0 - ops.sum(index * foreground, axis=-1) / ops.sum(foreground)
 
 
-def dice_cross_entropy(labels: keras.KerasTensor, logits: keras.KerasTensor) -> keras.KerasTensor:
+def dice(labels: keras.KerasTensor, logits: keras.KerasTensor, weights: Weights = None) -> keras.KerasTensor:
+    """1 minus the soft Dice, mean over the foreground classes (Milletari et al. 2016, without the squares).
+
+    One pixel is added above and below. Arguments and result as in `tversky`.
+    """
+    return tversky(labels, logits, 0.5, 0.5, weights)
+
+
+def dice_cross_entropy(
+    labels: keras.KerasTensor, logits: keras.KerasTensor, weights: Weights = None
+) -> keras.KerasTensor:
     """The sum of `dice` and `cross_entropy` (Isensee et al. 2021)."""
-    return dice(labels, logits) + cross_entropy(labels, logits)
+    return dice(labels, logits, weights) + cross_entropy(labels, logits, weights)
 
 
-LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "dice_cross_entropy": dice_cross_entropy}
+LOSSES: dict[str, Callable[..., keras.KerasTensor]] = {
+    "cross_entropy": cross_entropy,
+    "dice": dice,
+    "dice_cross_entropy": dice_cross_entropy,
+    "focal": focal,
+    "tversky": tversky,
+}
 """Every loss by the name it has in an experiment file."""
+
+
+def build(training: config.Training, weights: Weights = None) -> Loss:
+    """The loss of an experiment: of labels and logits, with the experiment's parameters inside.
+
+    Args:
+        training: The experiment's `training` section.
+        weights: What `r2d2.data.fingerprint.class_weights` makes of its `class_weights`.
+    """
+    parameters = {
+        "focal": {"gamma": training.focal_gamma},
+        "tversky": {"alpha": training.tversky_alpha, "beta": training.tversky_beta},
+    }
+    return partial(LOSSES[training.loss], weights=weights, **parameters.get(training.loss, {}))
+
+
+def _pixels(labels: keras.KerasTensor, logits: keras.KerasTensor) -> keras.KerasTensor:
+    """Every pixel's cross-entropy, (N, H, W)."""
+    return keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
+
+
+def _weighted(losses: keras.KerasTensor, labels: keras.KerasTensor, weights: Weights) -> keras.KerasTensor:
+    if weights is None:
+        return losses
+    return losses * ops.take(ops.convert_to_tensor(weights, "float32"), ops.cast(labels, "int32"))

@@ -5,6 +5,8 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
+FLOAT32 = ("score", "logits", "probabilities")
+"""How the names of layers begin that compute in float32 everywhere: classes' scores, and what is made of them."""
 BFLOAT16_FLAGS = {"amx_bf16", "avx512_bf16"}
 """Processor flags (Linux names) that say that bfloat16 products are computed in hardware."""
 
@@ -21,15 +23,16 @@ def choose(precision: str) -> str:
 
 
 def with_precision(model: keras.Model, precision: str) -> keras.Model:
-    """A copy of a float32 model that computes in `precision`; variables and the layers after `logits` stay float32.
+    """A copy of a float32 model that computes in `precision`; variables, scores, logits and probabilities stay float32.
 
-    The copy has variables of its own, set to the model's values.
+    The copy has variables of its own, set to the model's values. Keras' own normalizations take their means, variances
+    and quotients in float32 whatever the precision.
     """
     if precision == "float32":
         return model
     description = model.get_config()
     for layer in description["layers"]:
-        if layer["name"] not in ("logits", "probabilities"):
+        if not layer["name"].startswith(FLOAT32):
             layer["config"]["dtype"] = f"mixed_{precision}" if layer["class_name"] != "InputLayer" else "float32"
     copy = model.__class__.from_config(description)
     copy.set_weights(model.get_weights())

@@ -34,7 +34,7 @@ def atrium():
 
 
 def test_there_are_experiments():
-    assert {"brain_tissue", "brats_unet", "atrium_unet"} <= {file.stem for file in FILES}
+    assert {"brain_tissue", "brats_unet", "atrium_unet", "brats_fcn", "atrium_fcn"} <= {file.stem for file in FILES}
 
 
 @FILE
@@ -70,6 +70,19 @@ def test_the_papers_base_rates(brats, atrium):
     assert atrium.training.learning_rate == 2e-5
 
 
+@pytest.mark.parametrize(("name", "rate"), [("brats", 1e-5), ("atrium", 3e-5)])
+def test_the_papers_training_of_the_fcn(name, rate, request):
+    experiment, unet = config.load(FOLDER / f"{name}_fcn.yaml"), request.getfixturevalue(name)
+    model, training = experiment.model, experiment.training
+    assert isinstance(model, config.DistFCN) and model.encoder == "vgg19" and model.weights == "imagenet"
+    assert model.dropout > 0 and model.stride < 32  # dropout in training, skip connections
+    assert (training.batch_size, training.epochs, training.optimizer) == (10, 120, "sgd")
+    assert (training.learning_rate, training.scaling, training.warmup_epochs) == (rate, "linear", 5)
+    # The images are those of the U-Net.
+    assert (experiment.data, experiment.preprocess) == (unet.data, unet.preprocess)
+    assert training.augmentation == unet.training.augmentation
+
+
 def test_brats_is_t1w_alone_of_flair_t1w_t1gd_t2w(brats):
     assert brats.preprocess.channels == (["FLAIR", "T1w", "T1gd", "T2w"].index("T1w"),)
 
@@ -94,6 +107,6 @@ def test_classes_come_from_the_decathlons_own_files(brats, atrium):
     assert atrium.data.path == Path("data/Task02_Heart").absolute() and atrium.data.labels is None
 
 
-@pytest.mark.parametrize("name", ["brats", "atrium"])
+@pytest.mark.parametrize("name", ["brats_unet", "atrium_unet", "brats_fcn", "atrium_fcn"])
 def test_what_was_not_run_is_said_to_be_not_run(name):
-    assert "not run at full size here" in "\n".join(header(FOLDER / f"{name}_unet.yaml"))
+    assert "not run at full size here" in "\n".join(header(FOLDER / f"{name}.yaml"))

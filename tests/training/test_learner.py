@@ -7,6 +7,7 @@ from r2d2 import config
 from r2d2.data.cases import find_cases
 from r2d2.data.prepare import prepare
 from r2d2.imgmed import augment
+from r2d2.models import fcn
 from r2d2.training.learner import Learner
 from r2d2.training.state import State
 
@@ -15,6 +16,8 @@ ALONE = SimpleNamespace(
 )
 """A ring of one, without Horovod."""
 
+FCN = "model={network: dist-fcn, encoder: vgg16, stride: 16, head_width: 8, dropout: 0}"
+UNET = "model={filters: 4, depth: 2, normalization: %s, residual: true}"
 TABLE_1 = "training.augmentation={rotation_degrees: [-45, 45], zoom: [0.8, 1.2], shift: [0, 0.05]}"
 
 
@@ -33,3 +36,17 @@ def test_the_images_of_a_step_are_augmented_as_the_experiment_says(virtual_patie
             draw = augment.draw(ranges, 7, 0, int(row), (16, 20))
             expected, _ = augment.apply(draw, expected, prepared.masks[row])
         np.testing.assert_allclose(image, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("network", [FCN, UNET % "batch", UNET % "group"])
+def test_the_loss_of_every_network_falls(virtual_patients, tmp_path, monkeypatch, network):
+    monkeypatch.setattr(fcn, "FILTERS", (4, 8, 8, 8, 8))
+    text = f"{{name: x, data: {{path: {virtual_patients}}}, preprocess: {{image_size: [24, 32]}}}}"
+    settings = ["training={batch_size: 16, optimizer: adam, learning_rate: 0.01, epochs: 4, warmup_epochs: 0}"]
+    experiment = config.parse(text, [network, *settings])
+    prepared = prepare(find_cases(experiment.data), experiment.preprocess, tmp_path)
+    learner = Learner(experiment, prepared, [case.name for case in prepared.cases], ALONE)
+    state = State()
+    learner.start(state)
+    losses = [learner.epoch(state)["train/loss"] for _ in range(4)]
+    assert losses[0] < np.log(4) + 1 and losses[3] < 0.8 * losses[0] and np.isfinite(losses).all()

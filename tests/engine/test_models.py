@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+
+from r2d2 import config, models
+from r2d2.engine.models import weights_file
+from r2d2.errors import InputError
+from r2d2.models import weights
+from r2d2.models.weights import carry_over
+
+
+def experiment(home, model="{}"):
+    return config.parse(f"{{name: heart, data: {{path: .}}, tracking: {{storage: {home}}}, model: {model}}}")
+
+
+def network():
+    return models.build(config.DistUNet(filters=1, depth=1), 1, 2, (8, 8))
+
+
+@pytest.fixture(scope="module")
+def registered(tmp_path_factory):
+    """The address of a store with one registered model, and the model."""
+    from r2d2.tracking import runs, store
+
+    folder = tmp_path_factory.mktemp("registry")
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    client = store.connect(uri)
+    model = network()
+    dataset = {"split": {}, "labels": {}, "channels": [], "hash": "0"}
+    runs.create(client, experiment(folder), dataset).register(model, "heart", {})
+    return uri, model
+
+
+def test_without_weights_there_is_no_file(home):
+    assert weights_file(experiment(home)) is None and not home.exists()
+
+
+def test_a_file_is_kept_in_the_storage_under_what_is_in_it(home, tmp_path):
+    source = tmp_path / "mine.weights.h5"
+    (model := network()).save_weights(source)
+    settings = experiment(home, f"{{weights: {source}}}")
+    kept = weights_file(settings)
+    assert kept.parent == home / "weights" and kept.read_bytes() == source.read_bytes()
+    assert weights_file(settings) == kept and len(list(kept.parent.iterdir())) == 1
+    model.get_layer("logits").bias.assign([5.0, 7.0])
+    model.save_weights(source)
+    other = weights_file(settings)
+    assert other != kept
+    carry_over(fresh := network(), other)
+    np.testing.assert_array_equal(fresh.get_layer("logits").bias, [5, 7])
+
+
+@pytest.mark.filterwarnings("ignore")  # MLflow's own, of SQLAlchemy and others
+def test_a_registered_model_is_resolved_to_its_network(home, registered, monkeypatch):
+    uri, model = registered
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    kept = weights_file(experiment(home, "{weights: 'zoo:heart@candidate'}"))
+    assert kept.parent == home / "weights" and kept.suffix == ".keras"
+    carried = carry_over(fresh := network(), kept)
+    assert not carried.fresh
+    for ours, theirs in zip(fresh.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert weights_file(experiment(home, "{weights: 'zoo:heart/1'}")) == kept
+    with pytest.raises(InputError, match="heart/1 @candidate"):
+        weights_file(experiment(home, "{weights: 'zoo:heart@production'}"))
+
+
+def test_imagenets_weights_are_those_of_the_encoder(home, monkeypatch):
+    asked = []
+    monkeypatch.setattr(weights, "imagenet", lambda encoder, folder: asked.append((encoder, folder)))
+    weights_file(experiment(home, "{network: dist-fcn, encoder: vgg16, weights: imagenet}"))
+    assert asked == [("vgg16", home / "weights")]
+
+
+def test_a_file_that_is_not_there_is_one_line(home, tmp_path):
+    with pytest.raises(InputError, match=r"model\.weights .*none\.keras: No such file") as caught:
+        weights_file(experiment(home, f"{{weights: {tmp_path / 'none.keras'}}}"))
+    assert "\n" not in str(caught.value)
