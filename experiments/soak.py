@@ -15,6 +15,7 @@ import contextlib
 import json
 import os
 import random
+import secrets
 import shutil
 import signal
 import socket
@@ -37,6 +38,8 @@ ROOM = Path("/var/tmp/r2d2-soak")
 """What the hosts share lies here: each has a /tmp of its own."""
 HEAD, OUTSIDE = "10.77.0.10", "10.77.0.254"
 EPOCHS, EVERY_STEPS = 30, 4
+ASKS_WHO_IS_THERE = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+"""Of Ray clusters that listen on a network."""
 LIMIT_S = 400
 
 
@@ -145,8 +148,16 @@ class TwoHosts(OneHost):
     """A run on two hosts: a Ray head and the driver on the first, a worker node on the second, an MLflow server."""
 
     def __enter__(self) -> "TwoHosts":
-        subprocess.run([HOSTS, "up", "2", "1gbit"], check=True)
         self.servers: list[subprocess.Popen] = []
+        try:
+            self._begin()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _begin(self) -> None:
+        subprocess.run([HOSTS, "up", "2", "1gbit"], check=True)
         with socket.socket() as probe:
             probe.bind((OUTSIDE, 0))
             port = probe.getsockname()[1]
@@ -157,7 +168,6 @@ class TwoHosts(OneHost):
         wait_for(self._answers, 120)
         self._ray(0, "--head", f"--node-ip-address={HEAD}", "--port=6379", "--include-dashboard=false")
         self._ray(1, f"--address={HEAD}:6379", "--node-ip-address=10.77.0.11")
-        return self
 
     def __exit__(self, *error: object) -> None:
         for host in (0, 1):
@@ -174,11 +184,11 @@ class TwoHosts(OneHost):
 
     def _ray(self, host: int, *arguments: str) -> None:
         command = [HOSTS, "run", str(host), BIN / "ray", "start", "--num-cpus=1", "--disable-usage-stats", *arguments]
-        wait_for(lambda: self._start(command, {}).wait() == 0, 120)
+        wait_for(lambda: self._start(command, ASKS_WHO_IS_THERE).wait() == 0, 120)
 
     def train(self, *arguments: str) -> subprocess.Popen:
         """Start the driver on the first host."""
-        environment = {"RAY_ADDRESS": f"{HEAD}:6379", "MLFLOW_TRACKING_URI": self.address}
+        environment = ASKS_WHO_IS_THERE | {"RAY_ADDRESS": f"{HEAD}:6379", "MLFLOW_TRACKING_URI": self.address}
         return self._start([HOSTS, "run", "0", BIN / "r2d2", "train", *arguments], environment)
 
     def ranks(self, driver: subprocess.Popen) -> list[psutil.Process]:  # noqa: ARG002

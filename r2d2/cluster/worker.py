@@ -75,7 +75,8 @@ class Task:
     """What the driver tells every worker; plain values, because it travels.
 
     `prepared` is the folder of the prepared data, `run_folder` the one of the run's checkpoints, `owner` what
-    `Checkpoints.take_over` gave the driver, `split` the names of the cases in each part.
+    `Checkpoints.take_over` gave the driver, `split` the names of the cases in each part, `weights` the file of the
+    weights to start from, if any.
     """
 
     experiment: str
@@ -86,6 +87,7 @@ class Task:
     owner: str
     split: dict[str, list[str]]
     threads: int
+    weights: str | None = None
 
 
 def work(values: dict[str, Any]) -> None:
@@ -164,6 +166,11 @@ class _Worker:
             self.run_record = runs.Run(client, self.task.run_id)
             self.stop = StopAsked(Path(self.task.run_folder) / STOP, runs.Run(client, self.task.run_id).asked_to_stop)
         latest = self.checkpoints.latest() if self.ring.rank == 0 else None
+        if self.ring.rank == 0 and latest is None and self.task.weights:
+            from r2d2.models.weights import carry_over
+
+            carried = carry_over(self.learner.model, Path(self.task.weights))
+            self.run_record.tag(weights=str(carried)[:5000])
         self._stand_at(latest)
         if self.ring.rank == 0:
             self.run_record.tag(

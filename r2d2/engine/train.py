@@ -11,6 +11,7 @@ from typing import Any
 from r2d2 import config
 from r2d2.console import bar, command, say
 from r2d2.engine.doctor import require
+from r2d2.engine.models import weights_file
 from r2d2.engine.prepare import prepare, storage
 from r2d2.errors import InputError, WorkFailed
 
@@ -102,15 +103,18 @@ def _fit(experiment: config.Experiment, run: Any, uri: str, prepared: Any, split
     from r2d2.training.state import Checkpoints
 
     folder = _run_folder(experiment, run.run_id)
+    checkpoints = Checkpoints(folder)
+    weights = weights_file(experiment) if checkpoints.latest() is None else None
     task = Task(
         experiment=experiment.to_yaml(),
         run_id=run.run_id,
         tracking_uri=uri,
         prepared=str(prepared),
         run_folder=str(folder),
-        owner=Checkpoints(folder).take_over(),
+        owner=checkpoints.take_over(),
         split={part: list(names) for part, names in split.items()},
         threads=placement.cpus_per_worker,
+        weights=str(weights) if weights else None,
     )
     (folder / STOP).unlink(missing_ok=True)
     restarts: list[str] = []

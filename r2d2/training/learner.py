@@ -7,7 +7,9 @@ import keras
 import numpy as np
 
 from r2d2 import config, models
+from r2d2.data.fingerprint import class_weights
 from r2d2.data.prepare import Prepared, augmentation
+from r2d2.models import losses
 from r2d2.models.precision import choose, with_precision
 from r2d2.training import optimizers
 from r2d2.training.feed import Feed, share
@@ -44,13 +46,17 @@ class Learner:
         self.model = with_precision(self._plain, self.precision)
         self._optimizer = optimizers.build(self.training)
         self._optimizer.build(self.model.trainable_variables)
+        weights = class_weights(self.training.class_weights, prepared.labels, prepared.fingerprint)
+        self._loss = losses.build(self.training, weights)
+        states = [variable for variable in self.model.variables if variable.name == "seed_generator_state"]
+        self._seeds = [(state, int(state.numpy()[0])) for state in states]
         self._workers = experiment.training.virtual_workers or ring.size
-        logical, size = share(self._workers, ring.size, ring.rank), self.training.batch_size
-        self._step = Step(
-            self.model, self._optimizer, self.training.loss, size, logical, self._workers, ring, self.training.xla
-        )
+        self._logical, size = share(self._workers, ring.size, ring.rank), self.training.batch_size
+        self._frozen: bool | None = None
         rows = prepared.training_rows(cases, experiment.preprocess.slices)
-        self._feed = Feed(prepared, rows, self.training.seed, size, self._workers, logical, augmentation(experiment))
+        self._feed = Feed(
+            prepared, rows, self.training.seed, size, self._workers, self._logical, augmentation(experiment)
+        )
         self.steps_per_epoch = self._feed.steps_per_epoch
         self.total_steps = total_steps(self.training, self.steps_per_epoch, len(rows))
 
@@ -63,6 +69,8 @@ class Learner:
         """The network as it is saved: float32, with the present weights."""
         if self._plain is not self.model:
             self._plain.set_weights(self.model.get_weights())
+        if (frozen := self.experiment.model.freeze) is not None:
+            models.freeze(self._plain, frozen, frozen.until_epoch)
         return self._plain
 
     def start(self, state: State) -> None:
@@ -79,7 +87,7 @@ class Learner:
         asked = time.perf_counter()
         images, labels = next(self._batches)
         began = time.perf_counter()
-        told = self._step(images, labels, state.step, self.rate(state), code)
+        told = self._update(state)(images, labels, state.step, self.rate(state), code)
         computed = time.perf_counter() - began - told.communication_s
         state.step += 1
         state.loss_sum += told.loss
@@ -88,6 +96,26 @@ class Learner:
         spent.compute += computed
         spent.communication += told.communication_s
         return told
+
+    def _update(self, state: State) -> Step:
+        """The compiled update of the state's epoch: another one once what stood still begins to learn."""
+        settings, epoch = self.experiment.model.freeze, state.step // self.steps_per_epoch
+        frozen = settings is not None and epoch < settings.until_epoch
+        if frozen != self._frozen:
+            trainable, self._frozen = models.freeze(self.model, settings, epoch), frozen
+            self._step = Step(
+                self.model,
+                trainable,
+                self._optimizer,
+                self._loss,
+                self._seeds,
+                self.training.batch_size,
+                self._logical,
+                self._workers,
+                self.ring,
+                self.training.xla,
+            )
+        return self._step
 
     def rate(self, state: State) -> float:
         """The rate of the state's next step."""

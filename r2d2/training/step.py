@@ -12,10 +12,8 @@ import keras
 import tensorflow as tf
 
 from r2d2 import models
-from r2d2.models.losses import LOSSES
+from r2d2.models.losses import Loss
 from r2d2.training.ring import Ring
-
-MOVING = ("moving_mean", "moving_variance")
 
 
 @dataclass(frozen=True)
@@ -46,9 +44,11 @@ class Step:
 
     Args:
         model: In the precision that it computes in.
-        optimizer: Built for the model's trainable variables.
-        loss: Its name.
+        trainable: Its variables that learn; what else it has stands still.
+        optimizer: Built for all that ever learn.
+        loss: Of each image.
         batch_size: Images of a logical worker's minibatch.
+        seeds: The states of the network's random generators, each with the number that it began with.
         logical: The numbers of the logical workers that this worker is.
         num_logical: How many logical workers there are in all.
         ring: The ring.
@@ -58,21 +58,21 @@ class Step:
     def __init__(
         self,
         model: keras.Model,
+        trainable: Sequence[keras.Variable],
         optimizer: keras.optimizers.Optimizer,
-        loss: str,
+        loss: Loss,
+        seeds: Sequence[tuple[keras.Variable, int]],
         batch_size: int,
         logical: Sequence[int],
         num_logical: int,
         ring: Ring,
         xla: bool = False,
     ) -> None:
-        self._network, self._per_image = models.logits(model), LOSSES[loss]
-        self._trainable, self._optimizer = model.trainable_variables, optimizer
+        self._network, self._per_image, self._seeds = models.logits(model), loss, seeds
+        self._trainable, self._optimizer = list(trainable), optimizer
         self._images, self._logical, self._num_logical = batch_size * num_logical, list(logical), num_logical
         self._batch_size, self._ring = batch_size, ring
-        self._seeds = [v.value for v in model.variables if v.name == "seed_generator_state"]
-        self._first_seeds = [int(seed.numpy()[0]) for seed in self._seeds]
-        self._moving = [v.value for v in model.non_trainable_variables if v.name in MOVING]
+        self._moving = [variable.value for variable in models.moving_averages(model)]
         # What is added up over the minibatches of an update, where there are several: gradients, loss, moving averages.
         several = len(self._logical) > 1
         self._sums = [tf.Variable(tf.zeros_like(v.value)) for v in self._trainable] if several else []
@@ -108,7 +108,7 @@ class Step:
     def _compute(
         self, images: tf.Tensor, labels: tf.Tensor, logical: tf.Tensor, step: tf.Tensor
     ) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        for seed, first in zip(self._seeds, self._first_seeds, strict=True):
+        for seed, first in self._seeds:
             seed.assign(tf.cast(tf.stack([first + logical, step]), seed.dtype))
         with tf.GradientTape() as tape:
             losses = self._per_image(labels, self._network(images, training=True))

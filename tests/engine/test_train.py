@@ -16,6 +16,7 @@ import psutil
 import pytest
 import yaml
 from helpers.processes import end, run, run_all, start, wait_for, workers
+from r2d2 import config, models
 
 EPOCHS = 40
 
@@ -410,7 +411,13 @@ def test_a_training_that_falls_apart_goes_back_at_a_lower_rate_and_says_so(home,
         ("training.early_stopping={patience: 2, improvement: 0.9}", "no better validation Dice in 2 epochs"),
     ],
 )
-def test_a_training_ends_when_it_is_told_to(home, experiment, setting, reason):
-    code, out, err = run("train", experiment, setting, "training.epochs=100000", "evaluation.every_epochs=1", "--json")
+def test_a_training_ends_when_it_is_told_to_and_starts_from_weights(home, experiment, setting, reason, tmp_path):
+    models.build(config.DistUNet(filters=4, depth=2), 1, 7, (26, 30)).save(tmp_path / "seven.keras")
+    settings = [setting, f"model.weights={tmp_path / 'seven.keras'}", "model.freeze={until_epoch: 1}"]
+    code, out, err = run(
+        "train", experiment, *settings, "training.epochs=100000", "evaluation.every_epochs=1", "--json"
+    )
     assert code == 0, err
     assert json.loads(out)["reason"] == reason
+    carried = dict(_query(home, "select key, value from tags"))["r2d2.weights"]
+    assert "logits" in carried  # seven classes there, four here

@@ -38,6 +38,13 @@ def test_the_images_of_a_step_are_augmented_as_the_experiment_says(virtual_patie
         np.testing.assert_allclose(image, expected, rtol=0, atol=1e-4)
 
 
+def epoch(learner, state):
+    """An epoch's metrics."""
+    for _ in range(learner.steps_per_epoch):
+        learner.step(state)
+    return learner.end_epoch(state)
+
+
 @pytest.mark.parametrize("network", [FCN, UNET % "batch", UNET % "group"])
 def test_the_loss_of_every_network_falls(virtual_patients, tmp_path, monkeypatch, network):
     monkeypatch.setattr(fcn, "FILTERS", (4, 8, 8, 8, 8))
@@ -48,5 +55,28 @@ def test_the_loss_of_every_network_falls(virtual_patients, tmp_path, monkeypatch
     learner = Learner(experiment, prepared, [case.name for case in prepared.cases], ALONE)
     state = State()
     learner.start(state)
-    losses = [learner.epoch(state)["train/loss"] for _ in range(4)]
+    losses = [epoch(learner, state)["train/loss"] for _ in range(4)]
     assert losses[0] < np.log(4) + 1 and losses[3] < 0.8 * losses[0] and np.isfinite(losses).all()
+
+
+def test_frozen_blocks_begin_to_learn_in_their_epoch(virtual_patients, tmp_path):
+    text = f"{{name: x, data: {{path: {virtual_patients}}}, preprocess: {{image_size: [24, 32]}}}}"
+    settings = ["training={batch_size: 32, learning_rate: 0.1, epochs: 2, warmup_epochs: 0}"]
+    network = "model={filters: 2, depth: 1, dropout: 0.1, freeze: {layers: [encoder], until_epoch: 1}}"
+    experiment = config.parse(text, [network, *settings])
+    prepared = prepare(find_cases(experiment.data), experiment.preprocess, tmp_path)
+    learner = Learner(experiment, prepared, [case.name for case in prepared.cases], ALONE)
+    state = State()
+    learner.start(state)
+
+    def weights(block):
+        layers = [layer for layer in learner.model.layers if layer.name.startswith(block)]
+        return np.concatenate([np.ravel(weight) for layer in layers for weight in layer.get_weights()])
+
+    before = weights("encoder"), weights("decoder")
+    epoch(learner, state)
+    np.testing.assert_array_equal(weights("encoder"), before[0])
+    assert (weights("decoder") != before[1]).any()
+    epoch(learner, state)
+    assert (weights("encoder") != before[0]).any()
+    assert all(layer.trainable for layer in learner.plain_model().layers)

@@ -22,7 +22,12 @@ SETTINGS = {
     # Six logical workers with an image each, whose network drops units.
     "virtual-dropout": {"virtual_workers": GLOBAL_BATCH, "batch_size": 1, "model": {"dropout": 0.5}},
     # The images of a step are shared out unevenly.
-    "virtual-uneven": {"virtual_workers": 4, "batch_size": 2, "optimizer": "adam"},
+    "virtual-uneven": {
+        "virtual_workers": 4,
+        "batch_size": 2,
+        "optimizer": "adam",
+        "model": {"normalization": "batch"},
+    },
 }
 """What is trained, each for an epoch."""
 

@@ -5,22 +5,28 @@ import numpy as np
 import pytest
 
 from r2d2 import config, models
+from r2d2.models.losses import dice_cross_entropy
 from r2d2.training import optimizers
 from r2d2.training.step import Step
 
 ALONE = SimpleNamespace(size=1, sum_gradients=list, sum_tensor=lambda tensor, name: tensor)
 """A ring of one, without Horovod."""
+HALVES = {"logical": (0, 1), "num_logical": 2, "batch_size": 2}
+"""One worker that is two logical ones."""
+SIZE = (16, 20)
 RNG = np.random.default_rng(0)
 IMAGES = RNG.normal(size=(4, 16, 20, 1)).astype(np.float32)
 LABELS = RNG.integers(0, 2, (4, 16, 20)).astype(np.uint8)
 
 
-def make(logical=(0,), num_logical=1, batch_size=4, dropout=0.0, xla=False):
+def make(logical=(0,), num_logical=1, batch_size=4, dropout=0.0, xla=False, normalization="none"):
     keras.utils.set_random_seed(1)
-    model = models.build(config.Model(filters=2, depth=1, dropout=dropout), 1, 2, (16, 20))
+    model = models.build(config.DistUNet(filters=2, depth=1, dropout=dropout, normalization=normalization), 1, 2, SIZE)
     optimizer = optimizers.build(config.Training())
     optimizer.build(model.trainable_variables)
-    return model, Step(model, optimizer, "dice_cross_entropy", batch_size, logical, num_logical, ALONE, xla)
+    seeds = [(v, int(v.numpy()[0])) for v in model.variables if v.name == "seed_generator_state"]
+    how = (batch_size, logical, num_logical, ALONE, xla)
+    return model, Step(model, model.trainable_variables, optimizer, dice_cross_entropy, seeds, *how)
 
 
 def weights(model):
@@ -35,18 +41,36 @@ def test_what_a_step_tells_is_the_loss_and_the_norm_of_its_gradient():
     assert np.linalg.norm(weights(model) - before) == pytest.approx(0.5 * told.gradient_norm, rel=1e-4)
     assert told.code == 3 and told.communication_s >= 0
     fresh, _ = make()
-    losses = models.losses.dice_cross_entropy(LABELS, models.logits(fresh)(IMAGES))
+    losses = dice_cross_entropy(LABELS, models.logits(fresh)(IMAGES))
     assert told.loss == pytest.approx(float(np.mean(losses)), rel=1e-5)
 
 
 def test_minibatches_of_several_logical_workers_add_up_to_one_batch():
     whole, alone = make()
-    parts, several = make(logical=(0, 1), num_logical=2, batch_size=2)
+    parts, several = make(**HALVES)
     for number in range(3):
         one, two = (step(IMAGES, LABELS, number, 0.1) for step in (alone, several))
         assert two.loss == pytest.approx(one.loss, rel=1e-5)
         assert two.gradient_norm == pytest.approx(one.gradient_norm, rel=1e-4)
     np.testing.assert_allclose(weights(parts), weights(whole), rtol=0, atol=1e-6)
+
+
+def test_each_logical_worker_normalizes_its_own_minibatch_and_moving_averages_are_the_mean_of_all():
+    """Two workers with half of the images each, one after another on this one, against both by themselves."""
+    together, several = make(normalization="batch", **HALVES)
+    for number in range(2):
+        before = together.get_weights()
+        several(IMAGES, LABELS, number, 0.1)
+        after = []
+        for part in (slice(0, 2), slice(2, 4)):
+            model, _ = make(normalization="batch")
+            model.set_weights(before)
+            model(IMAGES[part], training=True)  # moves its averages
+            after.append([v.numpy() for v in models.moving_averages(model)])
+        for found, left, right in zip(models.moving_averages(together), *after, strict=True):
+            np.testing.assert_allclose(found.numpy(), (left + right) / 2, rtol=1e-5, atol=1e-7)
+    losses = [make(normalization="batch", **how)[1](IMAGES, LABELS, 0, 0.1).loss for how in ({}, HALVES)]
+    assert abs(losses[0] - losses[1]) > 1e-5  # all four images together are normalized otherwise
 
 
 def test_which_units_are_dropped_depends_on_logical_worker_and_step_alone():
