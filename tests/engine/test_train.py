@@ -16,6 +16,7 @@ import psutil
 import pytest
 import yaml
 from helpers.processes import end, run, run_all, start, wait_for, workers
+
 from r2d2 import config, models
 
 EPOCHS = 40
