@@ -38,11 +38,13 @@ class Case:
         """Read the scan, float32, (X, Y, Z) or (X, Y, Z, C), and the mask, uint8.
 
         Raises:
-            InputError: A file cannot be read, or the channels' files are not on one grid.
+            InputError: A file cannot be read, the channels' files are not on one grid, or the mask belongs to another
+                series.
         """
         image = imgmed.read_channels(self.images)
         if self.structures:
-            return image, imgmed.read_structures(self.label, image, self.structures)
+            series = self.images[0] if self.images[0].is_dir() else None
+            return image, imgmed.read_structures(self.label, image, self.structures, series)
         return image, imgmed.read_labels(self.label)
 
 

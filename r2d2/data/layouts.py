@@ -4,7 +4,8 @@
 - nnU-Net raw: `dataset.json` with `channel_names`, `imagesTr/CASE_0000.nii.gz` a channel, `labelsTr/CASE.nii.gz`;
 - plain: `images/` and `labels/` with files of the same names; a scan may be the folder of a DICOM series;
 - LASC 2013: a folder a patient with `image.mhd` and `gt_binary.mhd`;
-- DICOM: a folder a patient, in it anywhere one series and one RTSTRUCT or SEG.
+- DICOM: a folder a patient, in it anywhere one RTSTRUCT or SEG, and its series; others (a localizer, a PET) may lie in
+  folders beside it.
 
 Volumes may have any format that ImgMed reads, masks in plain folders may be RTSTRUCT or SEG files (.dcm) too.
 """
@@ -45,7 +46,7 @@ def read_layout(folder: Path) -> Layout:
 
     Raises:
         InputError: It is in none; a scan has no mask or a mask no scan; `dataset.json` is damaged or names a path
-            outside the folder; a DICOM patient has not one series and one mask.
+            outside the folder; a DICOM patient has not one mask, or not one series that it references.
     """
     source = folder / "dataset.json"
     if source.exists():
@@ -207,6 +208,8 @@ def _lasc_scan(patient: Path) -> Scan:
 
 def _dicom_scan(patient: Path) -> Scan:
     series, masks = imgmed.find_dicom(patient)
+    if len(series) > 1 and len(masks) == 1:
+        series = imgmed.referenced_series(masks[0], series) or series
     for found, what in ((series, "DICOM series"), (masks, "RTSTRUCT or SEG")):
         if len(found) != 1:
             listed = f": {', '.join(str(path.relative_to(patient)) for path in found)}" if found else ""

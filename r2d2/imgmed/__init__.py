@@ -1,7 +1,15 @@
 """ImgMed, the preprocessing library: volumes, their geometry, intensities and slices. It stands alone."""
 
 from r2d2.imgmed import augment
-from r2d2.imgmed.dicom import find_dicom, read_contours, read_segments, read_structures, structure_names
+from r2d2.imgmed.dicom import (
+    find_dicom,
+    patient_id,
+    read_contours,
+    read_segments,
+    read_structures,
+    referenced_series,
+    structure_names,
+)
 from r2d2.imgmed.geometry import (
     centred,
     crop_or_pad,
@@ -66,6 +74,7 @@ __all__ = [
     "largest_component",
     "match_histogram",
     "normalize",
+    "patient_id",
     "read_channels",
     "read_contours",
     "read_geometry",
@@ -73,6 +82,7 @@ __all__ = [
     "read_segments",
     "read_structures",
     "read_volume",
+    "referenced_series",
     "remap_labels",
     "resample",
     "resize",

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from helpers.datasets import AFFINE, LABELS, decathlon, mask, plain, save, scan
 from helpers.dicoms import write_contours, write_segments, write_series
+from pydicom.uid import generate_uid
 
 from r2d2.config import Data, Preprocess
 from r2d2.data.cases import find_cases
@@ -58,7 +59,7 @@ def hospital(folder, names=("pat_1", "pat_2"), region="GTV-1"):
     for name in names:
         stored = np.random.default_rng(len(name)).integers(-900, 300, (5, 6, 7)).astype(np.int16)
         stored[0, 0, 0] = int(name[-1])
-        write_series(folder / name / "ct", stored, AFFINE)
+        write_series(folder / name / "ct", stored, AFFINE, PatientID=f"ID {name}")
         square = [(0.5, 0.5, 3), (2.5, 0.5, 3), (2.5, 2.5, 3), (0.5, 2.5, 3)]
         write_contours(folder / name / "structures.dcm", [("lung", [square]), (region, [square])], AFFINE)
     return Data(path=folder, labels={0: "background", 1: "GTV-1"})
@@ -184,6 +185,28 @@ def test_a_hospital_s_folder_without_exactly_one_series_and_one_mask_is_refused(
         path.unlink()
     (tmp_path / "pat_2/structures.dcm").unlink()
     assert "must have one RTSTRUCT or SEG, this has 0" in refusal(data)
+
+
+def test_of_several_series_the_one_that_the_contours_reference_is_the_scan(tmp_path):
+    data = hospital(tmp_path, ["pat_1"])
+    write_series(tmp_path / "pat_1/a localizer", np.ones((5, 6, 1), np.int16), AFFINE, series="localizer")
+    write_series(tmp_path / "pat_1/pet", np.ones((5, 6, 7), np.int16), AFFINE, series="pet")
+    assert "this has 3: a localizer, ct, pet" in refusal(data)
+    square = [(0.5, 0.5, 3), (2.5, 0.5, 3), (2.5, 2.5, 3)]
+    own = generate_uid(entropy_srcs=["series"])
+    write_contours(tmp_path / "pat_1/structures.dcm", [("GTV-1", [square])], AFFINE, series=own)
+    dataset = find_cases(data)
+    assert dataset.cases[0].images == (tmp_path / "pat_1/ct",) and findings(dataset) == []
+
+
+def test_contours_drawn_on_another_scan_are_an_error(tmp_path):
+    data = hospital(tmp_path)
+    (tmp_path / "pat_1/structures.dcm").unlink()
+    square = [(0.5, 0.5, 3), (2.5, 0.5, 3), (2.5, 2.5, 3)]
+    other = generate_uid(entropy_srcs=["another person"])
+    path = write_contours(tmp_path / "pat_1/structures.dcm", [("GTV-1", [square])], AFFINE, frame=other)
+    (message,) = findings(find_cases(data))
+    assert message.startswith(f"{path}: belongs to another frame of reference") and "pat_1/ct" in message
 
 
 def test_a_region_that_a_patient_lacks_is_found_with_those_it_has(tmp_path):
