@@ -37,6 +37,8 @@ def _location(value: Any) -> Any:
 
 Location = Annotated[Path | str, BeforeValidator(_location)]
 """A folder of this machine, absolute likewise, or a URL that fsspec knows, which stays text."""
+PATIENT = r"^(.+?)(?:_z\d{3,})?(?:_augmented_\d+)?$"
+"""A case's name without what R2D2 itself puts behind it: slices of `imgmed.convert`, images of `augment_folder`."""
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 
 
@@ -91,12 +93,13 @@ class Data(Section):
     `labels/`, or with a folder for each patient: a DICOM series and its RTSTRUCT or SEG, or LASC's `image.mhd` and
     `gt_binary.mhd`. `labels` names the classes by their value in the masks, 0 being the background; a `dataset.json`
     says it too. Of an RTSTRUCT or SEG the classes are the regions or segments of these very names.
-    `patient_pattern` is a regular expression whose first group (or whole match) takes the patient from a case's name.
+    `patient_pattern` is a regular expression whose first group (or whole match) takes the patient from a case's name;
+    by default that is the name without the endings `_z012` (a slice) and `_augmented_3` that R2D2's own tools make.
     """
 
     path: Location
     labels: Annotated[dict[Annotated[int, Field(ge=0, le=254)], str], Field(min_length=2)] | None = None
-    patient_pattern: str = ".*"
+    patient_pattern: str = PATIENT
     split: Split = Split()
 
 

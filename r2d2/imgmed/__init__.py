@@ -33,6 +33,7 @@ from r2d2.imgmed.slices import (
     resize_images,
     resize_labels,
     resize_probabilities,
+    shown,
     to_slices,
     unframe_probabilities,
 )
@@ -89,6 +90,7 @@ __all__ = [
     "resize_images",
     "resize_labels",
     "resize_probabilities",
+    "shown",
     "structure_names",
     "to_canonical",
     "to_slices",
