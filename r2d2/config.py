@@ -119,9 +119,10 @@ class Preprocess(Section):
 
     `channels`: indices along the scan's fourth axis (all if absent). `plane`: the plane of the slices.
     `bias_correction`: `n4` takes the slow changes of brightness out of magnetic resonance scans. `normalization`:
-    `zscore` (mean 0, deviation 1 over the voxels that are not 0), `percentile` (0.5 to 99.5 to [0, 1]), `window`
+    `zscore` (mean 0, deviation 1), `percentile` (0.5 to 99.5 to [0, 1]), both over the foreground; `window`
     (`window: [low, high]` to [0, 1], e.g. [-1000, 400] HU for a CT of the lungs) or `none`. `crop`: `foreground` cuts
-    the slices to the box of the scan's voxels that are not 0. `image_size`: rows and columns of the images.
+    the slices to its box. The foreground is what is not exactly 0; all of a scan that has negative intensities, unless
+    more than a tenth of it is 0: in a CT that was not masked, 0 is water. `image_size`: rows and columns of the images.
     `pixel_mm`: the size of their pixels: slices are resized to it, then cropped or padded about their middle; absent,
     slices are stretched to the images whatever their size in mm.
     """

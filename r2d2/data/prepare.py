@@ -42,7 +42,7 @@ from r2d2.imgmed.augment import Ranges
 
 Spread = Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Any]]
 
-FORMAT = 3
+FORMAT = 4
 """Raised when the layout or the arithmetic changes, so that older prepared data is not found any more."""
 
 

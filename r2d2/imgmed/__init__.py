@@ -19,7 +19,14 @@ from r2d2.imgmed.geometry import (
     resize,
     to_canonical,
 )
-from r2d2.imgmed.intensity import apply_window, clip_percentiles, correct_bias, match_histogram, normalize
+from r2d2.imgmed.intensity import (
+    apply_window,
+    clip_percentiles,
+    correct_bias,
+    foreground,
+    match_histogram,
+    normalize,
+)
 from r2d2.imgmed.labels import largest_component, remap_labels
 from r2d2.imgmed.offline import augment_folder
 from r2d2.imgmed.slices import (
@@ -66,6 +73,7 @@ __all__ = [
     "crop_or_pad",
     "files_of",
     "find_dicom",
+    "foreground",
     "foreground_box",
     "frame",
     "frame_images",

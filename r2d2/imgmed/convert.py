@@ -55,9 +55,9 @@ def convert_4DNI_to_RGBJPG(  # noqa: N802
     """Make a colour JPEG of every slice of every NIfTI volume in a folder, and return the new folder.
 
     Values: of each volume, the chosen channel's 0.5 percentile becomes 0 and its 99.5 percentile 255, linear between
-    and cut outside; the percentiles are of its voxels that are not 0, so that the size of the background does not
-    matter. One window for a whole volume: its slices stay comparable with each other; Hounsfield units are not kept.
-    Grey is written as three equal channels, with JPEG's losses (quality 95).
+    and cut outside; the percentiles are of its foreground (`imgmed.foreground`), so that the size of the background
+    does not matter. One window for a whole volume: its slices stay comparable with each other; Hounsfield units are not
+    kept. Grey is written as three equal channels, with JPEG's losses (quality 95).
 
     Place: slice z is `data[:, :, z]` as the file stores it, rows along the first axis, columns along the second;
     nothing is turned or flipped (`to_canonical` and `write_volume` do that before, where wanted).

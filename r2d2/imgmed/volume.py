@@ -49,7 +49,8 @@ def read_volume(path: str | Path, dtype: DTypeLike = np.float32) -> Volume:
     Args:
         path: A NIfTI-1 or NIfTI-2 file (.nii, .nii.gz, or .hdr with its .img) of either byte order; MetaImage (.mha,
             .mhd with its raw file); NRRD (.nrrd, .nhdr with its data file); a picture (.png, .jpg, .tif), which is one
-            slice at 1 mm; or the folder of a DICOM series.
+            slice at 1 mm, of the pixels as they are stored (EXIF's orientation is ignored); or the folder of a DICOM
+            series.
         dtype: Of the data that comes back. The file's scaling (slope and intercept) is applied before.
 
     Returns:
