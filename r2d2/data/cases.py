@@ -58,6 +58,7 @@ class Dataset:
         channels: The names of a scan's channels, in their order along its fourth axis.
         cases: Sorted by name.
         licence: On what terms it may be used; may be empty.
+        passed_over: Files beside the scans and masks that are of no format that is read.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Dataset:
     channels: tuple[str, ...]
     cases: tuple[Case, ...]
     licence: str = ""
+    passed_over: tuple[Path, ...] = ()
 
 
 def find_cases(data: Data) -> Dataset:
@@ -104,6 +106,7 @@ def find_cases(data: Data) -> Dataset:
         channels=layout.channels or _numbered_channels(cases[0]),
         cases=tuple(sorted(cases, key=lambda case: case.name)),
         licence=layout.licence,
+        passed_over=layout.passed_over,
     )
 
 

@@ -99,8 +99,8 @@ def check_cases(
     of channels than the dataset's, the same scan under two names and of two patients, one DICOM PatientID under two
     patients' names, a class that no mask has. Warnings are a mask with background alone, the same scan twice of one
     patient, one PatientID in all cases (an anonymizer's), a spacing that is more than twice or less than half of the
-    median one, names that look like several scans of one patient which `data.patient_pattern` takes apart, and labelled
-    voxels beyond the edges of the images.
+    median one, names that look like several scans of one patient which `data.patient_pattern` takes apart, labelled
+    voxels beyond the edges of the images, and files among the scans and masks of no format that is read.
 
     Args:
         dataset: From `find_cases`.
@@ -118,6 +118,10 @@ def check_cases(
     findings = [finding for inspected in inspections for finding in inspected.findings]
     summaries = tuple(inspected.summary for inspected in inspections if inspected.summary)
     findings += [*check_together(dataset, summaries), *_visits_taken_apart(dataset.cases)]
+    if dataset.passed_over:
+        some = ", ".join(str(path) for path in dataset.passed_over[:3]) + (", ..." if dataset.passed_over[3:] else "")
+        message = f"{len(dataset.passed_over)} files are of no format that is read, and were passed over: {some}"
+        findings.append(Finding("", "warning", message))
     return Check(tuple(findings), summaries, fingerprint(summaries, dataset.labels, dataset.channels))
 
 

@@ -19,6 +19,10 @@ from typing import Any
 from r2d2 import imgmed
 from r2d2.errors import InputError
 
+VOXELS = (".img", ".raw", ".raw.gz", ".zraw")
+"""What belongs to a header of its own: .hdr, .mhd, .nhdr."""
+TEXTS = (".txt", ".md", ".json", ".csv", ".tsv", ".yaml", ".yml", ".pdf")
+
 
 @dataclass(frozen=True)
 class Scan:
@@ -32,13 +36,17 @@ class Scan:
 
 @dataclass(frozen=True)
 class Layout:
-    """What a folder says of itself; `labels` and `channels` are None where it does not say."""
+    """What a folder says of itself; `labels` and `channels` are None where it does not say.
+
+    `passed_over` are the files beside volumes that are of no format that ImgMed reads.
+    """
 
     scans: list[Scan]
     labels: dict[int, str] | None = None
     channels: tuple[str, ...] | None = None
     name: str = ""
     licence: str = ""
+    passed_over: tuple[Path, ...] = ()
 
 
 def read_layout(folder: Path) -> Layout:
@@ -52,23 +60,41 @@ def read_layout(folder: Path) -> Layout:
     if source.exists():
         about = _read_json(source)
         nnunet = "channel_names" in about
+        scans = _nnunet_scans(folder, about, source) if nnunet else _decathlon_scans(about, source)
         return Layout(
-            _nnunet_scans(folder, about, source) if nnunet else _decathlon_scans(about, source),
+            scans,
             _nnunet_labels(about, source) if nnunet else _by_number(about, "labels", source),
             tuple(_by_number(about, "channel_names" if nnunet else "modality", source).values()),
             str(about.get("name") or ""),
             str(about.get("licence") or about.get("license") or ""),
+            _passed_over(scans),
         )
     if (folder / "images").is_dir() and (folder / "labels").is_dir():
-        return Layout(_plain_scans(folder))
+        scans = _plain_scans(folder)
+        return Layout(scans, passed_over=_passed_over(scans))
     patients = [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
     if any("gt_binary" in volumes(patient) for patient in patients):
-        return Layout([_lasc_scan(patient) for patient in patients])
+        scans = [_lasc_scan(patient) for patient in patients]
+        return Layout(scans, passed_over=_passed_over(scans))
     if any(any(imgmed.find_dicom(patient)) for patient in patients):
         return Layout([_dicom_scan(patient) for patient in patients])
     raise InputError(
         f"{folder}: no dataset in it (data.path): it must have a dataset.json, the folders images and labels, or a "
         "folder for each patient with image.mhd and gt_binary.mhd or with a DICOM series and its RTSTRUCT or SEG"
+    )
+
+
+def _passed_over(scans: list[Scan]) -> tuple[Path, ...]:
+    """Return the files in the folders of scans and masks that are none, hidden ones and those to be read left out."""
+    known = {path for scan in scans for path in (*scan.images, scan.label)}
+    files = [path for folder in sorted({path.parent for path in known}) for path in sorted(folder.iterdir())]
+    return tuple(
+        path
+        for path in files
+        if path not in known
+        and imgmed.volume_name(path) is None
+        and not path.name.lower().endswith((*VOXELS, *TEXTS))
+        and not path.name.lower().startswith((".", "readme", "license", "licence"))
     )
 
 

@@ -54,11 +54,11 @@ def synthesize(kind: str, folder: Path, patients: int, seed: int, spacing_mm: fl
         return make(kind, folder, patients, seed, spacing_mm, progress=advance)
 
 
-def check(path: Path, labels: str | None = None) -> Checked:
+def check(path: Path | str, labels: str | None = None) -> Checked:
     """Check every case of a dataset.
 
     Args:
-        path: Its folder; or an experiment file, whose `data.split` and `preprocess` are checked too.
+        path: Its folder, here or at a URL; or an experiment file, whose `data.split` and `preprocess` are checked too.
         labels: The classes of a folder as YAML (`0: background, 1: lesion`), where no dataset.json says them.
 
     Raises:
@@ -70,7 +70,7 @@ def check(path: Path, labels: str | None = None) -> Checked:
     from r2d2.data.split import split_patients
 
     preprocess = None
-    if path.is_file():
+    if Path(path).is_file():
         if labels:
             raise InputError(f"--labels: the experiment file {path} names the classes, in data.labels")
         experiment = config.load(path)
@@ -79,7 +79,7 @@ def check(path: Path, labels: str | None = None) -> Checked:
         split_patients(dataset, experiment.data.split)
         chosen_channels(dataset.channels, preprocess)
     else:
-        dataset = find_cases(_settings(path, labels))
+        dataset = find_cases(here(_settings(path, labels), config.home()))
     with bar("Checking", len(dataset.cases)) as advance:
         result = check_cases(dataset, progress=advance, preprocess=preprocess)
 
@@ -197,7 +197,7 @@ def _told(found: Fingerprint, labels: dict[int, str]) -> list[str]:
     return lines
 
 
-def _settings(folder: Path, labels: str | None) -> config.Data:
+def _settings(folder: Path | str, labels: str | None) -> config.Data:
     try:
         return config.Data(path=folder, labels=yaml.safe_load(f"{{{labels}}}") if labels else None)
     except (yaml.YAMLError, ValueError):

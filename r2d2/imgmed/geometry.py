@@ -58,9 +58,8 @@ def resize(volume: Volume, shape: Sequence[int], labels: bool = False) -> Volume
     Args:
         volume: (X, Y, Z) or (X, Y, Z, C).
         shape: Wanted number of voxels along X, Y, Z.
-        labels: Whether it is a mask: nearest neighbour, in the mask's own type (uint8, or another that OpenCV resizes:
-            int8, uint16, int16, int32, float32). Otherwise averaged along an axis that shrinks, linear along one that
-            grows, and float32 out.
+        labels: Whether it is a mask: nearest neighbour, in the mask's own type. Otherwise averaged along an axis that
+            shrinks, linear along one that grows, and float32 out.
 
     Returns:
         The volume; its spacing is the extent divided by the new shape.

@@ -242,6 +242,27 @@ def test_a_decathlon_s_list_may_name_volumes_of_any_format(tmp_path):
     assert [case.name for case in dataset.cases] == ["x"] and findings(dataset) == []
 
 
+def test_files_among_scans_and_masks_of_no_known_format_are_a_warning(tmp_path):
+    quiet = ("README", "about.txt", "list.csv", ".DS_Store", "LICENSE.rtf", "meta.json")
+    (tmp_path / "nn").mkdir()
+    for name, data, folders in (
+        ("plain", plain(tmp_path / "plain"), ("images", "labels")),
+        ("nn", nnunet(tmp_path / "nn"), ("imagesTr", "labelsTr")),
+        ("msd", decathlon(tmp_path / "msd"), ("imagesTr", "labelsTr")),
+        ("lasc", lasc(tmp_path / "lasc"), ("a001", "a002")),
+    ):
+        for folder in folders:
+            for file in quiet:
+                (tmp_path / name / folder / file).touch()
+        assert findings(find_cases(data)) == []
+        strange = [tmp_path / name / folder / file for folder in folders for file in ("c.mgz", "d.npy")]
+        for path in strange:
+            path.touch()
+        (message,) = findings(find_cases(data))
+        assert message.startswith("4 files are of no format that is read")
+        assert message.endswith(f"passed over: {', '.join(str(path) for path in strange[:3])}, ...")
+
+
 def test_a_folder_in_no_layout_is_refused_with_all_of_them(tmp_path):
     (tmp_path / "stuff").mkdir()
     message = refusal(Data(path=tmp_path, labels=TUMOUR))
