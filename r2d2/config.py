@@ -24,6 +24,7 @@ from pydantic import (
 
 from r2d2.errors import InputError
 
+Label = Annotated[int, Field(ge=0, le=254)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Folder = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
 """Absolute from the moment it is read, so that a recorded experiment means the same from any working folder."""
@@ -92,13 +93,17 @@ class Data(Section):
     Medical Segmentation Decathlon or of nnU-Net (`dataset.json`, `imagesTr/`, `labelsTr/`), with plain `images/` and
     `labels/`, or with a folder for each patient: a DICOM series and its RTSTRUCT or SEG, or LASC's `image.mhd` and
     `gt_binary.mhd`. `labels` names the classes by their value in the masks, 0 being the background; a `dataset.json`
-    says it too. Of an RTSTRUCT or SEG the classes are the regions or segments of these very names.
+    says it too. Of an RTSTRUCT or SEG the classes are the regions or segments of these very names, or of those that
+    `structures` gives, one for a class or several of which each patient has one: `{1: [GTV-1, gtv]}`. `remap` gives
+    values in masks of other formats the classes' numbers: `{255: 1}` for pictures of 0 and 255, `{4: 3}` for BraTS.
     `patient_pattern` is a regular expression whose first group (or whole match) takes the patient from a case's name;
     by default that is the name without the endings `_z012` (a slice) and `_augmented_3` that R2D2's own tools make.
     """
 
     path: Location
-    labels: Annotated[dict[Annotated[int, Field(ge=0, le=254)], str], Field(min_length=2)] | None = None
+    labels: Annotated[dict[Label, str], Field(min_length=2)] | None = None
+    structures: dict[Label, str | Annotated[tuple[str, ...], Field(min_length=1)]] | None = None
+    remap: dict[Annotated[int, Field(ge=0, le=65535)], Label] | None = None
     patient_pattern: str = PATIENT
     split: Split = Split()
 

@@ -387,6 +387,9 @@ def _key(dataset: Dataset, preprocess: config.Preprocess, files: list[tuple[str,
         "preprocess": preprocess.model_dump(mode="json", exclude={"slices"}),
         "labels": dataset.labels,
         "channels": dataset.channels,
-        "cases": [(case.name, case.patient, *both) for case, both in zip(dataset.cases, files, strict=True)],
+        "cases": [
+            (case.name, case.patient, case.structures, case.remap, *both)
+            for case, both in zip(dataset.cases, files, strict=True)
+        ],
     }
     return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:20]

@@ -135,7 +135,8 @@ def _dataset_for(saved: Any, folder: Path | None) -> Any:
     settings = saved.experiment.data
     if folder is not None:
         told = (folder / "dataset.json").exists()
-        settings = config.Data(path=folder, labels=None if told else saved.labels)
+        labels = None if told else saved.labels
+        settings = config.Data(path=folder, labels=labels, structures=settings.structures, remap=settings.remap)
     dataset = find_cases(here(settings, storage(saved.experiment)))
     if dataset.labels != saved.labels:
         raise InputError(

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,10 @@ ORIENTATION_TOLERANCE = 1e-3
 CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 # A contour farther from its slice than this, in slices, was drawn on another series.
 PLANE_TOLERANCE = 0.1
+
+
+Names = Mapping[int, str | Sequence[str]]
+"""A region's or segment's name for each label, or several of which the file has one."""
 
 
 def files(path: Path) -> tuple[Path, ...]:
@@ -82,15 +86,13 @@ def find_dicom(folder: str | Path) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
     return tuple(sorted(series)), tuple(masks)
 
 
-def read_structures(
-    path: str | Path, like: Volume, names: Mapping[int, str], series: str | Path | None = None
-) -> Volume:
+def read_structures(path: str | Path, like: Volume, names: Names, series: str | Path | None = None) -> Volume:
     """Read regions of an RTSTRUCT or segments of a DICOM SEG as a mask; see `read_contours` and `read_segments`.
 
     Args:
         path: The RTSTRUCT or SEG.
         like: The series that it belongs to, as `read_volume` gives it.
-        names: The region's or segment's name for each label of the mask.
+        names: The region's or segment's name for each label of the mask, or names of which the file has one.
         series: The folder that `like` was read from: a mask that references another series, or another frame of
             reference, is refused. Where one of the two does not say, nothing is compared.
 
@@ -144,7 +146,7 @@ def structure_names(path: str | Path) -> tuple[str, ...]:
         raise InputError(f"{path}: neither an RTSTRUCT nor a SEG, but {dataset.SOPClassUID.name}")
 
 
-def read_contours(path: str | Path, like: Volume, names: Mapping[int, str]) -> Volume:
+def read_contours(path: str | Path, like: Volume, names: Names) -> Volume:
     """Read regions of an RTSTRUCT as a mask.
 
     A voxel belongs to a region if its centre lies within an odd number of the region's contours in its slice, so that
@@ -154,7 +156,8 @@ def read_contours(path: str | Path, like: Volume, names: Mapping[int, str]) -> V
     Args:
         path: The RTSTRUCT file.
         like: The series that the contours were drawn on, as `read_volume` gives it.
-        names: The region's name (ROI Name) for each label of the mask. Where regions overlap, the later one wins.
+        names: The region's name (ROI Name) for each label of the mask, or names of which it has one. Where regions
+            overlap, the later one wins.
 
     Returns:
         The mask, uint8 on the series' grid, 0 outside the regions.
@@ -175,17 +178,18 @@ def read_contours(path: str | Path, like: Volume, names: Mapping[int, str]) -> V
         mask = np.zeros(like.data.shape[:3], np.uint8)
         for label, place in chosen.items():
             drawn = contours.get(int(regions[place].ROINumber), pydicom.Dataset()).get("ContourSequence", [])
-            mask[_filled(drawn, like, f"{path}: region {names[label]!r}")] = label
+            mask[_filled(drawn, like, f"{path}: region {str(regions[place].ROIName)!r}")] = label
         return Volume(mask, like.affine, like.header)
 
 
-def read_segments(path: str | Path, like: Volume, names: Mapping[int, str]) -> Volume:
+def read_segments(path: str | Path, like: Volume, names: Names) -> Volume:
     """Read segments of a DICOM SEG as a mask.
 
     Args:
         path: The SEG file, binary or a label map.
         like: The series that was segmented, as `read_volume` gives it.
-        names: The segment's name (Segment Label) for each label of the mask. Where segments overlap, the later wins.
+        names: The segment's name (Segment Label) for each label of the mask, or names of which it has one. Where
+            segments overlap, the later wins.
 
     Returns:
         The mask, uint8 on the series' grid, 0 outside the segments. Frames are put in their places, never resampled.
@@ -427,13 +431,17 @@ def _pixels(header: pydicom.Dataset, file: Path) -> np.ndarray:
     return pixels * slope + intercept
 
 
-def _choose(present: list[str], names: Mapping[int, str], what: str, path: Path) -> dict[int, int]:
+def _choose(present: list[str], names: Names, what: str, path: Path) -> dict[int, int]:
     """Return the place in `present` of the name of each label."""
-    for name in names.values():
-        if present.count(name) != 1:
-            number = present.count(name) or "no"
-            raise InputError(f"{path}: {number} {what} {name!r}, it has {', '.join(map(repr, present)) or 'none'}")
-    return {label: present.index(name) for label, name in names.items()}
+    chosen = {}
+    for label, name in names.items():
+        wanted = (name,) if isinstance(name, str) else tuple(name)
+        places = [place for place, other in enumerate(present) if other in wanted]
+        if len(places) != 1:
+            said = f"{len(places) or 'no'} {what} {' or '.join(map(repr, wanted))}"
+            raise InputError(f"{path}: {said}, it has {', '.join(map(repr, present)) or 'none'}")
+        chosen[label] = places[0]
+    return chosen
 
 
 def _filled(contours: Any, like: Volume, where: str) -> np.ndarray:

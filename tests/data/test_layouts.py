@@ -89,6 +89,60 @@ def test_channels_in_files_of_their_own_prepare_as_those_in_one_file(tmp_path):
     np.testing.assert_array_equal(left.masks, right.masks)
 
 
+def test_regions_of_nnunet_s_json_are_not_looked_at_where_the_config_names_the_classes(tmp_path):
+    data = nnunet(tmp_path, labels={"background": 0, "whole": [1, 2], "core": 2})
+    assert "regions of several labels" in refusal(data)
+    dataset = find_cases(data.model_copy(update={"labels": LABELS}))
+    assert dataset.labels == LABELS and findings(dataset) == []
+
+
+def test_nnunet_s_first_version_lists_scans_whose_channels_are_files_of_their_own(tmp_path):
+    entry = {"image": "./imagesTr/a.nii.gz", "label": "./labelsTr/a.nii.gz"}
+    data = decathlon(tmp_path, names=("BRATS_001",), training=[entry])
+    image = scan((5, 6, 7, 2))
+    for channel in range(2):
+        save(tmp_path / f"imagesTr/a_{channel:04d}.nii.gz", image[..., channel])
+    save(tmp_path / "labelsTr/a.nii.gz", mask())
+    (case,) = find_cases(data).cases
+    assert case.name == "a" and [path.name for path in case.images] == ["a_0000.nii.gz", "a_0001.nii.gz"]
+    np.testing.assert_array_equal(case.read()[0].data, image)
+    (tmp_path / "imagesTr/a_0001.nii.gz").unlink()
+    assert "there is no file" in refusal(data) and "a_0001.nii.gz" in refusal(data)
+
+
+def test_masks_of_other_values_are_read_with_the_classes_numbers(tmp_path):
+    data = plain(tmp_path / "pictures", ())
+    labels = np.where(np.random.default_rng(0).integers(0, 9, (12, 10)) > 6, 255, 0).astype(np.uint8)
+    for folder, pixels in (("images", labels // 2 + np.arange(10, dtype=np.uint8)), ("labels", labels)):
+        (tmp_path / "pictures" / folder).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / "pictures" / folder / "a.png"), pixels)
+    data = data.model_copy(update={"labels": TUMOUR})
+    assert "it holds 255" in findings(find_cases(data))[0]
+    dataset = find_cases(data.model_copy(update={"remap": {255: 1}}))
+    (summary,) = check_cases(dataset, workers=1).summaries
+    assert summary.voxels == {0: (labels == 0).sum(), 1: (labels == 255).sum()} and findings(dataset) == []
+    prepared = prepare(dataset, Preprocess(image_size=(10, 12)), tmp_path / "store")
+    np.testing.assert_array_equal(prepared.masks[0] * 255, labels.T)
+    other = find_cases(data.model_copy(update={"remap": {255: 1, 7: 1}}))
+    assert prepare(other, Preprocess(image_size=(10, 12)), tmp_path / "store").key != prepared.key
+    assert "data.remap: leads to 2" in refusal(data.model_copy(update={"remap": {255: 2}}))
+
+
+def test_a_class_may_be_a_region_of_another_name_or_of_one_of_several(tmp_path):
+    hospital(tmp_path, ["pat_1"])
+    data = hospital(tmp_path, ["pat_2"], region="gtv").model_copy(update={"labels": TUMOUR})
+    told = data.model_copy(update={"structures": {1: ("GTV-1", "gtv")}})
+    dataset = find_cases(told)
+    assert dataset.labels == TUMOUR and findings(dataset) == []
+    assert all(case.read()[1].data.sum() == 4 for case in dataset.cases)
+    (message,) = findings(find_cases(data.model_copy(update={"structures": {1: "gtv"}})))
+    assert "pat_1" in message and "no region 'gtv', it has 'lung', 'GTV-1'" in message
+    both = find_cases(data.model_copy(update={"structures": {1: ("lung", "gtv")}}))
+    assert "2 region 'lung' or 'gtv'" in findings(both)[0]
+    for number in (0, 2):
+        assert "data.structures: leads to" in refusal(data.model_copy(update={"structures": {number: "gtv"}}))
+
+
 def test_a_channel_of_nnunet_that_lacks_is_too_many_or_lies_elsewhere_is_named(tmp_path):
     data = nnunet(tmp_path)
     extra = save(tmp_path / "imagesTr/LIVER_1_0002.nii.gz", scan())
