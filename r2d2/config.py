@@ -127,9 +127,11 @@ class Preprocess(Section):
     `zscore` (mean 0, deviation 1), `percentile` (0.5 to 99.5 to [0, 1]), both over the foreground; `window`
     (`window: [low, high]` to [0, 1], e.g. [-1000, 400] HU for a CT of the lungs) or `none`. `crop`: `foreground` cuts
     the slices to its box. The foreground is what is not exactly 0; all of a scan that has negative intensities, unless
-    more than a tenth of it is 0: in a CT that was not masked, 0 is water. `image_size`: rows and columns of the images.
-    `pixel_mm`: the size of their pixels: slices are resized to it, then cropped or padded about their middle; absent,
-    slices are stretched to the images whatever their size in mm.
+    more than a tenth of it is 0: in a CT that was not masked, 0 is water. `image_size`: pixels
+    of the images along the two axes of the slices, in the order left-right, front-back, bottom-top: of axial slices
+    first left-right, then front-back; of a picture (.png) first its columns, then its rows. `pixel_mm`: the size of
+    their pixels: slices are resized to it, then cropped or padded about their middle; absent, slices are stretched to
+    the images whatever their size in mm. Labelled voxels that do not fit in are told.
     """
 
     channels: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | None = None

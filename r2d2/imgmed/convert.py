@@ -147,8 +147,8 @@ def resize_img(
 
     Values: averaged along an axis that shrinks, linear along one that grows, as `resize_images`, and rounded; masks by
     nearest neighbour, as `resize_labels`, so that no value appears that was not there. Proportions are not kept: the
-    image is stretched to the new shape. The paper's 350, 350 is square and leaves the order open; here it is that of
-    `preprocess.image_size`: rows, then columns.
+    image is stretched to the new shape. The paper's 350, 350 is square and leaves the order open; here rows come first,
+    then columns. (An experiment's `preprocess.image_size` for such pictures is the other way round: width, height.)
 
     Args:
         src: A folder of images of that extension alone, 8 or 16 bits, of any number of channels.

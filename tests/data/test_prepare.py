@@ -5,6 +5,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
+import cv2
 import nibabel as nib
 import numpy as np
 import pytest
@@ -309,6 +310,19 @@ def test_labelled_voxels_that_the_images_do_not_show_are_told(three, tmp_path, c
     prepare(dataset, AS_IT_IS.model_copy(update={"image_size": (8, 8), "pixel_mm": 1.0}), tmp_path / "store", map)
     said = capsys.readouterr().err
     assert "Labelled voxels beyond the edges of the images" in said and "a 100.0%, b " in said
+
+
+def test_the_image_s_size_counts_left_right_before_front_back_and_a_picture_s_columns_before_its_rows(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (20, 30), np.uint8)  # 20 rows of 30 columns
+    for part, picture in (("images", pixels), ("labels", (pixels > 99).astype(np.uint8))):
+        (tmp_path / "data" / part).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / "data" / part / "a.png"), picture)
+    dataset = find_cases(Data(path=tmp_path / "data", labels={0: "background", 1: "bright"}))
+    prepared = prepare(dataset, AS_IT_IS.model_copy(update={"image_size": (30, 20)}), tmp_path / "store")
+    np.testing.assert_array_equal(prepared.images[0, ..., 0], pixels.T)
+    ramp = np.broadcast_to(np.arange(12, dtype=np.float32)[:, None, None], (12, 10, 8))  # rises to the right
+    images, _ = to_images(Volume(ramp, np.eye(4)), AS_IT_IS)
+    assert (np.diff(images[0, ..., 0], axis=0) == 1).all() and not np.diff(images[0, ..., 0], axis=1).any()
 
 
 def refusal(dataset, settings, store):
