@@ -33,7 +33,7 @@ def test_name_and_path_are_enough_and_the_rest_are_the_papers_defaults():
     assert (experiment.name, experiment.data.path, experiment.data.patient_pattern) == (
         "tiny",
         Path("scans").absolute(),
-        ".*",
+        config.PATIENT,
     )
     assert experiment.data.split.fractions == (0.70, 0.15, 0.15)
     assert (experiment.model.network, experiment.model.filters, experiment.model.depth) == ("dist-unet", 64, 4)
