@@ -198,7 +198,7 @@ def synthesize(
 
 @data_app.command()
 def check(
-    path: Annotated[Path, typer.Argument(help="A Decathlon folder, one with images/ and labels/, or an experiment.")],
+    path: Annotated[str, typer.Argument(help="A folder of scans and masks, its URL, or an experiment file.")],
     labels: Annotated[str | None, typer.Option(help='Classes of a plain folder: "0: background, 1: lesion".')] = None,
     as_json: Json = False,
 ) -> None:

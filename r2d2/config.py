@@ -27,6 +27,7 @@ from pydantic import (
 
 from r2d2.errors import InputError
 
+Label = Annotated[int, Field(ge=0, le=254)]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Folder = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
 """Absolute from the moment it is read, so that a recorded experiment means the same from any working folder."""
@@ -40,6 +41,8 @@ def _location(value: Any) -> Any:
 
 Location = Annotated[Path | str, BeforeValidator(_location)]
 """A folder of this machine, absolute likewise, or a URL that fsspec knows, which stays text."""
+PATIENT = r"^(.+?)(?:_z\d{3,})?(?:_augmented_\d+)?$"
+"""A case's name without what R2D2 itself puts behind it: slices of `imgmed.convert`, images of `augment_folder`."""
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 
 
@@ -94,13 +97,18 @@ class Data(Section):
     Medical Segmentation Decathlon or of nnU-Net (`dataset.json`, `imagesTr/`, `labelsTr/`), with plain `images/` and
     `labels/`, or with a folder for each patient: a DICOM series and its RTSTRUCT or SEG, or LASC's `image.mhd` and
     `gt_binary.mhd`. `labels` names the classes by their value in the masks, 0 being the background; a `dataset.json`
-    says it too. Of an RTSTRUCT or SEG the classes are the regions or segments of these very names.
-    `patient_pattern` is a regular expression whose first group (or whole match) takes the patient from a case's name.
+    says it too. Of an RTSTRUCT or SEG the classes are the regions or segments of these very names, or of those that
+    `structures` gives, one for a class or several of which each patient has one: `{1: [GTV-1, gtv]}`. `remap` gives
+    values in masks of other formats the classes' numbers: `{255: 1}` for pictures of 0 and 255, `{4: 3}` for BraTS.
+    `patient_pattern` is a regular expression whose first group (or whole match) takes the patient from a case's name;
+    by default that is the name without the endings `_z012` (a slice) and `_augmented_3` that R2D2's own tools make.
     """
 
     path: Location
-    labels: Annotated[dict[Annotated[int, Field(ge=0, le=254)], str], Field(min_length=2)] | None = None
-    patient_pattern: str = ".*"
+    labels: Annotated[dict[Label, str], Field(min_length=2)] | None = None
+    structures: dict[Label, str | Annotated[tuple[str, ...], Field(min_length=1)]] | None = None
+    remap: dict[Annotated[int, Field(ge=0, le=65535)], Label] | None = None
+    patient_pattern: str = PATIENT
     split: Split = Split()
 
 
@@ -120,11 +128,14 @@ class Preprocess(Section):
 
     `channels`: indices along the scan's fourth axis (all if absent). `plane`: the plane of the slices.
     `bias_correction`: `n4` takes the slow changes of brightness out of magnetic resonance scans. `normalization`:
-    `zscore` (mean 0, deviation 1 over the voxels that are not 0), `percentile` (0.5 to 99.5 to [0, 1]), `window`
+    `zscore` (mean 0, deviation 1), `percentile` (0.5 to 99.5 to [0, 1]), both over the foreground; `window`
     (`window: [low, high]` to [0, 1], e.g. [-1000, 400] HU for a CT of the lungs) or `none`. `crop`: `foreground` cuts
-    the slices to the box of the scan's voxels that are not 0. `image_size`: rows and columns of the images.
-    `pixel_mm`: the size of their pixels: slices are resized to it, then cropped or padded about their middle; absent,
-    slices are stretched to the images whatever their size in mm.
+    the slices to its box. The foreground is what is not exactly 0; all of a scan that has negative intensities, unless
+    more than a tenth of it is 0: in a CT that was not masked, 0 is water. `image_size`: pixels
+    of the images along the two axes of the slices, in the order left-right, front-back, bottom-top: of axial slices
+    first left-right, then front-back; of a picture (.png) first its columns, then its rows. `pixel_mm`: the size of
+    their pixels: slices are resized to it, then cropped or padded about their middle; absent, slices are stretched to
+    the images whatever their size in mm. Labelled voxels that do not fit in are told.
     """
 
     channels: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | None = None
@@ -276,13 +287,13 @@ Ordered = AfterValidator(_ordered)
 class Augmentation(Section):
     """What is done to a training image, image and mask together, drawn anew in every epoch.
 
-    Drawn uniformly from `[least, largest]`; what is absent is off. `rotation_degrees`: in the slice's plane. `zoom`:
-    above 1 enlarges. `shift`: a fraction of the size, along one axis drawn at random. `flip`: the patient's axes that
-    are reversed, each with probability 1/2; they must lie in the slices' plane. `elastic`: the largest displacement of
-    the control points of a deformation, a fraction of the size, on a grid of `elastic_cells` along each axis. `gamma`:
-    exponent of the intensities, scaled to [0, 1] for it and back. `bias`: the largest logarithm of a smooth factor of
-    the intensities. `noise`: its standard deviation, in the intensities of the prepared images, 1 being a scan's own
-    under `zscore`. `probability`: that an image is augmented at all. The paper's Table 1 is
+    Drawn uniformly from `[least, largest]`; what is absent is off. `rotation_degrees`: in the slice's plane, in mm.
+    `zoom`: above 1 enlarges. `shift`: a fraction of the size, along one axis drawn at random. `flip`: the patient's
+    axes that are reversed, each with probability 1/2; they must lie in the slices' plane. `elastic`: the largest
+    displacement of the control points of a deformation, a fraction of the size, on a grid of `elastic_cells` along each
+    axis. `gamma`: exponent of the intensities, scaled to [0, 1] for it and back. `bias`: the largest logarithm of a
+    smooth factor of the intensities. `noise`: its standard deviation, in the intensities of the prepared images, 1
+    being a scan's own under `zscore`. `probability`: that an image is augmented at all. The paper's Table 1 is
 
         augmentation: {rotation_degrees: [-45, 45], zoom: [0.8, 1.2], shift: [0, 0.05]}
     """

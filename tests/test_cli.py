@@ -302,6 +302,20 @@ def test_data_check_of_an_experiment_looks_at_its_split_too(command, experiment)
     assert "patient 'a' is in training and in test" in command("data", "check", experiment).refusal
 
 
+def test_data_check_of_an_experiment_says_what_its_images_leave_out(command, experiment):
+    experiment.write_text(experiment.read_text().replace("[16, 16]", "[8, 8], pixel_mm: 1.0"))
+    ended = command("data", "check", experiment)
+    assert ended.code == 0 and ended.out.count("of its labelled voxels lie beyond the edges of the images") == 3
+    experiment.write_text(experiment.read_text().replace("pixel_mm: 1.0", "channels: [3]"))
+    assert "preprocess.channels [3]: the scans have 1 channels" in command("data", "check", experiment).refusal
+
+
+def test_data_check_takes_a_url(command, dataset, home):
+    ended = command("data", "check", f"file://{dataset}", "--labels", "0: background, 1: lesion")
+    assert ended.code == 0 and "3 cases" in ended.out
+    assert len(list((home / "mirrors").iterdir())) == 1
+
+
 def test_data_check_answers_in_json_good_or_bad(command, dataset):
     arguments = ("data", "check", dataset, "--labels", "0: background, 1: lesion", "--json")
     good = command(*arguments).document

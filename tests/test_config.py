@@ -33,7 +33,7 @@ def test_name_and_path_are_enough_and_the_rest_are_the_papers_defaults():
     assert (experiment.name, experiment.data.path, experiment.data.patient_pattern) == (
         "tiny",
         Path("scans").absolute(),
-        ".*",
+        config.PATIENT,
     )
     assert experiment.data.split.fractions == (0.70, 0.15, 0.15)
     assert (experiment.model.network, experiment.model.filters, experiment.model.depth) == ("dist-unet", 64, 4)
@@ -410,3 +410,12 @@ def test_home_follows_the_environment(monkeypatch, tmp_path):
     assert config.home() == tmp_path / "relative"
     monkeypatch.setenv("R2D2_HOME", "")
     assert config.home() == tmp_path / ".r2d2"
+
+
+def test_names_of_regions_and_values_of_masks_are_given_by_class():
+    settings = ["data.structures={1: gtv, 2: [GTV-1, Tumour]}", "data.remap={255: 1, 4: 3}"]
+    experiment = config.parse(MINIMAL, settings)
+    assert experiment.data.structures == {1: "gtv", 2: ("GTV-1", "Tumour")} and experiment.data.remap == {255: 1, 4: 3}
+    assert config.parse(experiment.to_yaml()) == experiment
+    for wrong in ("data.structures={1: []}", "data.structures={300: a}", "data.remap={-1: 1}", "data.remap={1: 255}"):
+        assert wrong.partition("=")[0] in refusal(MINIMAL, wrong)

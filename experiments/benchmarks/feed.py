@@ -33,10 +33,12 @@ import tensorflow as tf
 
 from r2d2 import config, models
 from r2d2.imgmed import augment
+from r2d2.models.losses import dice_cross_entropy
 from r2d2.models.precision import choose, with_precision
+from r2d2.training import optimizers
 from r2d2.training.device import limit_threads
 from r2d2.training.feed import Feed
-from r2d2.training.step import build_optimizer, build_step
+from r2d2.training.step import Step
 
 SIZE, BATCH, SLICES, CLASSES = 240, 8, 512, 4
 EVERYTHING = augment.Ranges((-45, 45), (0.8, 1.2), (0, 0.05), ("rows", "columns"), 0.05, 4, (0.7, 1.5), 0.3, (0.0, 0.1))
@@ -104,13 +106,15 @@ def memory_mapped(folder: Path) -> SimpleNamespace:
         images[i, :, :, 0] = image / image.std()
         masks[i] = np.digitize(image / image.std(), [0.5, 1.0, 1.5])
     return SimpleNamespace(
-        images=np.load(folder / "images.npy", mmap_mode="r"), masks=np.load(folder / "labels.npy", mmap_mode="r")
+        images=np.load(folder / "images.npy", mmap_mode="r"),
+        masks=np.load(folder / "labels.npy", mmap_mode="r"),
+        pixel_mm=np.ones((SLICES, 2)),
     )
 
 
 def feed(prepared: SimpleNamespace, ranges: augment.Ranges | None) -> Feed:
     """The feed of one worker alone."""
-    return Feed(prepared, np.arange(SLICES), 0, BATCH, 1, 0, ranges)
+    return Feed(prepared, np.arange(SLICES), 0, BATCH, 1, range(1), ranges)
 
 
 def stream(prepared: SimpleNamespace, ranges: augment.Ranges | None) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
@@ -143,16 +147,16 @@ def stream_by_opencv(prepared: SimpleNamespace) -> Iterator[tuple[tf.Tensor, tf.
     return iter(tf.data.Dataset.range(10**6).map(load).prefetch(4).with_options(options))
 
 
-def training_step() -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+def training_step() -> Callable[[tf.Tensor, tf.Tensor], object]:
     """A step of the U-Net, as a worker alone takes it."""
     keras.utils.set_random_seed(0)
     network = models.build(config.DistUNet(filters=32, depth=4), 1, CLASSES, (SIZE, SIZE))
     model = with_precision(network, "bfloat16")
-    optimizer = build_optimizer(config.Training())
+    optimizer = optimizers.build(config.Training())
     optimizer.build(model.trainable_variables)
-    alone = SimpleNamespace(sum_gradients=list)
-    step = build_step(model, optimizer, "dice_cross_entropy", BATCH, alone)
-    return lambda images, labels: step(images, labels, tf.constant(1e-3)).numpy()
+    alone = SimpleNamespace(size=1, sum_gradients=list, sum_tensor=lambda tensor, _: tensor)
+    step = Step(model, model.trainable_variables, optimizer, dice_cross_entropy, [], BATCH, [0], 1, alone)
+    return lambda images, labels: step(images, labels, 0, 1e-3)
 
 
 if __name__ == "__main__":

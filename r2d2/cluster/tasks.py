@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import RayTaskError, WorkerCrashedError
+from ray.exceptions import RayError, RayTaskError
 
 from r2d2.errors import WorkFailed
 
@@ -17,7 +17,7 @@ def spread(work: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
         items: What it is called with.
 
     Raises:
-        WorkFailed: A worker process died.
+        WorkFailed: A worker process or its node died, or ran out of memory.
     """
     task = ray.remote(num_cpus=1, max_retries=0)(lambda item: work(item))
     pending = [task.remote(item) for item in items]
@@ -26,13 +26,13 @@ def spread(work: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
             (ready,), pending = ray.wait(pending)
             try:
                 result = ray.get(ready)
-            except WorkerCrashedError:
-                raise WorkFailed(
-                    "a process on the cluster was killed, most likely because memory ran out; run it again, "
-                    "it goes on where it stopped"
-                ) from None
             except RayTaskError as error:
                 raise error.cause from None
+            except RayError as error:  # its process, its node or its memory is gone
+                raise WorkFailed(
+                    f"a process on the cluster was killed ({type(error).__name__}), most likely because memory ran "
+                    "out; run it again, it goes on where it stopped"
+                ) from None
             yield result
     finally:
         for rest in pending:

@@ -24,26 +24,30 @@ class Case:
         patient: Whose scan it is, as `data.patient_pattern` takes it from the name.
         images: The scan's files, one for each channel if they are several; or the folder of its DICOM series.
         label: The mask's file.
-        structures: For an RTSTRUCT or SEG the classes that are its regions or segments, by their values; the
-            background is what is in none.
+        structures: For an RTSTRUCT or SEG the names of its regions or segments by the classes' values, or several names
+            of which it has one; the background is what is in none.
+        remap: For other masks the class' number of each value that is not its own.
     """
 
     name: str
     patient: str
     images: tuple[Path, ...]
     label: Path
-    structures: dict[int, str] = field(default_factory=dict)
+    structures: dict[int, str | tuple[str, ...]] = field(default_factory=dict)
+    remap: dict[int, int] = field(default_factory=dict)
 
     def read(self) -> tuple[imgmed.Volume, imgmed.Volume]:
         """Read the scan, float32, (X, Y, Z) or (X, Y, Z, C), and the mask, uint8.
 
         Raises:
-            InputError: A file cannot be read, or the channels' files are not on one grid.
+            InputError: A file cannot be read, the channels' files are not on one grid, or the mask belongs to another
+                series.
         """
         image = imgmed.read_channels(self.images)
         if self.structures:
-            return image, imgmed.read_structures(self.label, image, self.structures)
-        return image, imgmed.read_labels(self.label)
+            series = self.images[0] if self.images[0].is_dir() else None
+            return image, imgmed.read_structures(self.label, image, self.structures, series)
+        return image, imgmed.read_labels(self.label, self.remap)
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,7 @@ class Dataset:
         channels: The names of a scan's channels, in their order along its fourth axis.
         cases: Sorted by name.
         licence: On what terms it may be used; may be empty.
+        passed_over: Files beside the scans and masks that are of no format that is read.
     """
 
     name: str
@@ -63,6 +68,7 @@ class Dataset:
     channels: tuple[str, ...]
     cases: tuple[Case, ...]
     licence: str = ""
+    passed_over: tuple[Path, ...] = ()
 
 
 def find_cases(data: Data) -> Dataset:
@@ -74,23 +80,31 @@ def find_cases(data: Data) -> Dataset:
 
     Raises:
         InputError: As `read_layout`; or no classes are named, or two alike, or one by a name that cannot be a
-            metric's; or `patient_pattern` does not fit a name.
+            metric's; or `structures` or `remap` lead to a class that there is not; or `patient_pattern` does not fit a
+            name.
     """
     folder = Path(data.path)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder of data (data.path)")
-    layout = read_layout(folder)
-    labels = data.labels or layout.labels
+    layout = read_layout(folder, data.labels)
+    labels = layout.labels
     if labels is None:
         raise InputError(f"{folder}: name the classes in data.labels, e.g. {{0: background, 1: lesion}}")
     if sorted(labels) != list(range(len(labels))):
         raise InputError(f"{folder}: the classes must be numbered 0 (background), 1, 2, ...; they are {sorted(labels)}")
     _check_class_names(labels, folder)
     labels = dict(sorted(labels.items()))
-    regions = {value: name for value, name in labels.items() if value}
+    regions = {value: name for value, name in labels.items() if value} | (data.structures or {})
+    remap = data.remap or {}
+    for key, values in (("structures", regions), ("remap", remap.values())):
+        for value in values:
+            if value not in labels or (key == "structures" and not value):
+                raise InputError(f"data.{key}: leads to {value}, which is none of the classes {labels}")
     patient_of = _patient_reader(data.patient_pattern)
     cases = [
-        Case(scan.name, patient_of(scan.name), scan.images, scan.label, regions if scan.structures else {})
+        Case(scan.name, patient_of(scan.name), scan.images, scan.label, regions)
+        if scan.structures
+        else Case(scan.name, patient_of(scan.name), scan.images, scan.label, remap=remap)
         for scan in layout.scans
     ]
     for name, count in Counter(case.name for case in cases).items():
@@ -102,6 +116,7 @@ def find_cases(data: Data) -> Dataset:
         channels=layout.channels or _numbered_channels(cases[0]),
         cases=tuple(sorted(cases, key=lambda case: case.name)),
         licence=layout.licence,
+        passed_over=layout.passed_over,
     )
 
 

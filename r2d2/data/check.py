@@ -10,20 +10,31 @@ from typing import Literal
 
 import numpy as np
 
-from r2d2 import imgmed
+from r2d2 import config, imgmed
 from r2d2.data.cases import Case, Dataset
 from r2d2.data.fingerprint import Fingerprint, fingerprint, sample_intensities
+from r2d2.data.framing import canonical_masks, frame_of, left_out
 from r2d2.data.parallel import spread
 from r2d2.errors import InputError
 
 SPACING_FACTOR = 2.0
-VISIT = re.compile(r"(.+?)[_-](?:ses|session|visit|scan|time|tp|t|v|s)[_-]?\d+", re.IGNORECASE)
-"""How scans of one patient are often called: P07_visit2, sub-012_ses-01."""
+ONE_SPLIT = "a patient must not be in two splits; remove one, or give both one patient by data.patient_pattern"
+VISITS = (
+    r"[_-](?:ses-[a-z0-9]+|(?:ses|session|visit|timepoint|tp)[_-]?\d+)(?:[_-].+)?",
+    r"(?<=\d)[_-](?:scan|frame|time|t|v|s|m)[_-]?\d+",
+    r"[_-](?:pre|post|baseline|bl|follow[_-]?up|fu)[_-]?\d*",
+    r"[_-](?:19|20)\d\d[_-]?[01]\d[_-]?[0-3]\d(?:[_-].+)?",
+    r"(?<=\d{3})[_-]\d{1,3}",
+)
+"""What often tells the scans of one patient apart: sub-012_ses-01_T1w, P07_t1, P07_pre, P07_20240131,
+BraTS-GLI-00005-001."""
+LEFT_OUT = 0.001
+"""More than this share of a case's labelled voxels beyond the edges of the images is worth a word."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What is wrong with a case: an `error` keeps it from being used, a `warning` does not. One line."""
+    """What is wrong with a case, without a name with all: an `error` keeps them from being used. One line."""
 
     case: str
     severity: Literal["error", "warning"]
@@ -45,6 +56,9 @@ class CaseSummary:
         files: SHA-256 of the bytes of the image files, one after another, and of the mask's.
         content: SHA-256 of the scan's voxels (its first channel's), canonical axes: that of the same scan under another
             name, compressed anew or with its axes turned.
+        patient_id: The PatientID of a DICOM series; empty if it has none, or is no DICOM.
+        left_out: The share of the labelled voxels, 0 to 1, that lie beyond the edges of the images; 0 if no experiment
+            says how large these are.
         intensities: Class -> channel -> intensities, from `sample_intensities`; none if scan and mask are not of one
             shape.
     """
@@ -58,6 +72,8 @@ class CaseSummary:
     voxels: dict[int, int]
     files: tuple[str, str]
     content: str
+    patient_id: str = ""
+    left_out: float = 0.0
     intensities: dict[int, list[list[float]]] = field(default_factory=dict, repr=False)
 
 
@@ -70,21 +86,29 @@ class Check:
     fingerprint: Fingerprint | None = field(compare=False)
 
 
-def check_cases(dataset: Dataset, workers: int | None = None, progress: Callable[[], None] | None = None) -> Check:
+def check_cases(
+    dataset: Dataset,
+    workers: int | None = None,
+    progress: Callable[[], None] | None = None,
+    preprocess: config.Preprocess | None = None,
+) -> Check:
     """Read every image and mask once, several at a time, and return what is wrong and what they hold.
 
     Errors are files that cannot be read, a mask on another grid than its scan (shape, or affine by more than 1e-3 in
     an entry), label values outside the classes, NaN or infinity, a channel with one value throughout, another number
-    of channels than the dataset's, the same scan under two names and of two patients. Warnings are a mask with
-    background alone, the same scan twice of one patient, a spacing that is more than twice or less than half of the
-    median one, and names that look like several scans of one patient which `data.patient_pattern` takes apart.
+    of channels than the dataset's, the same scan under two names and of two patients, one DICOM PatientID under two
+    patients' names, a class that no mask has. Warnings are a mask with background alone, the same scan twice of one
+    patient, one PatientID in all cases (an anonymizer's), a spacing that is more than twice or less than half of the
+    median one, names that look like several scans of one patient which `data.patient_pattern` takes apart, labelled
+    voxels beyond the edges of the images, and files among the scans and masks of no format that is read.
 
     Args:
         dataset: From `find_cases`.
         workers: How many processes, by default one per CPU that this process may use; 1 works in this process.
         progress: Called once per finished case.
+        preprocess: The experiment's section, if there is one, which says how large the images are.
     """
-    inspect = partial(_inspect_and_drop, labels=tuple(dataset.labels), channels=dataset.channels)
+    inspect = partial(_inspect_and_drop, labels=tuple(dataset.labels), channels=dataset.channels, preprocess=preprocess)
     found: dict[str, Inspected] = {}
     for name, inspected in spread(inspect, dataset.cases, workers):
         found[name] = inspected
@@ -93,32 +117,76 @@ def check_cases(dataset: Dataset, workers: int | None = None, progress: Callable
     inspections = [found[case.name] for case in dataset.cases]
     findings = [finding for inspected in inspections for finding in inspected.findings]
     summaries = tuple(inspected.summary for inspected in inspections if inspected.summary)
-    findings += same_scans(dataset.cases, {summary.case: summary.content for summary in summaries})
-    findings += [*_odd_spacings(summaries), *_visits_taken_apart(dataset.cases)]
+    findings += [*check_together(dataset, summaries), *_visits_taken_apart(dataset.cases)]
+    if dataset.passed_over:
+        some = ", ".join(str(path) for path in dataset.passed_over[:3]) + (", ..." if dataset.passed_over[3:] else "")
+        message = f"{len(dataset.passed_over)} files are of no format that is read, and were passed over: {some}"
+        findings.append(Finding("", "warning", message))
     return Check(tuple(findings), summaries, fingerprint(summaries, dataset.labels, dataset.channels))
 
 
-def same_scans(cases: Iterable[Case], contents: Mapping[str, str]) -> list[Finding]:
-    """Return what is wrong with cases that hold the same scan: an error if they are two patients' by their names.
+def check_together(dataset: Dataset, summaries: Sequence[CaseSummary]) -> list[Finding]:
+    """Return what is wrong with the cases side by side, none of which needs to be wrong alone.
 
     Args:
-        cases: The cases.
-        contents: `CaseSummary.content` by the case's name, of those that are known.
+        dataset: The cases.
+        summaries: Of those that could be read.
     """
-    findings: list[Finding] = []
-    first: dict[str, Case] = {}
-    for case in cases:
-        content = contents.get(case.name)
-        other = first.setdefault(content, case) if content else case
-        if other is case:
+    patients = {case.name: case.patient for case in dataset.cases}
+    findings = [*_same_scans(summaries, patients), *_same_ids(summaries, patients), *_odd_spacings(summaries)]
+    if len(summaries) == len(patients):  # a class that is missing may be in a case that could not be read
+        findings += _absent_classes(summaries, dataset.labels)
+    return findings + [
+        Finding(
+            summary.case,
+            "warning",
+            f"case {summary.case}: {summary.left_out:.1%} of its labelled voxels lie beyond the edges of the images "
+            "(preprocess.image_size, pixel_mm, crop)",
+        )
+        for summary in summaries
+        if summary.left_out > LEFT_OUT
+    ]
+
+
+def _same_scans(summaries: Iterable[CaseSummary], patients: Mapping[str, str]) -> Iterable[Finding]:
+    """Yield cases that hold the same scan: an error if they are two patients' by their names."""
+    first: dict[str, str] = {}
+    for summary in summaries:
+        other = first.setdefault(summary.content, summary.case)
+        same = f"case {summary.case}: the same scan as {other}"
+        if other == summary.case:
             continue
-        same = f"case {case.name}: the same scan as {other.name}"
-        if case.patient == other.patient:
-            findings.append(Finding(case.name, "warning", f"{same}; one of the two adds nothing"))
+        if patients[other] == patients[summary.case]:
+            yield Finding(summary.case, "warning", f"{same}; one of the two adds nothing")
         else:
-            rule = "a patient must not be in two splits; remove one, or give both one patient by data.patient_pattern"
-            findings.append(Finding(case.name, "error", f"{same}, under another patient's name; {rule}"))
-    return findings
+            yield Finding(summary.case, "error", f"{same}, under another patient's name; {ONE_SPLIT}")
+
+
+def _same_ids(summaries: Sequence[CaseSummary], patients: Mapping[str, str]) -> Iterable[Finding]:
+    """Yield cases whose DICOM says that they are of one patient, where their names say of two."""
+    ids = {summary.patient_id for summary in summaries}
+    if len(summaries) > 2 and len(ids) == 1 and ids != {""} and len(set(patients.values())) > 1:
+        told = f"all cases have the PatientID {ids.pop()!r}, as an anonymizer leaves it; so nothing tells whether two "
+        yield Finding("", "warning", f"{told}of them are of one patient, who must not be in two splits")
+        return
+    first: dict[str, str] = {}
+    for summary in summaries:
+        other = first.setdefault(summary.patient_id, summary.case) if summary.patient_id else summary.case
+        if patients[other] != patients[summary.case]:
+            same = f"case {summary.case}: the PatientID {summary.patient_id!r} of {other}"
+            yield Finding(summary.case, "error", f"{same}, under another patient's name; {ONE_SPLIT}")
+
+
+def _absent_classes(summaries: Sequence[CaseSummary], labels: Mapping[int, str]) -> Iterable[Finding]:
+    absent = [value for value in labels if value and not any(summary.voxels[value] for summary in summaries)]
+    if len(absent) == len(labels) - 1:
+        yield Finding("", "error", "every mask is empty, background alone; there is nothing to learn")
+    else:
+        for value in absent:
+            message = (
+                f"class {value} ({labels[value]}) is in no mask, so it cannot be learnt; leave it out of data.labels"
+            )
+            yield Finding("", "error", message)
 
 
 def _odd_spacings(summaries: Sequence[CaseSummary]) -> Iterable[Finding]:
@@ -135,16 +203,19 @@ def _odd_spacings(summaries: Sequence[CaseSummary]) -> Iterable[Finding]:
             yield Finding(summary.case, "warning", message)
 
 
-def _visits_taken_apart(cases: Iterable[Case]) -> Iterable[Finding]:
-    first: dict[str, Case] = {}
-    for case in cases:
-        if visit := VISIT.fullmatch(case.name):
-            other = first.setdefault(visit[1], case)
+def _visits_taken_apart(cases: Sequence[Case]) -> Iterable[Finding]:
+    for visit in VISITS:
+        pattern = "(?i)" + config.PATIENT.replace("(.+?)", f"(.+?)(?:{visit})?")
+        first: dict[str, Case] = {}
+        for case in cases:
+            match = re.search(pattern, case.name)
+            other = first.setdefault(match[1], case) if match else case
             if other.patient != case.patient:
                 message = (
-                    f"case {case.name}: by its name of the same patient as {other.name}, by data.patient_pattern not"
+                    f"case {case.name}: by its name of the same patient as {other.name}, by data.patient_pattern not; "
+                    f"if so, patient_pattern: '{pattern}'"
                 )
-                yield Finding(case.name, "warning", f'{message}; try patient_pattern: "^(.+?)[_-][A-Za-z]+-?[0-9]+$"')
+                yield Finding(case.name, "warning", message)
                 return
 
 
@@ -163,9 +234,16 @@ class Inspected:
         return [finding.message for finding in self.findings if finding.severity == "error"]
 
 
-def _inspect_and_drop(case: Case, labels: tuple[int, ...], channels: tuple[str, ...]) -> tuple[str, Inspected]:
+def _inspect_and_drop(
+    case: Case, labels: tuple[int, ...], channels: tuple[str, ...], preprocess: config.Preprocess | None
+) -> tuple[str, Inspected]:
     """Inspect a case and leave its volumes behind, which would be slow to hand from one process to another."""
-    return case.name, replace(inspect_case(case, labels, channels), image=None, mask=None)
+    found = inspect_case(case, labels, channels)
+    if preprocess and found.image and found.mask and found.summary and not found.errors:
+        by = frame_of(imgmed.to_canonical(found.image), preprocess)
+        masks = canonical_masks(found.image, found.mask, preprocess)
+        found = replace(found, summary=replace(found.summary, left_out=left_out(masks, by)))
+    return case.name, replace(found, image=None, mask=None)
 
 
 def inspect_case(case: Case, labels: tuple[int, ...], channels: tuple[str, ...]) -> Inspected:
@@ -212,6 +290,7 @@ def inspect_case(case: Case, labels: tuple[int, ...], channels: tuple[str, ...])
         voxels=voxels,
         files=files,
         content=_content(canonical.data),
+        patient_id=imgmed.patient_id(case.images[0]) if case.images[0].is_dir() else "",
     )
     if mask.data.shape == shape:
         summary = replace(summary, intensities=sample_intensities(stack, mask.data, labels))

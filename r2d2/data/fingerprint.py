@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from r2d2.errors import InputError
+from r2d2.imgmed import foreground
 
 if TYPE_CHECKING:
     from r2d2.data.check import CaseSummary
@@ -25,7 +26,7 @@ class Fingerprint:
         shape: Smallest, median and largest number of voxels along right, front, top (X, Y, Z).
         spacing_mm: The same of the distance of neighbouring voxels along these.
         intensities: Channel -> class -> `mean`, `deviation` and percentiles (`p0.5` to `p99.5`) of intensities, over
-            as many voxels of every case; the class `all` are the voxels that are not 0.
+            as many voxels of every case; the class `all` is the foreground.
         classes: Class -> `cases` that have it, `voxels` in all, and smallest, median and largest `volume_ml` in those.
     """
 
@@ -37,7 +38,7 @@ class Fingerprint:
 
 
 def sample_intensities(data: np.ndarray, labels: np.ndarray, classes: Sequence[int]) -> dict[int, list[list[float]]]:
-    """Return intensities of a case: by class, and under -1 of all voxels that are not 0 in any channel.
+    """Return intensities of a case: by class, and under -1 of the foreground of any channel.
 
     Args:
         data: (X, Y, Z) or (X, Y, Z, C) float32.
@@ -50,9 +51,9 @@ def sample_intensities(data: np.ndarray, labels: np.ndarray, classes: Sequence[i
     channels = data if data.ndim == 4 else data[..., np.newaxis]
     flat = [channels[..., c].ravel(order="F") for c in range(channels.shape[-1])]  # as in the file: no copy
     values = labels.ravel(order="F")
-    somewhere = flat[0] != 0
+    somewhere = foreground(flat[0])
     for channel in flat[1:]:
-        somewhere |= channel != 0
+        somewhere |= foreground(channel)
     found = {}
     for value in (-1, *classes):
         inside = np.flatnonzero(values == value if value >= 0 else somewhere)

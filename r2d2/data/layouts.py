@@ -1,10 +1,12 @@
 """The layouts in which annotated scans are handed out: which files belong together, what the classes are called.
 
 - Medical Segmentation Decathlon: `dataset.json` whose `training` lists images and labels;
-- nnU-Net raw: `dataset.json` with `channel_names`, `imagesTr/CASE_0000.nii.gz` a channel, `labelsTr/CASE.nii.gz`;
+- nnU-Net raw: `dataset.json` with `channel_names`, `imagesTr/CASE_0000.nii.gz` a channel, `labelsTr/CASE.nii.gz`; or of
+  its first version, like the Decathlon's, but with such files for the listed `imagesTr/CASE.nii.gz`;
 - plain: `images/` and `labels/` with files of the same names; a scan may be the folder of a DICOM series;
 - LASC 2013: a folder a patient with `image.mhd` and `gt_binary.mhd`;
-- DICOM: a folder a patient, in it anywhere one series and one RTSTRUCT or SEG.
+- DICOM: a folder a patient, in it anywhere one RTSTRUCT or SEG, and its series; others (a localizer, a PET) may lie in
+  folders beside it.
 
 Volumes may have any format that ImgMed reads, masks in plain folders may be RTSTRUCT or SEG files (.dcm) too.
 """
@@ -17,6 +19,10 @@ from typing import Any
 
 from r2d2 import imgmed
 from r2d2.errors import InputError
+
+VOXELS = (".img", ".raw", ".raw.gz", ".zraw")
+"""What belongs to a header of its own: .hdr, .mhd, .nhdr."""
+TEXTS = (".txt", ".md", ".json", ".csv", ".tsv", ".yaml", ".yml", ".pdf")
 
 
 @dataclass(frozen=True)
@@ -31,43 +37,69 @@ class Scan:
 
 @dataclass(frozen=True)
 class Layout:
-    """What a folder says of itself; `labels` and `channels` are None where it does not say."""
+    """What a folder says of itself; `labels` and `channels` are None where it does not say.
+
+    `passed_over` are the files beside volumes that are of no format that ImgMed reads.
+    """
 
     scans: list[Scan]
     labels: dict[int, str] | None = None
     channels: tuple[str, ...] | None = None
     name: str = ""
     licence: str = ""
+    passed_over: tuple[Path, ...] = ()
 
 
-def read_layout(folder: Path) -> Layout:
+def read_layout(folder: Path, labels: dict[int, str] | None = None) -> Layout:
     """Return the annotated scans of a folder, in whichever layout it is, without reading voxels.
+
+    Args:
+        folder: The folder.
+        labels: The classes, if they are known; then those of `dataset.json` are not looked at.
 
     Raises:
         InputError: It is in none; a scan has no mask or a mask no scan; `dataset.json` is damaged or names a path
-            outside the folder; a DICOM patient has not one series and one mask.
+            outside the folder; a DICOM patient has not one mask, or not one series that it references.
     """
     source = folder / "dataset.json"
     if source.exists():
         about = _read_json(source)
         nnunet = "channel_names" in about
+        scans = _nnunet_scans(folder, about, source) if nnunet else _decathlon_scans(about, source)
         return Layout(
-            _nnunet_scans(folder, about, source) if nnunet else _decathlon_scans(about, source),
-            _nnunet_labels(about, source) if nnunet else _by_number(about, "labels", source),
+            scans,
+            labels or (_nnunet_labels(about, source) if nnunet else _by_number(about, "labels", source)),
             tuple(_by_number(about, "channel_names" if nnunet else "modality", source).values()),
             str(about.get("name") or ""),
             str(about.get("licence") or about.get("license") or ""),
+            _passed_over(scans),
         )
     if (folder / "images").is_dir() and (folder / "labels").is_dir():
-        return Layout(_plain_scans(folder))
+        scans = _plain_scans(folder)
+        return Layout(scans, labels, passed_over=_passed_over(scans))
     patients = [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
     if any("gt_binary" in volumes(patient) for patient in patients):
-        return Layout([_lasc_scan(patient) for patient in patients])
+        scans = [_lasc_scan(patient) for patient in patients]
+        return Layout(scans, labels, passed_over=_passed_over(scans))
     if any(any(imgmed.find_dicom(patient)) for patient in patients):
-        return Layout([_dicom_scan(patient) for patient in patients])
+        return Layout([_dicom_scan(patient) for patient in patients], labels)
     raise InputError(
         f"{folder}: no dataset in it (data.path): it must have a dataset.json, the folders images and labels, or a "
         "folder for each patient with image.mhd and gt_binary.mhd or with a DICOM series and its RTSTRUCT or SEG"
+    )
+
+
+def _passed_over(scans: list[Scan]) -> tuple[Path, ...]:
+    """Return the files in the folders of scans and masks that are none, hidden ones and those to be read left out."""
+    known = {path for scan in scans for path in (*scan.images, scan.label)}
+    files = [path for folder in sorted({path.parent for path in known}) for path in sorted(folder.iterdir())]
+    return tuple(
+        path
+        for path in files
+        if path not in known
+        and imgmed.volume_name(path) is None
+        and not path.name.lower().endswith((*VOXELS, *TEXTS))
+        and not path.name.lower().startswith((".", "readme", "license", "licence"))
     )
 
 
@@ -125,8 +157,17 @@ def _decathlon_scans(about: dict[str, Any], source: Path) -> list[Scan]:
         if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("image", "label")):
             raise InputError(f'{source}: an entry of "training" must have "image" and "label", this is {entry!r:.80}')
         if not PurePosixPath(entry["image"]).name.startswith("._"):
-            image, label = _inside(source, entry["image"]), _inside(source, entry["label"])
-            scans.append(Scan(imgmed.volume_name(image) or image.name, (image,), label))
+            image, label = _inside(source, entry["image"]), _existing(source, entry["label"])
+            name = imgmed.volume_name(image) or image.name
+            channels = [
+                image.with_name(f"{name}_{channel:04d}{image.name[len(name) :]}")
+                for channel in range(len(_by_number(about, "modality", source)))
+            ]
+            if image.exists() or not channels[0].exists():
+                scans.append(Scan(name, (_existing(source, entry["image"]),), label))
+            else:
+                images = tuple(_existing(source, str(path.relative_to(source.parent))) for path in channels)
+                scans.append(Scan(name, images, label))
     if not scans:
         raise InputError(f'{source}: "training" lists hidden files alone')
     return scans
@@ -136,7 +177,11 @@ def _inside(source: Path, listed: str) -> Path:
     relative = PurePosixPath(listed)
     if relative.is_absolute() or ".." in relative.parts or "\0" in listed:
         raise InputError(f"{source}: {listed!r} must be a path inside the dataset's folder")
-    path = source.parent / relative
+    return source.parent / relative
+
+
+def _existing(source: Path, listed: str) -> Path:
+    path = _inside(source, listed)
     if not path.is_file():
         raise InputError(f"{source}: lists {listed!r}, and there is no file {path}")
     return path
@@ -207,6 +252,8 @@ def _lasc_scan(patient: Path) -> Scan:
 
 def _dicom_scan(patient: Path) -> Scan:
     series, masks = imgmed.find_dicom(patient)
+    if len(series) > 1 and len(masks) == 1:
+        series = imgmed.referenced_series(masks[0], series) or series
     for found, what in ((series, "DICOM series"), (masks, "RTSTRUCT or SEG")):
         if len(found) != 1:
             listed = f": {', '.join(str(path.relative_to(patient)) for path in found)}" if found else ""

@@ -1,10 +1,13 @@
 """Datasets that lie elsewhere: any folder that fsspec knows (s3://, gs://, https://, sftp://), copied here once."""
 
-import contextlib
+import json
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import fsspec
 
@@ -12,15 +15,29 @@ from r2d2.errors import InputError, WorkFailed
 from r2d2.files import whole_file
 
 STREAMS = 8
+MANIFEST = ".mirror.jsonl"
+"""In the copy: a line a file, with what its source told of it when it was fetched, and the copy's size."""
+VERSION = (
+    "ETag",
+    "etag",
+    "md5Hash",
+    "Content-MD5",
+    "Last-Modified",
+    "LastModified",
+    "last_modified",
+    "mtime",
+    "created",
+)
+"""Where protocols tell a file from a newer one of its name."""
 
 
 @dataclass(frozen=True)
 class Remote:
-    """The files below a URL: for each its path there and its size in bytes, if known, by its path inside."""
+    """The files below a URL: for each its path there and what the listing tells of it, by its path inside."""
 
     url: str
     system: fsspec.AbstractFileSystem
-    files: dict[PurePosixPath, tuple[str, int | None]]
+    files: dict[PurePosixPath, tuple[str, dict[str, Any]]]
 
 
 def list_remote(url: str) -> Remote:
@@ -40,30 +57,39 @@ def list_remote(url: str) -> Remote:
         if ".." in inside.parts:
             raise InputError(f"{url}: lists {path!r}, which leads out of it")
         if not any(part.startswith(".") for part in inside.parts):
-            files[inside] = path, about.get("size")
+            files[inside] = path, about
     if not files:
         raise InputError(f"{url}: no files there")
     return Remote(url, system, files)
 
 
 def copy(remote: Remote, folder: Path, progress: Callable[[], None]) -> None:
-    """Copy all files to a local folder, several at a time; those that are there, as large and as new, are left.
+    """Make a local folder a copy of a remote one: fetch what is new or has changed, several at a time, remove the rest.
+
+    A file has changed if its size or anything else that its source tells is other than when it was fetched; if the
+    source tells nothing, it is fetched each time.
 
     Args:
         remote: From `list_remote`.
-        folder: Where the copy goes.
+        folder: Where the copy goes; no other files may be in it.
         progress: Called once per file.
 
     Raises:
         WorkFailed: The copy broke off; what is whole is kept for the next try.
     """
+    known, writing = _read_manifest(folder / MANIFEST), threading.Lock()
 
     def fetch(inside: PurePosixPath) -> None:
-        target, (path, size) = folder / inside, remote.files[inside]
-        if not (target.is_file() and target.stat().st_size == size and not _is_newer(remote, path, target)):
+        target, (path, about) = folder / inside, remote.files[inside]
+        if about.get("size") is None:  # the listing of a web server has names alone
+            about = remote.system.info(path)
+        version = {key: str(about[key]) for key in ("size", *VERSION) if about.get(key) is not None}
+        if not (version and target.is_file() and known.get(str(inside)) == [version, target.stat().st_size]):
             target.parent.mkdir(parents=True, exist_ok=True)
             with whole_file(target) as beside:
                 remote.system.get_file(path, str(beside))
+            with writing, (folder / MANIFEST).open("a") as manifest:
+                manifest.write(json.dumps([str(inside), version, target.stat().st_size]) + "\n")
         progress()
 
     with ThreadPoolExecutor(STREAMS) as pool:
@@ -75,9 +101,22 @@ def copy(remote: Remote, folder: Path, progress: Callable[[], None]) -> None:
             raise WorkFailed(
                 f"{remote.url}: the copy broke off ({told}); run it again, it goes on where it stopped"
             ) from None
+    _remove_others(folder, {folder / MANIFEST, *(folder / inside for inside in remote.files)})
 
 
-def _is_newer(remote: Remote, path: str, target: Path) -> bool:
-    with contextlib.suppress(NotImplementedError):  # not every protocol tells
-        return remote.system.modified(path).timestamp() > target.stat().st_mtime
-    return False
+def _read_manifest(path: Path) -> dict[str, list[Any]]:
+    known = {}
+    for line in path.read_text().splitlines() if path.exists() else ():
+        with suppress(ValueError):  # the last line, if it was cut
+            inside, *state = json.loads(line)
+            known[inside] = state
+    return known
+
+
+def _remove_others(folder: Path, keep: set[Path]) -> None:
+    for path in sorted(folder.rglob("*"), reverse=True):  # what is in a folder before the folder
+        if path.is_dir():
+            with suppress(OSError):  # not empty
+                path.rmdir()
+        elif path not in keep:
+            path.unlink()

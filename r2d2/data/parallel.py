@@ -45,8 +45,9 @@ def spread(work: Callable[[Item], Result], items: Sequence[Item], workers: int |
             yield future.result()
     except BrokenProcessPool:
         raise WorkFailed(
-            f"one of {workers} processes was killed, most likely because memory ran out; give the machine fewer "
-            "processors (taskset) or more memory"
+            f"one of {workers} processes was killed, most likely because memory ran out: give the machine fewer "
+            "processors (taskset) or more memory; or, in a script of your own, because its work is not below "
+            'if __name__ == "__main__":'
         ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -33,15 +33,16 @@ from r2d2 import config, imgmed
 from r2d2.console import bar, say
 from r2d2.data import parallel as processes
 from r2d2.data.cases import Case, Dataset
-from r2d2.data.check import CaseSummary, file_hashes, inspect_case, same_scans
+from r2d2.data.check import LEFT_OUT, CaseSummary, check_together, file_hashes, inspect_case
 from r2d2.data.fingerprint import Fingerprint, fingerprint
+from r2d2.data.framing import canonical_masks, chosen_channels, frame_of, left_out, with_channels
 from r2d2.errors import InputError
 from r2d2.files import to_disk, whole_file
 from r2d2.imgmed.augment import Ranges
 
 Spread = Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Any]]
 
-FORMAT = 3
+FORMAT = 4
 """Raised when the layout or the arithmetic changes, so that older prepared data is not found any more."""
 
 
@@ -68,6 +69,14 @@ class PreparedCase:
     def slices(self) -> int:
         """How many slices the case has."""
         return self.grid[0]
+
+    @property
+    def pixel_mm(self) -> tuple[float, float]:
+        """Size of the images' pixels, rows then columns."""
+        rows, columns = (
+            self.frame.box[2 + axis] * self.spacing_mm[1 + axis] / self.frame.scaled[axis] for axis in (0, 1)
+        )
+        return rows, columns
 
 
 @dataclass(frozen=True)
@@ -104,6 +113,11 @@ class Prepared:
         """A case's labels on its own grid, (slices, rows, columns) uint8, axes canonical, slices first."""
         return self.references[case.voxel : case.voxel + int(np.prod(case.grid))].reshape(case.grid)
 
+    @cached_property
+    def pixel_mm(self) -> np.ndarray:
+        """(slices, 2) float64: size of every image's pixels, rows then columns."""
+        return np.repeat([case.pixel_mm for case in self.cases], [case.slices for case in self.cases], axis=0)
+
     def select(self, names: Sequence[str]) -> list[PreparedCase]:
         """The cases of these names, in the order of the dataset."""
         wanted = set(names)
@@ -134,8 +148,8 @@ def prepare(
         The prepared dataset, opened.
 
     Raises:
-        InputError: A file that cannot be read or trained on, the same scan of two patients, or no room; nothing is
-            left in `store`.
+        InputError: A file that cannot be read or trained on, the same scan or PatientID of two patients, a class that
+            no mask has, or no room; nothing is left in `store`.
         WorkFailed: A process was killed; what was prepared is kept for the next try.
     """
     files = _hash_files(dataset)
@@ -194,16 +208,13 @@ def to_images(volume: imgmed.Volume, preprocess: config.Preprocess) -> tuple[np.
         The images, (slices, rows, columns, channels), float16 where intensities are normalized (finer than the
         bfloat16 that networks compute in, and half the memory), float32 where they are left as they are.
     """
-    data = volume.data if volume.data.ndim == 4 else volume.data[..., None]
-    if preprocess.channels is not None:
-        data = data[..., list(preprocess.channels)]
-    plane = preprocess.plane
+    data = with_channels(volume, preprocess)
+    frame = frame_of(volume, preprocess)
     if preprocess.bias_correction == "n4":
         corrected = [imgmed.correct_bias(data[..., c], volume.spacing_mm) for c in range(data.shape[-1])]
         data = np.stack(corrected, axis=-1)
-    frame = _frame(volume, preprocess, imgmed.foreground_box(data) if preprocess.crop == "foreground" else None)
     data = imgmed.normalize(data, preprocess.normalization, preprocess.window)
-    return imgmed.frame_images(imgmed.to_slices(data, plane), frame, _dtype(preprocess)), frame
+    return imgmed.frame_images(imgmed.to_slices(data, preprocess.plane), frame, _dtype(preprocess)), frame
 
 
 def augmentation(experiment: config.Experiment) -> Ranges | None:
@@ -217,22 +228,6 @@ def augmentation(experiment: config.Experiment) -> Ranges | None:
     return Ranges(**settings.model_dump(exclude={"flip"}), flip=flip)
 
 
-Box = tuple[tuple[int, ...], tuple[int, ...]]
-
-
-def _frame(volume: imgmed.Volume, preprocess: config.Preprocess, box: Box | None) -> imgmed.Frame:
-    """The frame of a canonical volume; `box` is the part of it that is cut out."""
-    row, column = (axis for axis in range(3) if axis != imgmed.PLANES[preprocess.plane])
-    shape, spacing_mm = volume.data.shape, volume.spacing_mm
-    return imgmed.frame(
-        (shape[row], shape[column]),
-        preprocess.image_size,
-        (spacing_mm[row], spacing_mm[column]),
-        preprocess.pixel_mm,
-        (box[0][row], box[0][column], box[1][row], box[1][column]) if box else None,
-    )
-
-
 def _write(
     dataset: Dataset,
     preprocess: config.Preprocess,
@@ -242,14 +237,7 @@ def _write(
     spread: Spread,
 ) -> None:
     cases = _lay_out(dataset, preprocess)
-    channels = dataset.channels
-    if preprocess.channels is not None:
-        if max(preprocess.channels) >= len(channels):
-            raise InputError(
-                f"preprocess.channels {list(preprocess.channels)}: the scans have {len(channels)} channels, "
-                f"counted from 0: {', '.join(channels)}"
-            )
-        channels = tuple(channels[number] for number in preprocess.channels)
+    channels = chosen_channels(dataset.channels, preprocess)
     if not (folder / "cases").exists():
         _allocate(folder, cases, len(channels), preprocess)
 
@@ -269,11 +257,15 @@ def _write(
             problems += found.problems
             advance(found.place.name)
     in_order = [written[str(number)] for number in range(len(cases))]
-    contents = {done.place.name: done.place.content for done in in_order}
-    problems += [found.message for found in same_scans(dataset.cases, contents) if found.severity == "error"]
+    summaries = [done.summary for done in in_order if done.summary]
+    problems += [found.message for found in check_together(dataset, summaries) if found.severity == "error"]
     if problems:
         more = f" (and {len(problems) - 1} more: r2d2 data check lists all)" if len(problems) > 1 else ""
         raise InputError(f"{sorted(problems)[0]}{more}")
+
+    cut = [f"{summary.case} {summary.left_out:.1%}" for summary in summaries if summary.left_out > LEFT_OUT]
+    if cut:
+        say(f"Labelled voxels beyond the edges of the images (preprocess.image_size, pixel_mm, crop): {', '.join(cut)}")
 
     index = {
         "format": FORMAT,
@@ -284,7 +276,7 @@ def _write(
         "cases": [asdict(done.place) for done in in_order],
     }
     (folder / "index.json").write_text(json.dumps(index, indent=1))
-    found_all = fingerprint([done.summary for done in in_order if done.summary], dataset.labels, dataset.channels)
+    found_all = fingerprint(summaries, dataset.labels, dataset.channels)
     (folder / "fingerprint.json").write_bytes(TypeAdapter(Fingerprint | None).dump_json(found_all, indent=1))
     shutil.rmtree(folder / "cases")
 
@@ -343,7 +335,7 @@ def _write_case(
         problem = f"{source.images[0]}: it or its mask was changed while it was read; start again"
         return number, _Written(place, problems=(problem,))
     image = imgmed.to_canonical(inspected.image)
-    reference = imgmed.to_slices(imgmed.to_canonical(inspected.mask).data, preprocess.plane)
+    reference = canonical_masks(inspected.image, inspected.mask, preprocess)
     rows = slice(place.first, place.first + place.slices)
     images, frame = to_images(image, preprocess)
     voxels = slice(place.voxel, place.voxel + reference.size)
@@ -357,7 +349,7 @@ def _write_case(
         array.flush()
     labelled = tuple(int(slice_) for slice_ in np.flatnonzero(reference.any(axis=(1, 2))))
     place = replace(place, frame=frame, content=inspected.summary.content, labelled=labelled)
-    written = _Written(place, inspected.summary)
+    written = _Written(place, replace(inspected.summary, left_out=left_out(reference, frame)))
     written.save(folder / "cases" / f"{number}.json")
     return number, written
 
@@ -395,6 +387,9 @@ def _key(dataset: Dataset, preprocess: config.Preprocess, files: list[tuple[str,
         "preprocess": preprocess.model_dump(mode="json", exclude={"slices"}),
         "labels": dataset.labels,
         "channels": dataset.channels,
-        "cases": [(case.name, case.patient, *both) for case, both in zip(dataset.cases, files, strict=True)],
+        "cases": [
+            (case.name, case.patient, case.structures, case.remap, *both)
+            for case, both in zip(dataset.cases, files, strict=True)
+        ],
     }
     return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:20]

@@ -10,7 +10,7 @@ import yaml
 from r2d2 import config
 from r2d2.console import bar, bars
 from r2d2.data.fingerprint import Fingerprint
-from r2d2.engine.prepare import here
+from r2d2.engine.prepare import here, storage
 from r2d2.errors import InputError
 
 
@@ -54,30 +54,34 @@ def synthesize(kind: str, folder: Path, patients: int, seed: int, spacing_mm: fl
         return make(kind, folder, patients, seed, spacing_mm, progress=advance)
 
 
-def check(path: Path, labels: str | None = None) -> Checked:
+def check(path: Path | str, labels: str | None = None) -> Checked:
     """Check every case of a dataset.
 
     Args:
-        path: Its folder; or an experiment file, whose `data.split` is checked too.
+        path: Its folder, here or at a URL; or an experiment file, whose `data.split` and `preprocess` are checked too.
         labels: The classes of a folder as YAML (`0: background, 1: lesion`), where no dataset.json says them.
 
     Raises:
-        InputError: It is no dataset, or its patients cannot be split.
+        InputError: It is no dataset, its patients cannot be split, or it lacks a channel that is asked for.
     """
     from r2d2.data.cases import find_cases
     from r2d2.data.check import check_cases
+    from r2d2.data.framing import chosen_channels
     from r2d2.data.split import split_patients
 
-    if path.is_file():
+    preprocess = None
+    if Path(path).is_file():
         if labels:
             raise InputError(f"--labels: the experiment file {path} names the classes, in data.labels")
-        settings = config.load(path).data
-        dataset = find_cases(here(settings, config.home()))
-        split_patients(dataset, settings.split)
+        experiment = config.load(path)
+        preprocess = experiment.preprocess
+        dataset = find_cases(here(experiment.data, storage(experiment)))
+        split_patients(dataset, experiment.data.split)
+        chosen_channels(dataset.channels, preprocess)
     else:
-        dataset = find_cases(_settings(path, labels))
+        dataset = find_cases(here(_settings(path, labels), config.home()))
     with bar("Checking", len(dataset.cases)) as advance:
-        result = check_cases(dataset, progress=advance)
+        result = check_cases(dataset, progress=advance, preprocess=preprocess)
 
     errors = [finding.message for finding in result.findings if finding.severity == "error"]
     warnings = [finding.message for finding in result.findings if finding.severity == "warning"]
@@ -137,16 +141,15 @@ def inspect(experiment: config.Experiment, picture: Path, cases: int = 4) -> Pat
         panels.append(Panel(upright(image[..., 0]), f"slice {row - case.first + 1} of {case.slices}", upright(mask)))
         for epoch in range(2 if ranges else 0):
             assert ranges is not None
-            drawn = augment.draw(ranges, experiment.training.seed, epoch, row, experiment.preprocess.image_size)
+            size = experiment.preprocess.image_size
+            drawn = augment.draw(ranges, experiment.training.seed, epoch, row, size, case.pixel_mm)
             moved, moved_mask = augment.apply(drawn, image, mask)
             panels.append(Panel(upright(moved[..., 0]), f"in epoch {epoch + 1}", upright(moved_mask)))
         rows.append(panels)
-        down_mm, across_mm = (
-            case.frame.box[2 + axis] * case.spacing_mm[1 + axis] / case.frame.scaled[axis] for axis in (0, 1)
-        )
+        down_mm, across_mm = case.pixel_mm
         aspects.append(across_mm / down_mm)  # upright exchanges them
-    size = "x".join(str(length) for length in experiment.preprocess.image_size)
-    title = f"{experiment.name}: what the network sees, {size} pixels, {experiment.preprocess.normalization}"
+    pixels = "x".join(str(length) for length in experiment.preprocess.image_size)
+    title = f"{experiment.name}: what the network sees, {pixels} pixels, {experiment.preprocess.normalization}"
     with whole_file(picture) as beside:
         mosaic(rows, prepared.labels, title, aspects).savefig(beside, format="png")
     return picture
@@ -194,7 +197,7 @@ def _told(found: Fingerprint, labels: dict[int, str]) -> list[str]:
     return lines
 
 
-def _settings(folder: Path, labels: str | None) -> config.Data:
+def _settings(folder: Path | str, labels: str | None) -> config.Data:
     try:
         return config.Data(path=folder, labels=yaml.safe_load(f"{{{labels}}}") if labels else None)
     except (yaml.YAMLError, ValueError):

@@ -124,8 +124,9 @@ def _picture(scan: Path, reference: Path, mask: Path, picture: Path) -> Path:
     from r2d2 import imgmed
     from r2d2.segeval.overlay import draw, upright
 
-    volumes = [imgmed.to_canonical(read(path)).data for read, path in _readers(scan, reference, mask)]
-    image, truth, prediction = (upright(volume[:, :, int(volume.shape[2] * 0.55)]) for volume in volumes)
+    volumes = [read(path) for read, path in _readers(scan, reference, mask)]
+    turned = [imgmed.to_canonical(imgmed.Volume(volume.data, volumes[0].affine)).data for volume in volumes]
+    image, truth, prediction = (upright(volume[:, :, int(volume.shape[2] * 0.55)]) for volume in turned)
     labels = {0: "background", 1: "grey matter", 2: "white matter", 3: "other brain"}
     title = f"{scan.name.removesuffix('.nii.gz')}: a virtual patient, held out"
     figure = draw(np.asarray(image), {"reference": truth, "prediction": prediction}, labels, title)

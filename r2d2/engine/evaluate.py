@@ -8,7 +8,7 @@ from r2d2 import config
 from r2d2.console import bar
 from r2d2.engine.doctor import require
 from r2d2.engine.models import resolve
-from r2d2.engine.prepare import here
+from r2d2.engine.prepare import here, storage
 from r2d2.errors import InputError
 
 
@@ -135,8 +135,9 @@ def _dataset_for(saved: Any, folder: Path | None) -> Any:
     settings = saved.experiment.data
     if folder is not None:
         told = (folder / "dataset.json").exists()
-        settings = config.Data(path=folder, labels=None if told else saved.labels)
-    dataset = find_cases(here(settings, config.home()))
+        labels = None if told else saved.labels
+        settings = config.Data(path=folder, labels=labels, structures=settings.structures, remap=settings.remap)
+    dataset = find_cases(here(settings, storage(saved.experiment)))
     if dataset.labels != saved.labels:
         raise InputError(
             f"{settings.path}: its classes are {dataset.labels}, the model's {saved.labels}; "

@@ -35,7 +35,8 @@ def predict(model: str, scan: Sequence[Path], output: Path) -> Prediction:
 
     volume = imgmed.read_channels(scan)
     imgmed.check_writable(output, volume.data.shape[:3])  # before the network is loaded, not after its work
-    if output.exists() and any(output.samefile(path) for path in scan):
+    files = [file for path in scan for file in imgmed.files_of(path)]
+    if output.exists() and any(output.samefile(file) for file in files):
         raise InputError(f"{output}: the scan itself, which the mask would replace; name another file")
     saved, predictor = load_predictor(model)
     mask = predictor.volume(volume, scan[0])

@@ -1,5 +1,6 @@
 """Prepare an experiment's data: find, split, check, slice."""
 
+import hashlib
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,13 +58,19 @@ def here(data: config.Data, store: Path) -> config.Data:
     Raises:
         InputError: There is nothing at the URL.
         WorkFailed: The copy broke off.
+
+    The copy lies in `store`, under the URL's name; it is brought up to date each time.
     """
     if isinstance(data.path, Path):
         return data
     from r2d2.data.mirror import copy, list_remote
 
     remote = list_remote(data.path)
-    folder = store / "mirrors" / re.sub(r"[^\w.-]+", "_", data.path).strip("_")
+    readable, own = (
+        re.sub(r"[^\w.-]+", "_", data.path).strip("_")[:100],
+        hashlib.sha256(data.path.encode()).hexdigest()[:8],
+    )
+    folder = store / "mirrors" / f"{readable}-{own}"
     with bar(f"Copying {data.path[:60]}", len(remote.files)) as advance:
         copy(remote, folder, advance)
     return data.model_copy(update={"path": folder})

@@ -1,7 +1,15 @@
 """ImgMed, the preprocessing library: volumes, their geometry, intensities and slices. It stands alone."""
 
 from r2d2.imgmed import augment
-from r2d2.imgmed.dicom import find_dicom, read_contours, read_segments, read_structures, structure_names
+from r2d2.imgmed.dicom import (
+    find_dicom,
+    patient_id,
+    read_contours,
+    read_segments,
+    read_structures,
+    referenced_series,
+    structure_names,
+)
 from r2d2.imgmed.geometry import (
     centred,
     crop_or_pad,
@@ -11,7 +19,14 @@ from r2d2.imgmed.geometry import (
     resize,
     to_canonical,
 )
-from r2d2.imgmed.intensity import apply_window, clip_percentiles, correct_bias, match_histogram, normalize
+from r2d2.imgmed.intensity import (
+    apply_window,
+    clip_percentiles,
+    correct_bias,
+    foreground,
+    match_histogram,
+    normalize,
+)
 from r2d2.imgmed.labels import largest_component, remap_labels
 from r2d2.imgmed.offline import augment_folder
 from r2d2.imgmed.slices import (
@@ -25,6 +40,7 @@ from r2d2.imgmed.slices import (
     resize_images,
     resize_labels,
     resize_probabilities,
+    shown,
     to_slices,
     unframe_probabilities,
 )
@@ -57,6 +73,7 @@ __all__ = [
     "crop_or_pad",
     "files_of",
     "find_dicom",
+    "foreground",
     "foreground_box",
     "frame",
     "frame_images",
@@ -66,6 +83,7 @@ __all__ = [
     "largest_component",
     "match_histogram",
     "normalize",
+    "patient_id",
     "read_channels",
     "read_contours",
     "read_geometry",
@@ -73,12 +91,14 @@ __all__ = [
     "read_segments",
     "read_structures",
     "read_volume",
+    "referenced_series",
     "remap_labels",
     "resample",
     "resize",
     "resize_images",
     "resize_labels",
     "resize_probabilities",
+    "shown",
     "structure_names",
     "to_canonical",
     "to_slices",

@@ -20,7 +20,7 @@ class Ranges:
     """What parameters are drawn from, uniformly; by default everything is off. See `TABLE_1`.
 
     Attributes:
-        rotation_degrees: Least and largest angle, counter-clockwise as displayed, about the image's centre.
+        rotation_degrees: Least and largest angle in mm, counter-clockwise as displayed, about the image's centre.
         zoom: Least and largest factor, above 1 enlarging, about the image's centre.
         shift: Least and largest, a fraction of the size, along one axis drawn at random, towards larger indices.
         flip: Axes, of `rows` (upside down) and `columns` (left to right), each reversed with probability 1/2.
@@ -89,7 +89,14 @@ class Draw:
     noise: float
 
 
-def draw(ranges: Ranges, seed: int, epoch: int, index: int, size: tuple[int, int]) -> Draw:
+def draw(
+    ranges: Ranges,
+    seed: int,
+    epoch: int,
+    index: int,
+    size: tuple[int, int],
+    pixel_mm: tuple[float, float] = (1.0, 1.0),
+) -> Draw:
     """Return what is done to image number `index` in an epoch.
 
     Every parameter is drawn, used or not: to switch one operation on changes no other.
@@ -100,6 +107,8 @@ def draw(ranges: Ranges, seed: int, epoch: int, index: int, size: tuple[int, int
         epoch: 0 or more.
         index: The image's number in its dataset, 0 or more.
         size: (rows, columns) of the image.
+        pixel_mm: Size of its pixels, rows then columns; an image whose pixels are not square is turned as the body is,
+            which in pixels looks sheared.
     """
     rows, columns = size
     generator = _generator((seed, epoch, index), 1)
@@ -111,6 +120,8 @@ def draw(ranges: Ranges, seed: int, epoch: int, index: int, size: tuple[int, int
 
     radians, factor = np.deg2rad(_within(ranges.rotation_degrees, angle)), _within(ranges.zoom, zoom)
     turn = np.array([[np.cos(radians), -np.sin(radians)], [np.sin(radians), np.cos(radians)]]) / factor
+    down_mm, across_mm = pixel_mm
+    turn *= [[1.0, down_mm / across_mm], [across_mm / down_mm, 1.0]]  # to mm, turned, and back
     along = np.array([axis < 0.5, axis >= 0.5])
     moved = along * _within(ranges.shift, shift) * [columns, rows]
     reverse = [

@@ -55,9 +55,9 @@ def convert_4DNI_to_RGBJPG(  # noqa: N802
     """Make a colour JPEG of every slice of every NIfTI volume in a folder, and return the new folder.
 
     Values: of each volume, the chosen channel's 0.5 percentile becomes 0 and its 99.5 percentile 255, linear between
-    and cut outside; the percentiles are of its voxels that are not 0, so that the size of the background does not
-    matter. One window for a whole volume: its slices stay comparable with each other; Hounsfield units are not kept.
-    Grey is written as three equal channels, with JPEG's losses (quality 95).
+    and cut outside; the percentiles are of its foreground (`imgmed.foreground`), so that the size of the background
+    does not matter. One window for a whole volume: its slices stay comparable with each other; Hounsfield units are not
+    kept. Grey is written as three equal channels, with JPEG's losses (quality 95).
 
     Place: slice z is `data[:, :, z]` as the file stores it, rows along the first axis, columns along the second;
     nothing is turned or flipped (`to_canonical` and `write_volume` do that before, where wanted).
@@ -147,8 +147,8 @@ def resize_img(
 
     Values: averaged along an axis that shrinks, linear along one that grows, as `resize_images`, and rounded; masks by
     nearest neighbour, as `resize_labels`, so that no value appears that was not there. Proportions are not kept: the
-    image is stretched to the new shape. The paper's 350, 350 is square and leaves the order open; here it is that of
-    `preprocess.image_size`: rows, then columns.
+    image is stretched to the new shape. The paper's 350, 350 is square and leaves the order open; here rows come first,
+    then columns. (An experiment's `preprocess.image_size` for such pictures is the other way round: width, height.)
 
     Args:
         src: A folder of images of that extension alone, 8 or 16 bits, of any number of channels.

@@ -3,7 +3,8 @@
 import contextlib
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +27,21 @@ from r2d2.imgmed.volume import LPS_TO_RAS, Volume
 
 NO_SCANS = (SegmentationStorage, RTDoseStorage)
 TAGS = [
-    *("SOPClassUID", "SeriesInstanceUID", "SeriesDescription", "Modality", "ImageType", "Rows", "Columns"),
+    *("SOPClassUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SeriesDescription", "Modality", "ImageType"),
+    *("PatientID", "Rows", "Columns"),
     *("NumberOfFrames", "SamplesPerPixel", "BitsAllocated", "PixelRepresentation", "RescaleSlope", "RescaleIntercept"),
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
 ]
 # Scanners write positions with few digits.
 SPACING_TOLERANCE = 0.01
 ORIENTATION_TOLERANCE = 1e-3
+CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 # A contour farther from its slice than this, in slices, was drawn on another series.
 PLANE_TOLERANCE = 0.1
+
+
+Names = Mapping[int, str | Sequence[str]]
+"""A region's or segment's name for each label, or several of which the file has one."""
 
 
 def files(path: Path) -> tuple[Path, ...]:
@@ -45,7 +52,7 @@ def files(path: Path) -> tuple[Path, ...]:
 def geometry(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
     """Return the series' shape and affine from the headers: columns are X, rows Y, slices along the normal Z."""
     headers, affine = _series(path)
-    return (int(headers[0].Columns), int(headers[0].Rows), len(headers)), affine
+    return (int(headers[0].Columns), int(headers[0].Rows), len(headers)), affine.copy()
 
 
 def read(path: Path, dtype: DTypeLike | None) -> Volume:
@@ -57,7 +64,7 @@ def read(path: Path, dtype: DTypeLike | None) -> Volume:
         file = _file(header)
         with _dicom_errors(file):
             plane[:] = _pixels(header, file)
-    return Volume(voxels.T, affine)
+    return Volume(voxels.T, affine.copy())
 
 
 def find_dicom(folder: str | Path) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
@@ -79,12 +86,48 @@ def find_dicom(folder: str | Path) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
     return tuple(sorted(series)), tuple(masks)
 
 
-def read_structures(path: str | Path, like: Volume, names: Mapping[int, str]) -> Volume:
-    """Read regions of an RTSTRUCT or segments of a DICOM SEG as a mask; see `read_contours` and `read_segments`."""
+def read_structures(path: str | Path, like: Volume, names: Names, series: str | Path | None = None) -> Volume:
+    """Read regions of an RTSTRUCT or segments of a DICOM SEG as a mask; see `read_contours` and `read_segments`.
+
+    Args:
+        path: The RTSTRUCT or SEG.
+        like: The series that it belongs to, as `read_volume` gives it.
+        names: The region's or segment's name for each label of the mask, or names of which the file has one.
+        series: The folder that `like` was read from: a mask that references another series, or another frame of
+            reference, is refused. Where one of the two does not say, nothing is compared.
+
+    Raises:
+        InputError: As for the two; or the mask belongs to another series.
+    """
     path = Path(path)
     with _dicom_errors(path):
-        kind = _dataset(path, stop_before_pixels=True).SOPClassUID
-    return (read_contours if kind == RTStructureSetStorage else read_segments)(path, like, names)
+        dataset = _dataset(path, stop_before_pixels=True)
+        if series is not None and (elsewhere := _elsewhere(dataset, _series(Path(series))[0][0])):
+            raise InputError(f"{path}: {elsewhere} {series}; take the series that it was drawn on")
+    return (read_contours if dataset.SOPClassUID == RTStructureSetStorage else read_segments)(path, like, names)
+
+
+def referenced_series(path: str | Path, folders: Iterable[Path]) -> tuple[Path, ...]:
+    """Return those of some folders that hold a series which an RTSTRUCT or SEG may belong to by its references.
+
+    Raises:
+        InputError: A file cannot be read.
+    """
+    path = Path(path)
+    with _dicom_errors(path):
+        dataset = _dataset(path, stop_before_pixels=True)
+    return tuple(
+        folder for folder in folders if any(not _elsewhere(dataset, identity) for identity in _identities(folder))
+    )
+
+
+def patient_id(folder: str | Path) -> str:
+    """Return the PatientID of a series, by its folder; empty where it says none.
+
+    Raises:
+        InputError: As `read_volume`, as far as headers tell.
+    """
+    return str(_series(Path(folder))[0][0].get("PatientID") or "").strip()
 
 
 def structure_names(path: str | Path) -> tuple[str, ...]:
@@ -103,23 +146,26 @@ def structure_names(path: str | Path) -> tuple[str, ...]:
         raise InputError(f"{path}: neither an RTSTRUCT nor a SEG, but {dataset.SOPClassUID.name}")
 
 
-def read_contours(path: str | Path, like: Volume, names: Mapping[int, str]) -> Volume:
+def read_contours(path: str | Path, like: Volume, names: Names) -> Volume:
     """Read regions of an RTSTRUCT as a mask.
 
     A voxel belongs to a region if its centre lies within an odd number of the region's contours in its slice, so that
-    a contour within another one cuts a hole.
+    a contour within another one cuts a hole. The same contour stored twice counts once; points enclose nothing and are
+    passed over.
 
     Args:
         path: The RTSTRUCT file.
         like: The series that the contours were drawn on, as `read_volume` gives it.
-        names: The region's name (ROI Name) for each label of the mask. Where regions overlap, the later one wins.
+        names: The region's name (ROI Name) for each label of the mask, or names of which it has one. Where regions
+            overlap, the later one wins.
 
     Returns:
         The mask, uint8 on the series' grid, 0 outside the regions.
 
     Raises:
         InputError: The file is missing, damaged or no RTSTRUCT; it lacks a name, or has it twice; a region has no
-            closed contour, or one that lies beside the series' slices.
+            closed contour, or one that lies beside the series' slices; or it is drawn on every second slice or fewer,
+            with nothing that says what lies between.
     """
     path = Path(path)
     with _dicom_errors(path):
@@ -132,17 +178,18 @@ def read_contours(path: str | Path, like: Volume, names: Mapping[int, str]) -> V
         mask = np.zeros(like.data.shape[:3], np.uint8)
         for label, place in chosen.items():
             drawn = contours.get(int(regions[place].ROINumber), pydicom.Dataset()).get("ContourSequence", [])
-            mask[_filled(drawn, like, f"{path}: region {names[label]!r}")] = label
+            mask[_filled(drawn, like, f"{path}: region {str(regions[place].ROIName)!r}")] = label
         return Volume(mask, like.affine, like.header)
 
 
-def read_segments(path: str | Path, like: Volume, names: Mapping[int, str]) -> Volume:
+def read_segments(path: str | Path, like: Volume, names: Names) -> Volume:
     """Read segments of a DICOM SEG as a mask.
 
     Args:
         path: The SEG file, binary or a label map.
         like: The series that was segmented, as `read_volume` gives it.
-        names: The segment's name (Segment Label) for each label of the mask. Where segments overlap, the later wins.
+        names: The segment's name (Segment Label) for each label of the mask, or names of which it has one. Where
+            segments overlap, the later wins.
 
     Returns:
         The mask, uint8 on the series' grid, 0 outside the segments. Frames are put in their places, never resampled.
@@ -184,12 +231,57 @@ def read_segments(path: str | Path, like: Volume, names: Mapping[int, str]) -> V
         return Volume(mask, like.affine, like.header)
 
 
-def _series(folder: Path) -> tuple[list[pydicom.Dataset], np.ndarray]:
+def _elsewhere(mask: pydicom.Dataset, scan: pydicom.Dataset) -> str:
+    """Return how an RTSTRUCT or SEG says that it belongs to another scan than this; empty if it does not."""
+    if mask.SOPClassUID == RTStructureSetStorage:
+        frames = list(mask.get("ReferencedFrameOfReferenceSequence", []))
+        regions = [region.get("ReferencedFrameOfReferenceUID") for region in mask.get("StructureSetROISequence", [])]
+        spaces = {*regions, *(frame.get("FrameOfReferenceUID") for frame in frames)}
+        studies = [study for frame in frames for study in frame.get("RTReferencedStudySequence", [])]
+        series = [one for study in studies for one in study.get("RTReferencedSeriesSequence", [])]
+    else:
+        spaces, series = {mask.get("FrameOfReferenceUID")}, list(mask.get("ReferencedSeriesSequence", []))
+    for what, named, own in (
+        ("frame of reference", spaces, scan.get("FrameOfReferenceUID")),
+        ("series", {one.get("SeriesInstanceUID") for one in series}, scan.get("SeriesInstanceUID")),
+    ):
+        stated = {str(uid) for uid in named if uid}
+        if stated and own and str(own) not in stated:
+            return f"belongs to another {what} ({', '.join(sorted(stated))}) than {own} of"
+    return ""
+
+
+def _identities(folder: Path) -> Iterator[pydicom.Dataset]:
+    """Yield the headers of a folder's images, one of each series, with what says which series it is."""
+    seen = set()
+    for file in _visible_files(folder):
+        with _dicom_errors(file):
+            if _is_dicom(file):
+                header = _dataset(file, stop_before_pixels=True, specific_tags=[*TAGS[:3], "Rows"])
+                uid = header.get("SeriesInstanceUID")
+                if "Rows" in header and uid not in seen:
+                    seen.add(uid)
+                    yield header
+
+
+def _visible_files(folder: Path) -> list[Path]:
+    return [file for file in sorted(folder.iterdir()) if not file.name.startswith(".") and file.is_file()]
+
+
+def _series(folder: Path) -> tuple[tuple[pydicom.Dataset, ...], np.ndarray]:
     """Return the headers of a folder's one series, in order along its normal, and its affine."""
     with _dicom_errors(folder):
+        states = [(file, file.stat()) for file in _visible_files(folder)]
+        return _parsed(folder, tuple((file, state.st_size, state.st_mtime_ns) for file, state in states))
+
+
+@lru_cache(maxsize=16)  # a case's geometry, files, voxels and identity are asked for one after another
+def _parsed(folder: Path, files: tuple[tuple[Path, int, int], ...]) -> tuple[tuple[pydicom.Dataset, ...], np.ndarray]:
+    """Return what `_series` does, of files in a known state."""
+    with _dicom_errors(folder):
         found: dict[str, list[pydicom.Dataset]] = {}
-        for file in sorted(folder.iterdir()):
-            header = None if file.name.startswith(".") or not file.is_file() else _slice_header(file)
+        for file, _, _ in files:
+            header = _slice_header(file)
             if header is not None:
                 found.setdefault(str(header.get("SeriesInstanceUID", "")), []).append(header)
         if not found:
@@ -265,7 +357,7 @@ def _check_alike(headers: list[pydicom.Dataset]) -> None:
                 )
 
 
-def _stack(headers: list[pydicom.Dataset], folder: Path) -> tuple[list[pydicom.Dataset], np.ndarray]:
+def _stack(headers: list[pydicom.Dataset], folder: Path) -> tuple[tuple[pydicom.Dataset, ...], np.ndarray]:
     """Return the headers in order along the slices' normal, and the affine of the stack."""
     first = headers[0]
     along_x, along_y = axes = np.array(first.ImageOrientationPatient, float).reshape(2, 3)
@@ -292,7 +384,9 @@ def _stack(headers: list[pydicom.Dataset], folder: Path) -> tuple[list[pydicom.D
         step = normal * float(thickness_mm)
     affine = np.eye(4)
     affine[:3] = np.column_stack([along_x * across_mm, along_y * down_mm, step, places[0]])
-    return headers, check_affine(LPS_TO_RAS @ affine, folder)
+    affine = check_affine(LPS_TO_RAS @ affine, folder)
+    affine.setflags(write=False)  # it is kept
+    return tuple(headers), affine
 
 
 def _check_gaps(headers: list[pydicom.Dataset], along_mm: np.ndarray) -> None:
@@ -337,13 +431,17 @@ def _pixels(header: pydicom.Dataset, file: Path) -> np.ndarray:
     return pixels * slope + intercept
 
 
-def _choose(present: list[str], names: Mapping[int, str], what: str, path: Path) -> dict[int, int]:
+def _choose(present: list[str], names: Names, what: str, path: Path) -> dict[int, int]:
     """Return the place in `present` of the name of each label."""
-    for name in names.values():
-        if present.count(name) != 1:
-            number = present.count(name) or "no"
-            raise InputError(f"{path}: {number} {what} {name!r}, it has {', '.join(map(repr, present)) or 'none'}")
-    return {label: present.index(name) for label, name in names.items()}
+    chosen = {}
+    for label, name in names.items():
+        wanted = (name,) if isinstance(name, str) else tuple(name)
+        places = [place for place, other in enumerate(present) if other in wanted]
+        if len(places) != 1:
+            said = f"{len(places) or 'no'} {what} {' or '.join(map(repr, wanted))}"
+            raise InputError(f"{path}: {said}, it has {', '.join(map(repr, present)) or 'none'}")
+        chosen[label] = places[0]
+    return chosen
 
 
 def _filled(contours: Any, like: Volume, where: str) -> np.ndarray:
@@ -353,9 +451,14 @@ def _filled(contours: Any, like: Volume, where: str) -> np.ndarray:
     slices = inside.shape[2]
     if not contours:
         raise InputError(f"{where} has no contours")
+    closed = [contour for contour in contours if contour.ContourGeometricType in CLOSED]
+    passed_over = ("POINT",) if closed else ()
     for contour in contours:
-        if not str(contour.ContourGeometricType).startswith("CLOSED_PLANAR"):
+        if contour.ContourGeometricType not in (*CLOSED, *passed_over):
             raise InputError(f"{where} holds a {contour.ContourGeometricType}, only closed contours enclose voxels")
+    drawn: set[frozenset[tuple[float, ...]]] = set()
+    planes: set[int] = set()
+    for contour in closed:
         points_mm = np.array(contour.ContourData, float).reshape(-1, 3)
         points = points_mm @ to_voxels[:3, :3].T + to_voxels[:3, 3]
         place = points[:, 2].mean()
@@ -364,7 +467,17 @@ def _filled(contours: Any, like: Volume, where: str) -> np.ndarray:
                 f"{where} has a contour at slice {place:.3f} of 0 to {slices - 1} (point {points_mm[0].tolist()} mm), "
                 "which is not in a slice's plane; take the series that it was drawn on"
             )
-        inside[:, :, int(np.rint(place))] ^= _polygon(points[:, :2], inside.shape[:2])
+        outline = frozenset(map(tuple, points_mm.tolist()))
+        if outline not in drawn:  # some programs store a contour twice
+            drawn.add(outline)
+            inside[:, :, int(np.rint(place))] ^= _polygon(points[:, :2], inside.shape[:2])
+            planes.add(int(np.rint(place)))
+    gap = np.quantile(np.diff(sorted(planes)), 0.5, method="lower") if len(planes) > 1 else 1
+    if gap > 1:
+        raise InputError(
+            f"{where} is drawn on one of {gap:g} slices ({len(planes)} from {min(planes)} to {max(planes)}), and "
+            "nothing says what lies between; interpolate it where it was drawn, or give the mask as a volume"
+        )
     return inside
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import nibabel as nib
 import numpy as np
 
+from r2d2.imgmed.intensity import foreground
 from r2d2.imgmed.slices import resize_images, resize_labels
 from r2d2.imgmed.volume import Volume
 
@@ -57,8 +58,8 @@ def resize(volume: Volume, shape: Sequence[int], labels: bool = False) -> Volume
     Args:
         volume: (X, Y, Z) or (X, Y, Z, C).
         shape: Wanted number of voxels along X, Y, Z.
-        labels: Whether it is a mask: nearest neighbour and uint8 out. Otherwise averaged along an axis that shrinks,
-            linear along one that grows, and float32 out.
+        labels: Whether it is a mask: nearest neighbour, in the mask's own type. Otherwise averaged along an axis that
+            shrinks, linear along one that grows, and float32 out.
 
     Returns:
         The volume; its spacing is the extent divided by the new shape.
@@ -128,16 +129,20 @@ def crop_or_pad(volume: Volume, start: Sequence[int], shape: Sequence[int], fill
 
 
 def foreground_box(data: np.ndarray, margin: int = 0) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the smallest box with all voxels that are not 0, as (start, shape) for `crop_or_pad`.
+    """Return the smallest box with all of a scan's foreground, as (start, shape) for `crop_or_pad`.
 
     Args:
-        data: (X, Y, Z) or (X, Y, Z, C); a voxel counts if any of its channels is not 0.
+        data: (X, Y, Z) or (X, Y, Z, C); a voxel counts if it is `foreground` of any channel, e.g. not 0 in magnetic
+            resonance; a CT that was not masked is foreground throughout.
         margin: Voxels more on every side; the box ends with the volume.
 
     Returns:
         The box; the whole volume if all of it is 0.
     """
-    inside = data != 0 if data.ndim == 3 else (data != 0).any(axis=-1)
+    channels = data if data.ndim == 4 else data[..., np.newaxis]
+    inside = foreground(channels[..., 0])
+    for c in range(1, channels.shape[3]):
+        inside |= foreground(channels[..., c])
     start, shape = [], []
     for axis in range(3):
         found = np.flatnonzero(inside.any(axis=tuple(other for other in range(3) if other != axis)))

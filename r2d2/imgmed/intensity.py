@@ -6,25 +6,50 @@ import SimpleITK
 
 # Percentiles of this many voxels are as good as those of all.
 SAMPLE_VOXELS = 1_000_000
+MASKED = 0.1
+"""If more than this share of a scan is exactly 0, somebody has set its background to 0."""
+
+
+def foreground(data: np.ndarray) -> np.ndarray:
+    """Return which voxels count: all but the background.
+
+    Voxels of exactly 0 are background where no voxel is negative, or where more than a tenth of them are 0, as in a
+    scan that was masked. Elsewhere 0 is an intensity like others, as water's in a CT.
+
+    Args:
+        data: One channel, any shape and type.
+
+    Returns:
+        bool, in the data's shape and memory order.
+    """
+    inside = data != 0
+    few = data.size - np.count_nonzero(inside) <= MASKED * data.size
+    if few and data.size and data.min() < 0:
+        inside[...] = True
+    return inside
 
 
 def normalize(data: np.ndarray, how: str, window: tuple[float, float] | None = None) -> np.ndarray:
-    """Return the scan with every channel normalized over its voxels that are not 0.
+    """Return the scan with every channel normalized over its `foreground`.
 
     Args:
-        data: (X, Y, Z, C) float32, finite; stays as it is.
-        how: `zscore`: mean 0 and standard deviation 1; voxels of 0, the background, stay 0, and so become the mean.
-            `percentile`: the 0.5 percentile to 0, the 99.5 percentile to 1, clipped outside; voxels of 0 are mapped
-            alike, thus to 0 where intensities are positive. `window`: see `window`. `none`: the data as they are.
+        data: (X, Y, Z, C), finite numbers of any type; stays as it is.
+        how: `zscore`: mean 0 and standard deviation 1; the background stays 0, and so becomes the mean. `percentile`:
+            the 0.5 percentile to 0, the 99.5 percentile to 1, clipped outside; the background is mapped alike, thus to
+            0 where intensities are positive. `window`: see `window`. `none`: the data as they are.
         window: What `window` maps to 0 and to 1, e.g. a CT's lung window (-1000, 400) HU.
 
     Returns:
         (X, Y, Z, C) float32 in the memory order of the data; `none` returns the data themselves. A channel whose
-        voxels other than 0 are all equal, or absent, becomes 0.
+        foreground is of one value, or absent, becomes 0.
 
     Raises:
-        ValueError: `how` is none of these, or `window` lacks its window.
+        ValueError: `how` is none of these, `window` lacks its window, or the data have no axis of channels.
     """
+    if data.ndim != 4:
+        raise ValueError(
+            f"a scan to normalize is (X, Y, Z, C), this one has {data.ndim} axes; add one: data[..., None]"
+        )
     if how == "none":
         return data
     if how == "window":
@@ -34,6 +59,7 @@ def normalize(data: np.ndarray, how: str, window: tuple[float, float] | None = N
     scales = {"zscore": _zscore, "percentile": _percentile}
     if how not in scales:
         raise ValueError(f"no normalization {how!r}; there are {', '.join(scales)}, window, none")
+    data = data.astype(np.float32, copy=False)
     normalized = np.empty_like(data, subok=False)
     for c in range(data.shape[-1]):
         scales[how](data[..., c], normalized[..., c])
@@ -62,14 +88,14 @@ def apply_window(data: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def clip_percentiles(data: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Return intensities clipped to two percentiles, 0 to 100, of the voxels that are not 0; a copy in the data's type.
+    """Return intensities clipped to two percentiles, 0 to 100, of their `foreground`; a copy in the data's type.
 
     Raises:
         ValueError: The percentiles are out of order or of their range.
     """
     if not 0 <= low < high <= 100:
         raise ValueError(f"percentiles ({low:g}, {high:g}) must rise from 0 to 100")
-    inside = data[data != 0]
+    inside = data[foreground(data)]
     return np.clip(data, *np.percentile(inside, [low, high]).astype(data.dtype)) if inside.size else data.copy()
 
 
@@ -100,7 +126,7 @@ def correct_bias(data: np.ndarray, spacing_mm: tuple[float, float, float], shrin
 
 
 def match_histogram(data: np.ndarray, reference: np.ndarray, points: int = 100) -> np.ndarray:
-    """Return a scan with the intensity histogram of another one, over the voxels that are not 0.
+    """Return a scan with the intensity histogram of another one, over the `foreground` of both.
 
     The scan's quantiles are mapped to the reference's, linearly between them (Nyul and Udupa 1999, with two scans).
 
@@ -110,22 +136,23 @@ def match_histogram(data: np.ndarray, reference: np.ndarray, points: int = 100) 
         points: How many quantiles, the smallest and the largest value among them.
 
     Returns:
-        (X, Y, Z) float32; voxels of 0 stay 0.
+        (X, Y, Z) float32; the background stays 0.
 
     Raises:
         ValueError: One of the scans is 0 throughout.
     """
-    inside, like = data[data != 0], reference[reference != 0]
+    where = foreground(data)
+    inside, like = data[where], reference[foreground(reference)]
     if not (inside.size and like.size):
         raise ValueError("a scan that is 0 throughout has no histogram to match")
     shares = np.linspace(0, 1, points)
     matched = np.zeros(data.shape, np.float32)
-    matched[data != 0] = np.interp(inside, np.quantile(inside, shares), np.quantile(like, shares))
+    matched[where] = np.interp(inside, np.quantile(inside, shares), np.quantile(like, shares))
     return matched
 
 
 def _zscore(channel: np.ndarray, out: np.ndarray) -> None:
-    inside = channel != 0
+    inside = foreground(channel)
     mean, deviation = (
         value.item()
         for value in cv2.meanStdDev(
@@ -142,9 +169,7 @@ def _zscore(channel: np.ndarray, out: np.ndarray) -> None:
 
 
 def _percentile(channel: np.ndarray, out: np.ndarray) -> None:
-    values = channel.ravel(order="K")
-    values = values[values != 0]
-    values = values[:: 1 + values.size // SAMPLE_VOXELS]
+    values = _sample(channel)
     low, high = np.percentile(values, [0.5, 99.5]).astype(np.float32) if values.size else (0, 0)
     if low == high:
         out[:] = 0
@@ -152,3 +177,15 @@ def _percentile(channel: np.ndarray, out: np.ndarray) -> None:
     np.subtract(channel, low, out=out)
     out *= np.float32(1.0) / (high - low)
     np.clip(out, 0.0, 1.0, out=out)
+
+
+def _sample(channel: np.ndarray) -> np.ndarray:
+    """Return about SAMPLE_VOXELS intensities of the foreground, or all; the same in any memory order."""
+    inside = foreground(channel)
+    count = np.count_nonzero(inside)
+    draws = SAMPLE_VOXELS * channel.size // max(1, count)
+    if draws >= count:
+        return channel.ravel(order="K")[inside.ravel(order="K")]
+    # Drawn, since every n-th voxel could all be of a few columns.
+    places = np.unravel_index(np.random.default_rng(0).integers(channel.size, size=draws), channel.shape)
+    return channel[places][inside[places]]

@@ -120,7 +120,12 @@ def _header(head: bytes, path: Path) -> Nifti1Header:
 
 
 def _shape(header: Nifti1Header, path: Path) -> tuple[int, ...]:
-    return check_voxels(tuple(int(n) for n in header.get_data_shape()), header.get_data_dtype(), path)
+    shape = tuple(int(n) for n in header.get_data_shape())
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) == 5 and shape[3] == 1:  # a moment in time, then vectors: what ITK writes channels as
+        shape = (*shape[:3], shape[4])
+    return check_voxels(shape, header.get_data_dtype(), path)
 
 
 def _needed(header: Nifti1Header, size: int, zipped: bool, path: Path) -> int:

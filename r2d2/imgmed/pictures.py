@@ -1,4 +1,8 @@
-"""PNG, JPEG and TIFF as volumes of one slice: grey or RGB, 8 or 16 bits."""
+"""PNG, JPEG and TIFF as volumes of one slice: grey or RGB, 8 or 16 bits, rows and columns as they are stored.
+
+What a camera noted of its own orientation (EXIF) is ignored, for a mask beside the picture has no such note; a TIFF
+with such a note is refused.
+"""
 
 from pathlib import Path
 
@@ -34,9 +38,8 @@ def read(path: Path, dtype: DTypeLike | None) -> Volume:
     reader, shape = _open(path)
     try:
         if READERS[path.suffix.lower()] == "JPEGImageIO":  # ITK fills what is missing of a JPEG with grey
-            pixels = cv2.imdecode(
-                np.fromfile(path, np.uint8), cv2.IMREAD_COLOR_RGB if shape[3:] else cv2.IMREAD_GRAYSCALE
-            )
+            kind = cv2.IMREAD_COLOR_RGB if shape[3:] else cv2.IMREAD_GRAYSCALE
+            pixels = cv2.imdecode(np.fromfile(path, np.uint8), kind | cv2.IMREAD_IGNORE_ORIENTATION)
         else:
             pixels = sitk.GetArrayFromImage(reader.Execute())
     except RuntimeError:
@@ -75,6 +78,8 @@ def _open(path: Path) -> tuple[sitk.ImageFileReader, tuple[int, ...]]:
     bits = 8 if "8-bit unsigned" in kind else 16 if "16-bit unsigned" in kind else 0
     if not bits or channels not in (1, 3) or any(count != 1 for count in pages):
         several = f", {pages[0]} pages" if pages else ""
+        if channels == 4 and path.suffix.lower() in (".tif", ".tiff"):
+            several += " (which is also what a TIFF counts as that notes an orientation)"
         raise InputError(
             f"{path}: a picture must be grey or RGB, 8 or 16 bits, one page; this one has {channels} channels, "
             f"{kind}{several}"

@@ -117,6 +117,20 @@ def frame(
     return Frame(native, box, (rows, columns), size)
 
 
+def shown(by: Frame) -> tuple[slice, slice]:
+    """Return the rows and the columns of a scan's own slices whose centres lie in the images."""
+    rows, columns = (_shown(by, axis) for axis in (0, 1))
+    return rows, columns
+
+
+def _shown(by: Frame, axis: int) -> slice:
+    start, have, scaled = by.box[axis], by.box[2 + axis], by.scaled[axis]
+    inner, _ = _overlap(scaled, by.size[axis])
+    places = (np.arange(have) + 0.5) * scaled / have  # in pixels of the resized box
+    first, end = np.searchsorted(places, [inner.start, inner.stop])
+    return slice(start + int(first), start + int(end))
+
+
 def frame_images(images: np.ndarray, by: Frame, dtype: DTypeLike = np.float32) -> np.ndarray:
     """Return (N, *native, C) float32 slices as (N, *size, C) images of a floating-point type."""
     return _centre(resize_images(_cut(images, by), by.scaled, dtype), by.size)

@@ -1,7 +1,7 @@
 """A volume, read from whatever a hospital or a challenge hands out and written whole or not at all."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -49,12 +49,13 @@ def read_volume(path: str | Path, dtype: DTypeLike = np.float32) -> Volume:
     Args:
         path: A NIfTI-1 or NIfTI-2 file (.nii, .nii.gz, or .hdr with its .img) of either byte order; MetaImage (.mha,
             .mhd with its raw file); NRRD (.nrrd, .nhdr with its data file); a picture (.png, .jpg, .tif), which is one
-            slice at 1 mm; or the folder of a DICOM series.
+            slice at 1 mm, of the pixels as they are stored (EXIF's orientation is ignored); or the folder of a DICOM
+            series.
         dtype: Of the data that comes back. The file's scaling (slope and intercept) is applied before.
 
     Returns:
-        The volume, (X, Y, Z) or (X, Y, Z, C); a fourth axis of length 1 is dropped. The data lie in memory as in the
-        file: of the axes X, Y, Z the first is the fastest.
+        The volume, (X, Y, Z) or (X, Y, Z, C); axes of length 1 behind Z are dropped. The data lie in memory as in
+        the file: of the axes X, Y, Z the first is the fastest.
 
     Raises:
         InputError: The file is missing, truncated or of another format, has not 3 or 4 axes, holds complex or colour
@@ -64,11 +65,12 @@ def read_volume(path: str | Path, dtype: DTypeLike = np.float32) -> Volume:
     return _read(Path(path), dtype)
 
 
-def read_labels(path: str | Path) -> Volume:
+def read_labels(path: str | Path, numbers: Mapping[int, int] | None = None) -> Volume:
     """Read a mask.
 
     Args:
         path: As for `read_volume`, but for JPEG, with whole numbers from 0 to 254, stored as any type.
+        numbers: Other numbers for some, e.g. {255: 1} for a mask of 0 and 255; those that it names may be above 254.
 
     Returns:
         The volume, (X, Y, Z) uint8.
@@ -81,7 +83,7 @@ def read_labels(path: str | Path) -> Volume:
     mask = _read(path, None)
     if mask.data.ndim != 3:
         raise InputError(f"{path}: a mask has 3 axes, this one is {as_text(mask.data.shape)}")
-    return Volume(_to_labels(mask.data, path), mask.affine, mask.header)
+    return Volume(_to_labels(mask.data, path, numbers or {}), mask.affine, mask.header)
 
 
 def read_channels(paths: Sequence[str | Path], dtype: DTypeLike = np.float32) -> Volume:
@@ -174,6 +176,9 @@ def check_writable(path: str | Path, shape: tuple[int, ...] = ()) -> None:
         raise InputError(f"{path}: the folder {path.parent} cannot be written")
     if path.is_dir():
         raise InputError(f"{path}: a folder, not a file")
+    raw = path.with_suffix(".raw")
+    if path.suffix == ".mhd" and raw.exists() and not (path.exists() and raw in files_of(path)):
+        raise InputError(f"{path}: its voxels would replace {raw}, which belongs to something else; name another file")
     if shape and path.suffix in (".png", ".tif", ".tiff") and shape[2:] not in ((1,), (1, 1), (1, 3)):
         raise InputError(
             f"{path}: a picture holds one slice, grey or RGB, this volume is {as_text(shape)}; write .nii.gz"
@@ -187,11 +192,12 @@ def write_volume(volume: Volume, path: str | Path) -> None:
         volume: What to write, in the type of its data (bool as uint8). With a header, a NIfTI file has that header's
             place in space: units, sform and qform, exactly if the affine is still the header's own.
         path: A file name ending in .nii, .nii.gz, .mha, .mhd (with a .raw beside it), .nrrd, .png or .tif, in a folder
-            that exists. A file of that name is replaced. The affine is kept to the last bit of what the format holds:
-            float32 in NIfTI-1, float64 elsewhere; a picture holds none.
+            that exists. A file of that name is replaced, with the .raw that it names. The affine is kept to the last
+            bit of what the format holds: float32 in NIfTI-1, float64 elsewhere; a picture holds none.
 
     Raises:
-        InputError: The name ends otherwise, the format has no such type, or the file cannot be written.
+        InputError: The name ends otherwise, the format has no such type, the file cannot be written, or a .raw of that
+            name belongs to something else.
     """
     path = Path(path)
     check_writable(path, volume.data.shape)
@@ -244,16 +250,23 @@ def _refuse_lossy(path: Path) -> None:
         )
 
 
-def _to_labels(values: np.ndarray, path: Path) -> np.ndarray:
+def _to_labels(values: np.ndarray, path: Path, numbers: Mapping[int, int]) -> np.ndarray:
     rule = "the labels of a mask must be whole numbers from 0 to 254"
-    low, high = values.min(), values.max()
-    if not (low >= -0.001 and high <= 254.001):  # so written that NaN is refused
+    low, high, most = values.min(), values.max(), max(254, *numbers, 0)
+    if not (low >= -0.001 and high <= most + 0.001):  # so written that NaN is refused
         raise InputError(f"{path}: {rule}, it holds {high if low >= 0 else low}")
-    if values.dtype.kind != "f":
-        return values.astype(np.uint8)
-    # Scaling leaves 0.9999999 of a 1.
-    labels = np.rint(values)
-    wrong = np.abs(values - labels) > 0.001
-    if wrong.any():
-        raise InputError(f"{path}: {rule}, it holds {values[wrong][0]}")
-    return labels.astype(np.uint8)
+    labels = values
+    if values.dtype.kind == "f":
+        # Scaling leaves 0.9999999 of a 1.
+        labels = np.rint(values)
+        wrong = np.abs(values - labels) > 0.001
+        if wrong.any():
+            raise InputError(f"{path}: {rule}, it holds {values[wrong][0]}")
+    if not numbers:
+        return labels.astype(np.uint8)
+    table = np.arange(most + 1)
+    table[list(numbers)] = list(numbers.values())
+    renumbered = table[labels.astype(np.intp)]
+    if renumbered.max() > 254:
+        raise InputError(f"{path}: {rule}, it holds {renumbered.max()}")
+    return renumbered.astype(np.uint8)

@@ -76,7 +76,7 @@ class Feed:
         Returns:
             Pairs of images (n, H, W, C) float32 and labels (n, H, W) uint8: this worker's minibatches.
         """
-        images, labels = self.prepared.images, self.prepared.masks
+        images, labels, pixel_mm = self.prepared.images, self.prepared.masks, self.prepared.pixel_mm
         ranges = self.augmentation
 
         def read(step: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -88,7 +88,10 @@ class Feed:
             if ranges is None:
                 return x, y
             epoch, (height, width, channels) = int(step) // self.steps_per_epoch, images.shape[1:]
-            draws = [draw(ranges, self.seed, epoch, int(row), (height, width)) for row in batch]
+            draws = [
+                draw(ranges, self.seed, epoch, int(row), (height, width), pixel_mm=tuple(pixel_mm[row]))
+                for row in batch
+            ]
             return x, y, *augment.stack(draws, ranges, channels)
 
         arrays = read(np.array(first))  # every step's have these types and shapes

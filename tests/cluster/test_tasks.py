@@ -1,8 +1,10 @@
 """Tasks on a real Ray cluster."""
 
 import os
+from types import SimpleNamespace
 
 import pytest
+from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError
 
 from r2d2 import config
 from r2d2.cluster import services, tasks
@@ -32,4 +34,25 @@ def test_what_a_task_raises_is_raised_here(cluster):
 def test_a_killed_task_is_one_line(cluster):
     with pytest.raises(WorkFailed, match="was killed") as caught:
         list(tasks.spread(lambda _: os.kill(os.getpid(), 9), [1, 2]))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("error", [OutOfMemoryError("a"), NodeDiedError("a"), ObjectLostError("00", None, "")])
+def test_a_lost_node_and_memory_that_ran_out_are_one_line(error, monkeypatch):
+    class Ray:
+        def remote(self, **_):
+            return lambda work: SimpleNamespace(remote=lambda item: item)
+
+        def wait(self, pending):
+            return pending[:1], pending[1:]
+
+        def get(self, _):
+            raise error
+
+        def cancel(self, _):
+            pass
+
+    monkeypatch.setattr(tasks, "ray", Ray())
+    with pytest.raises(WorkFailed, match=f"was killed .{type(error).__name__}.*run it again") as caught:
+        list(tasks.spread(str, [1, 2]))
     assert "\n" not in str(caught.value)

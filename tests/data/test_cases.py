@@ -119,6 +119,15 @@ def test_the_pattern_takes_the_patient_from_the_name(tmp_path):
         assert [case.patient for case in dataset.cases] == expected
 
 
+def test_without_a_pattern_slices_and_augmented_images_are_their_patients(tmp_path):
+    names = ("P1_z000", "P1_z011", "P2", "a", "a_augmented_3", "b_z1000_augmented_12", "c_z1")
+    dataset = find_cases(plain(tmp_path, names))
+    assert {case.name: case.patient for case in dataset.cases} == {
+        **{"P1_z000": "P1", "P1_z011": "P1", "P2": "P2", "a": "a", "a_augmented_3": "a"},
+        **{"b_z1000_augmented_12": "b", "c_z1": "c_z1"},
+    }
+
+
 @pytest.mark.parametrize("pattern", ["(", "x", "(x)?", ""])
 def test_a_pattern_that_takes_no_patient_is_refused(tmp_path, pattern):
     data = plain(tmp_path).model_copy(update={"patient_pattern": pattern})

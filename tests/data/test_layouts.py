@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from helpers.datasets import AFFINE, LABELS, decathlon, mask, plain, save, scan
 from helpers.dicoms import write_contours, write_segments, write_series
+from pydicom.uid import generate_uid
 
 from r2d2.config import Data, Preprocess
 from r2d2.data.cases import find_cases
@@ -58,7 +59,7 @@ def hospital(folder, names=("pat_1", "pat_2"), region="GTV-1"):
     for name in names:
         stored = np.random.default_rng(len(name)).integers(-900, 300, (5, 6, 7)).astype(np.int16)
         stored[0, 0, 0] = int(name[-1])
-        write_series(folder / name / "ct", stored, AFFINE)
+        write_series(folder / name / "ct", stored, AFFINE, PatientID=f"ID {name}")
         square = [(0.5, 0.5, 3), (2.5, 0.5, 3), (2.5, 2.5, 3), (0.5, 2.5, 3)]
         write_contours(folder / name / "structures.dcm", [("lung", [square]), (region, [square])], AFFINE)
     return Data(path=folder, labels={0: "background", 1: "GTV-1"})
@@ -86,6 +87,60 @@ def test_channels_in_files_of_their_own_prepare_as_those_in_one_file(tmp_path):
     assert left.key != right.key and left.images.shape == (7, 16, 16, 2)
     np.testing.assert_array_equal(left.images, right.images)
     np.testing.assert_array_equal(left.masks, right.masks)
+
+
+def test_regions_of_nnunet_s_json_are_not_looked_at_where_the_config_names_the_classes(tmp_path):
+    data = nnunet(tmp_path, labels={"background": 0, "whole": [1, 2], "core": 2})
+    assert "regions of several labels" in refusal(data)
+    dataset = find_cases(data.model_copy(update={"labels": LABELS}))
+    assert dataset.labels == LABELS and findings(dataset) == []
+
+
+def test_nnunet_s_first_version_lists_scans_whose_channels_are_files_of_their_own(tmp_path):
+    entry = {"image": "./imagesTr/a.nii.gz", "label": "./labelsTr/a.nii.gz"}
+    data = decathlon(tmp_path, names=("BRATS_001",), training=[entry])
+    image = scan((5, 6, 7, 2))
+    for channel in range(2):
+        save(tmp_path / f"imagesTr/a_{channel:04d}.nii.gz", image[..., channel])
+    save(tmp_path / "labelsTr/a.nii.gz", mask())
+    (case,) = find_cases(data).cases
+    assert case.name == "a" and [path.name for path in case.images] == ["a_0000.nii.gz", "a_0001.nii.gz"]
+    np.testing.assert_array_equal(case.read()[0].data, image)
+    (tmp_path / "imagesTr/a_0001.nii.gz").unlink()
+    assert "there is no file" in refusal(data) and "a_0001.nii.gz" in refusal(data)
+
+
+def test_masks_of_other_values_are_read_with_the_classes_numbers(tmp_path):
+    data = plain(tmp_path / "pictures", ())
+    labels = np.where(np.random.default_rng(0).integers(0, 9, (12, 10)) > 6, 255, 0).astype(np.uint8)
+    for folder, pixels in (("images", labels // 2 + np.arange(10, dtype=np.uint8)), ("labels", labels)):
+        (tmp_path / "pictures" / folder).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / "pictures" / folder / "a.png"), pixels)
+    data = data.model_copy(update={"labels": TUMOUR})
+    assert "it holds 255" in findings(find_cases(data))[0]
+    dataset = find_cases(data.model_copy(update={"remap": {255: 1}}))
+    (summary,) = check_cases(dataset, workers=1).summaries
+    assert summary.voxels == {0: (labels == 0).sum(), 1: (labels == 255).sum()} and findings(dataset) == []
+    prepared = prepare(dataset, Preprocess(image_size=(10, 12)), tmp_path / "store")
+    np.testing.assert_array_equal(prepared.masks[0] * 255, labels.T)
+    other = find_cases(data.model_copy(update={"remap": {255: 1, 7: 1}}))
+    assert prepare(other, Preprocess(image_size=(10, 12)), tmp_path / "store").key != prepared.key
+    assert "data.remap: leads to 2" in refusal(data.model_copy(update={"remap": {255: 2}}))
+
+
+def test_a_class_may_be_a_region_of_another_name_or_of_one_of_several(tmp_path):
+    hospital(tmp_path, ["pat_1"])
+    data = hospital(tmp_path, ["pat_2"], region="gtv").model_copy(update={"labels": TUMOUR})
+    told = data.model_copy(update={"structures": {1: ("GTV-1", "gtv")}})
+    dataset = find_cases(told)
+    assert dataset.labels == TUMOUR and findings(dataset) == []
+    assert all(case.read()[1].data.sum() == 4 for case in dataset.cases)
+    (message,) = findings(find_cases(data.model_copy(update={"structures": {1: "gtv"}})))
+    assert "pat_1" in message and "no region 'gtv', it has 'lung', 'GTV-1'" in message
+    both = find_cases(data.model_copy(update={"structures": {1: ("lung", "gtv")}}))
+    assert "2 region 'lung' or 'gtv'" in findings(both)[0]
+    for number in (0, 2):
+        assert "data.structures: leads to" in refusal(data.model_copy(update={"structures": {number: "gtv"}}))
 
 
 def test_a_channel_of_nnunet_that_lacks_is_too_many_or_lies_elsewhere_is_named(tmp_path):
@@ -186,6 +241,28 @@ def test_a_hospital_s_folder_without_exactly_one_series_and_one_mask_is_refused(
     assert "must have one RTSTRUCT or SEG, this has 0" in refusal(data)
 
 
+def test_of_several_series_the_one_that_the_contours_reference_is_the_scan(tmp_path):
+    data = hospital(tmp_path, ["pat_1"])
+    write_series(tmp_path / "pat_1/a localizer", np.ones((5, 6, 1), np.int16), AFFINE, series="localizer")
+    write_series(tmp_path / "pat_1/pet", np.ones((5, 6, 7), np.int16), AFFINE, series="pet")
+    assert "this has 3: a localizer, ct, pet" in refusal(data)
+    square = [(0.5, 0.5, 3), (2.5, 0.5, 3), (2.5, 2.5, 3)]
+    own = generate_uid(entropy_srcs=["series"])
+    write_contours(tmp_path / "pat_1/structures.dcm", [("GTV-1", [square])], AFFINE, series=own)
+    dataset = find_cases(data)
+    assert dataset.cases[0].images == (tmp_path / "pat_1/ct",) and findings(dataset) == []
+
+
+def test_contours_drawn_on_another_scan_are_an_error(tmp_path):
+    data = hospital(tmp_path)
+    (tmp_path / "pat_1/structures.dcm").unlink()
+    square = [(0.5, 0.5, 3), (2.5, 0.5, 3), (2.5, 2.5, 3)]
+    other = generate_uid(entropy_srcs=["another person"])
+    path = write_contours(tmp_path / "pat_1/structures.dcm", [("GTV-1", [square])], AFFINE, frame=other)
+    (message,) = findings(find_cases(data))
+    assert message.startswith(f"{path}: belongs to another frame of reference") and "pat_1/ct" in message
+
+
 def test_a_region_that_a_patient_lacks_is_found_with_those_it_has(tmp_path):
     hospital(tmp_path, ["pat_1"])
     data = hospital(tmp_path, ["pat_2"], region="gtv")
@@ -217,6 +294,27 @@ def test_a_decathlon_s_list_may_name_volumes_of_any_format(tmp_path):
     write_volume(Volume(mask(), AFFINE), tmp_path / "labelsTr/x.nrrd")
     dataset = find_cases(data)
     assert [case.name for case in dataset.cases] == ["x"] and findings(dataset) == []
+
+
+def test_files_among_scans_and_masks_of_no_known_format_are_a_warning(tmp_path):
+    quiet = ("README", "about.txt", "list.csv", ".DS_Store", "LICENSE.rtf", "meta.json")
+    (tmp_path / "nn").mkdir()
+    for name, data, folders in (
+        ("plain", plain(tmp_path / "plain"), ("images", "labels")),
+        ("nn", nnunet(tmp_path / "nn"), ("imagesTr", "labelsTr")),
+        ("msd", decathlon(tmp_path / "msd"), ("imagesTr", "labelsTr")),
+        ("lasc", lasc(tmp_path / "lasc"), ("a001", "a002")),
+    ):
+        for folder in folders:
+            for file in quiet:
+                (tmp_path / name / folder / file).touch()
+        assert findings(find_cases(data)) == []
+        strange = [tmp_path / name / folder / file for folder in folders for file in ("c.mgz", "d.npy")]
+        for path in strange:
+            path.touch()
+        (message,) = findings(find_cases(data))
+        assert message.startswith("4 files are of no format that is read")
+        assert message.endswith(f"passed over: {', '.join(str(path) for path in strange[:3])}, ...")
 
 
 def test_a_folder_in_no_layout_is_refused_with_all_of_them(tmp_path):

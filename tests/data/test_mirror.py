@@ -2,12 +2,15 @@
 
 import functools
 import http.server
+import os
 import threading
 
 import fsspec
 import pytest
 
-from r2d2.data.mirror import copy, list_remote
+from r2d2.config import Data
+from r2d2.data.mirror import MANIFEST, copy, list_remote
+from r2d2.engine.prepare import here
 from r2d2.errors import InputError, WorkFailed
 
 FILES = {"dataset.json": b"{}", "imagesTr/a.nii.gz": b"a" * 1000, "imagesTr/b.nii.gz": b"b" * 500}
@@ -23,13 +26,15 @@ def bucket():
 
 
 def contents(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def test_a_remote_folder_is_copied_without_its_hidden_files(bucket, tmp_path):
     told = []
     copy(list_remote(bucket), tmp_path / "here", lambda: told.append(1))
     assert contents(tmp_path / "here") == FILES and len(told) == 3
+    assert (tmp_path / "here" / MANIFEST).exists()
 
 
 def test_only_what_changed_or_is_missing_is_copied_again(bucket, tmp_path, monkeypatch):
@@ -62,22 +67,71 @@ def test_a_copy_that_breaks_off_keeps_what_is_whole_and_goes_on(bucket, tmp_path
     assert contents(tmp_path) == FILES
 
 
-def test_a_folder_of_a_web_server_is_copied(tmp_path):
-    served = tmp_path / "served"
+def test_what_the_source_has_no_more_is_removed_from_the_copy_with_its_folder(bucket, tmp_path):
+    system = fsspec.filesystem("memory")
+    system.pipe("/bucket/old/patient/a.nii", b"old")
+    copy(list_remote(bucket), tmp_path / "here", lambda: None)
+    assert (tmp_path / "here/old/patient/a.nii").exists()
+    system.rm("/bucket/old/patient/a.nii")
+    copy(list_remote(bucket), tmp_path / "here", lambda: None)
+    assert contents(tmp_path / "here") == FILES
+    assert sorted(path.name for path in (tmp_path / "here").iterdir()) == [MANIFEST, "dataset.json", "imagesTr"]
+
+
+def test_a_manifest_that_was_cut_costs_a_fetch_and_no_more(bucket, tmp_path):
+    copy(list_remote(bucket), tmp_path, lambda: None)
+    manifest = tmp_path / MANIFEST
+    manifest.write_text(manifest.read_text()[:-20])
+    copy(list_remote(bucket), tmp_path, lambda: None)
+    assert contents(tmp_path) == FILES
+
+
+def test_two_urls_have_two_copies_whatever_their_names(tmp_path):
+    system = fsspec.filesystem("memory")
+    system.pipe("/study/v1/a.nii", b"one")
+    system.pipe("/study_v1/a.nii", b"two")
+    one, two = (here(Data(path=f"memory://{name}"), tmp_path).path for name in ("study/v1", "study_v1"))
+    assert (one / "a.nii").read_bytes() == b"one" and (two / "a.nii").read_bytes() == b"two"
+    assert one.parent == two.parent == tmp_path / "mirrors" and here(Data(path=one), tmp_path).path == one
+
+
+@pytest.fixture
+def served(tmp_path):
+    """A folder, its URL on a web server, and the files that were asked for."""
+    folder, asked = tmp_path / "served", []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+        def do_GET(self):
+            asked.append(self.path)
+            super().do_GET()
+
     for name, content in FILES.items():
-        (served / name).parent.mkdir(parents=True, exist_ok=True)
-        (served / name).write_bytes(content)
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=served)
-    handler.func.log_message = lambda *_: None
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    handler = functools.partial(Handler, directory=folder)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        try:
-            copy(list_remote(f"http://127.0.0.1:{server.server_port}/"), tmp_path / "here", lambda: None)
-        finally:
-            server.shutdown()
-            thread.join()
+        yield folder, f"http://127.0.0.1:{server.server_port}/", asked
+        server.shutdown()
+        thread.join()
+
+
+def test_a_folder_of_a_web_server_is_copied_once_and_what_changed_again(served, tmp_path):
+    folder, url, asked = served
+    copy(list_remote(url), tmp_path / "here", lambda: None)
     assert contents(tmp_path / "here") == FILES
+    asked.clear()
+    copy(list_remote(url), tmp_path / "here", lambda: None)
+    assert [path for path in asked if path.endswith(("z", "n"))] == []
+    (folder / "imagesTr/a.nii.gz").write_bytes(b"A" * 1000)  # as long, a second newer
+    os.utime(folder / "imagesTr/a.nii.gz", (2e9, 2e9))
+    copy(list_remote(url), tmp_path / "here", lambda: None)
+    assert [path for path in asked if path.endswith(("z", "n"))] == ["/imagesTr/a.nii.gz"]
+    assert contents(tmp_path / "here") == FILES | {"imagesTr/a.nii.gz": b"A" * 1000}
 
 
 @pytest.mark.parametrize("url", ["memory://nothing", "nosuch://bucket", "http://127.0.0.1:9/x"])

@@ -37,7 +37,7 @@ def test_nothing_to_do_is_nothing_done():
 def test_a_killed_process_is_told_in_one_line():
     with pytest.raises(WorkFailed, match="was killed") as caught:
         list(spread(die, range(4), workers=2))
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and 'if __name__ == "__main__":' in str(caught.value)
 
 
 def test_what_has_not_begun_is_not_begun_after_the_consumer_stops(tmp_path):

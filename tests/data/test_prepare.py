@@ -5,6 +5,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
+import cv2
 import nibabel as nib
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from r2d2.data.cases import find_cases
 from r2d2.data.parallel import spread
 from r2d2.data.prepare import augmentation, open_prepared, prepare, to_images
 from r2d2.errors import InputError
-from r2d2.imgmed import Frame, Volume, augment, resize_labels, to_slices
+from r2d2.imgmed import Frame, Volume, augment, correct_bias, resize_labels, to_slices
 
 SPACING_MM = np.array([3.0, 2.0, 1.5])
 CLASSES = {0: "background", 1: "edema", 2: "tumour"}
@@ -266,6 +267,62 @@ def test_a_foreground_crop_cuts_every_slice_to_the_box_of_the_scan(tmp_path):
     prepared = prepare(dataset, settings, tmp_path / "store")
     assert prepared.cases[0].frame == Frame((12, 10), (3, 2, 6, 5), (12, 10), (12, 10))
     np.testing.assert_array_equal(prepared.masks[4], np.kron(mask((12, 10, 8))[3:9, 2:7, 4], np.ones((2, 2), np.uint8)))
+
+
+def test_the_images_pixels_have_the_size_in_mm_that_the_body_has_in_them(three, tmp_path):
+    dataset, _, prepared, _ = three
+    # Slices of 12x10 (and 9x11) pixels of 3x2 mm, stretched to 12x10.
+    assert prepared.pixel_mm.shape == (24, 2)
+    np.testing.assert_allclose(prepared.pixel_mm[[0, 7, 8, 15, 16]], [(3, 2), (3, 2), (2.25, 2.2), (2.25, 2.2), (3, 2)])
+    square = prepare(dataset, AS_IT_IS.model_copy(update={"pixel_mm": 1.5}), tmp_path / "store")
+    np.testing.assert_allclose(square.pixel_mm, 1.5, rtol=0.03)
+
+
+def test_a_mask_is_turned_as_its_scan_is_where_their_affines_differ_by_rounding(tmp_path):
+    data, labels = scan((12, 10, 8), 0), mask((12, 10, 8))
+    for part, values, degrees in (("images", data, 44.99), ("labels", labels, 45.01)):
+        turn, affine = np.deg2rad(degrees), np.eye(4)
+        affine[:2, :2] = [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]
+        (tmp_path / "data" / part).mkdir(parents=True)
+        nib.Nifti1Image(values, affine).to_filename(tmp_path / "data" / part / "a.nii.gz")
+    dataset = find_cases(Data(path=tmp_path / "data", labels=CLASSES))
+    prepared = prepare(dataset, AS_IT_IS, tmp_path / "store")
+    np.testing.assert_array_equal(prepared.images[..., 0], np.moveaxis(data, 2, 0))
+    np.testing.assert_array_equal(prepared.masks, np.moveaxis(labels, 2, 0))
+    np.testing.assert_array_equal(prepared.reference(prepared.cases[0]), np.moveaxis(labels, 2, 0))
+
+
+def test_a_bias_field_is_taken_out_of_every_channel_before_it_is_normalized(tmp_path):
+    dataset, image = decathlon(tmp_path / "data")
+    settings = AS_IT_IS.model_copy(update={"bias_correction": "n4"})
+    prepared = prepare(dataset, settings, tmp_path / "store")
+    for c in range(2):
+        expected = correct_bias(image[..., c], (3.0, 2.0, 1.5))
+        assert not np.allclose(expected, image[..., c], rtol=1e-3)
+        np.testing.assert_allclose(prepared.images[..., c], np.moveaxis(expected, 2, 0), rtol=1e-5)
+
+
+def test_labelled_voxels_that_the_images_do_not_show_are_told(three, tmp_path, capsys):
+    dataset, *_ = three
+    prepare(dataset, AS_IT_IS, tmp_path / "store", map)
+    assert "beyond the edges" not in capsys.readouterr().err
+    # Of 36x20 mm 8x8 are shown; rows 1 to 3 of 3 mm are labelled (3 to 12 mm), and 14 to 22 mm shown.
+    prepare(dataset, AS_IT_IS.model_copy(update={"image_size": (8, 8), "pixel_mm": 1.0}), tmp_path / "store", map)
+    said = capsys.readouterr().err
+    assert "Labelled voxels beyond the edges of the images" in said and "a 100.0%, b " in said
+
+
+def test_the_image_s_size_counts_left_right_before_front_back_and_a_picture_s_columns_before_its_rows(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (20, 30), np.uint8)  # 20 rows of 30 columns
+    for part, picture in (("images", pixels), ("labels", (pixels > 99).astype(np.uint8))):
+        (tmp_path / "data" / part).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / "data" / part / "a.png"), picture)
+    dataset = find_cases(Data(path=tmp_path / "data", labels={0: "background", 1: "bright"}))
+    prepared = prepare(dataset, AS_IT_IS.model_copy(update={"image_size": (30, 20)}), tmp_path / "store")
+    np.testing.assert_array_equal(prepared.images[0, ..., 0], pixels.T)
+    ramp = np.broadcast_to(np.arange(12, dtype=np.float32)[:, None, None], (12, 10, 8))  # rises to the right
+    images, _ = to_images(Volume(ramp, np.eye(4)), AS_IT_IS)
+    assert (np.diff(images[0, ..., 0], axis=0) == 1).all() and not np.diff(images[0, ..., 0], axis=1).any()
 
 
 def refusal(dataset, settings, store):

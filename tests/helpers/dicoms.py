@@ -43,7 +43,7 @@ def write_series(folder, stored, affine, order=None, name="slice{:02d}.dcm", ser
         header.file_meta.MediaStorageSOPClassUID = header.SOPClassUID = CTImageStorage
         header.SOPInstanceUID = generate_uid(entropy_srcs=[series, str(z)])
         header.file_meta.MediaStorageSOPInstanceUID = header.SOPInstanceUID
-        header.PatientID, header.PatientName, header.PatientSex, header.PatientBirthDate = "P1", "One^Patient", "O", ""
+        header.PatientID, header.PatientName, header.PatientSex, header.PatientBirthDate = "", "One^Patient", "O", ""
         header.StudyInstanceUID, header.FrameOfReferenceUID = STUDY, FRAME
         header.StudyDate, header.StudyTime, header.StudyID, header.AccessionNumber = "20260101", "120000", "1", ""
         header.ReferringPhysicianName, header.PositionReferenceIndicator = "", ""
@@ -68,8 +68,18 @@ def write_series(folder, stored, affine, order=None, name="slice{:02d}.dcm", ser
     return paths
 
 
-def write_contours(path, regions, affine, kind="CLOSED_PLANAR"):
-    """Write an RTSTRUCT: regions by name, each a list of (N, 3) points in voxels of a grid."""
+def write_contours(path, regions, affine, kind="CLOSED_PLANAR", frame=FRAME, series=None):
+    """Write an RTSTRUCT: regions by name, each a list of (N, 3) points in voxels of a grid.
+
+    Args:
+        path: The file.
+        regions: (name, contours) each.
+        affine: The grid's.
+        kind: Of all contours, or of each.
+        frame: The UID of the frame of reference; None to state none.
+        series: The UID of the series that it references, if it states one.
+    """
+    kinds = iter([kind] * 1000 if isinstance(kind, str) else kind)
     rt = pydicom.Dataset()
     rt.file_meta = FileMetaDataset()
     rt.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -80,17 +90,24 @@ def write_contours(path, regions, affine, kind="CLOSED_PLANAR"):
     rois, drawn = [], []
     for number, (name, polygons) in enumerate(regions, start=1):
         roi, contours = pydicom.Dataset(), pydicom.Dataset()
-        roi.ROINumber, roi.ROIName, roi.ReferencedFrameOfReferenceUID = number, name, FRAME
+        roi.ROINumber, roi.ROIName = number, name
+        if frame:
+            roi.ReferencedFrameOfReferenceUID = frame
         contours.ReferencedROINumber, contours.ContourSequence = number, []
         for polygon in polygons:
             contour = pydicom.Dataset()
             points = np.asarray(polygon, float) @ lps[:3, :3].T + lps[:3, 3]
-            contour.ContourGeometricType, contour.NumberOfContourPoints = kind, len(points)
+            contour.ContourGeometricType, contour.NumberOfContourPoints = next(kinds), len(points)
             contour.ContourData = [f"{value:.6f}" for value in points.ravel()]
             contours.ContourSequence.append(contour)
         rois.append(roi)
         drawn.append(contours)
     rt.StructureSetROISequence, rt.ROIContourSequence = rois, drawn
+    if series:
+        place, study, one = pydicom.Dataset(), pydicom.Dataset(), pydicom.Dataset()
+        one.SeriesInstanceUID, study.RTReferencedSeriesSequence = series, [one]
+        place.RTReferencedStudySequence = [study]
+        rt.ReferencedFrameOfReferenceSequence = [place]
     rt.save_as(path, enforce_file_format=True)
     return path
 

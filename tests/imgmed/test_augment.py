@@ -83,6 +83,27 @@ def test_a_rotation_is_about_the_centre_of_an_oblong_image_and_fills_with_0():
     np.testing.assert_array_equal(turned, expected)
 
 
+@pytest.mark.parametrize("pixel_mm", [(1.0, 1.0), (2.5, 0.8), (0.5, 3.0)])
+def test_a_rotation_keeps_lengths_and_turns_angles_in_mm(pixel_mm):
+    ranges = Ranges(rotation_degrees=(-45, 45))
+    to_mm = np.diag(pixel_mm[::-1])  # (column, row)
+    for index in range(20):
+        draw = augment.draw(ranges, 0, 0, index, (40, 64), pixel_mm)
+        square = augment.draw(ranges, 0, 0, index, (40, 64))
+        in_mm = to_mm @ draw.matrix[:, :2] @ np.linalg.inv(to_mm)
+        np.testing.assert_allclose(in_mm, square.matrix[:, :2], atol=1e-6)  # that of square pixels
+        np.testing.assert_allclose(in_mm @ in_mm.T, np.eye(2), atol=1e-6)
+        np.testing.assert_allclose(draw.matrix @ (31.5, 19.5, 1), (31.5, 19.5), atol=1e-4)  # the centre stays
+
+
+def test_a_quarter_turn_of_pixels_twice_as_high_as_wide_halves_columns_and_doubles_rows():
+    mask = np.zeros((21, 21), np.uint8)
+    mask[10, 14], mask[8, 10] = 1, 2  # 4 columns right, 2 rows up: 4 mm each
+    draw = augment.draw(TURN, 0, 0, 0, (21, 21), (2.0, 1.0))
+    _, turned = augment.apply(draw, np.zeros((21, 21, 1), np.float32), mask)
+    assert turned[8, 10] == 1 and turned[10, 6] == 2  # 2 rows up, 4 columns left
+
+
 def test_a_zoom_of_two_doubles_lengths_and_a_zoom_of_a_half_halves_them():
     mask = np.zeros((32, 40), np.uint8)
     mask[10:14, 16:26] = 1

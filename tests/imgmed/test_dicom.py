@@ -1,16 +1,18 @@
+import os
 import shutil
 
 import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk  # noqa: N813
-from helpers.dicoms import LPS, oblique_affine, write_contours, write_segments, write_series
+from helpers.dicoms import FRAME, LPS, oblique_affine, write_contours, write_segments, write_series
 from matplotlib.path import Path as Outline
 from pydicom.data import get_testdata_file
-from pydicom.uid import ExplicitVRBigEndian, RLELossless
+from pydicom.uid import ExplicitVRBigEndian, RLELossless, generate_uid
 
 from r2d2 import imgmed
 from r2d2.errors import InputError
+from r2d2.imgmed import dicom
 from r2d2.imgmed.dicom import _polygon
 
 AFFINE = oblique_affine()
@@ -182,7 +184,7 @@ def box(low_x, low_y, high_x, high_y, z):
 
 
 def test_contours_become_labels_by_name_and_a_contour_in_a_contour_is_a_hole(tmp_path, series):
-    tumour = [box(0.5, 0.6, 5.5, 4.4, 2), box(1.6, 1.5, 3.4, 2.5, 2), box(0.5, 0.5, 1.5, 1.5, 4)]
+    tumour = [box(0.5, 0.6, 5.5, 4.4, 2), box(1.6, 1.5, 3.4, 2.5, 2), box(0.5, 0.5, 1.5, 1.5, 3)]
     path = write_contours(
         tmp_path / "rt.dcm", [("Heart", [box(-3, -3, 2.5, 20, 2)]), ("GTV-1", tumour), ("Lung", [])], AFFINE
     )
@@ -191,7 +193,7 @@ def test_contours_become_labels_by_name_and_a_contour_in_a_contour_is_a_hole(tmp
     expected = np.zeros((7, 5, 6), np.uint8)
     expected[1:6, 1:5, 2] = 2
     expected[2:4, 2, 2] = 0
-    expected[1, 1, 4] = 2
+    expected[1, 1, 3] = 2
     assert mask.data.dtype == np.uint8
     np.testing.assert_array_equal(mask.data, expected)
     np.testing.assert_array_equal(mask.affine, series[0].affine)
@@ -214,12 +216,116 @@ def test_a_name_that_contours_lack_or_have_twice_is_refused_with_those_they_have
         (box(1, 1, 3, 3, 2.5), "CLOSED_PLANAR", "not in a slice's plane"),
         ([(1, 1, 1), (3, 1, 2), (3, 3, 1)], "CLOSED_PLANAR", "not in a slice's plane"),
         (box(1, 1, 3, 3, 2), "OPEN_PLANAR", "only closed contours"),
-        ([(1, 1, 2)], "POINT", "only closed contours"),
+        ([(1, 1, 2)], "POINT", "a POINT, only closed contours"),
+        (box(1, 1, 3, 3, 2.2), "CLOSED_PLANAR", "slice 2.200 of 0 to 5"),
     ],
 )
 def test_contours_beside_the_slices_are_refused(tmp_path, series, polygon, kind, said):
     path = write_contours(tmp_path / "rt.dcm", [("a", [polygon])], AFFINE, kind)
     assert said in refusal(imgmed.read_contours, path, series[0], {1: "a"})
+
+
+def test_a_contour_a_tenth_of_a_slice_beside_its_plane_is_in_it(tmp_path, series):
+    path = write_contours(tmp_path / "rt.dcm", [("a", [box(0.5, 0.5, 2.5, 2.5, 2.09)])], AFFINE)
+    assert imgmed.read_contours(path, series[0], {1: "a"}).data.any(axis=(0, 1)).tolist() == [0, 0, 1, 0, 0, 0]
+
+
+def test_a_contour_stored_twice_counts_once_and_a_point_not_at_all(tmp_path, series):
+    outer, hole = box(0.5, 0.6, 5.5, 4.4, 2), box(1.6, 1.5, 3.4, 2.5, 2)
+    once = write_contours(tmp_path / "once.dcm", [("a", [outer, hole])], AFFINE)
+    kinds = ["CLOSED_PLANAR", "CLOSED_PLANAR", "POINT", "CLOSED_PLANAR", "CLOSED_PLANAR"]
+    turned = [*hole[1:], hole[0]]
+    twice = write_contours(tmp_path / "twice.dcm", [("a", [outer, outer, [(3, 3, 5)], hole, turned])], AFFINE, kinds)
+    left, right = (imgmed.read_contours(path, series[0], {1: "a"}).data for path in (once, twice))
+    assert left.sum() == 5 * 4 - 2
+    np.testing.assert_array_equal(left, right)
+
+
+def test_contours_of_dicom_s_exclusive_or_have_holes_too(tmp_path, series):
+    contours = [box(0.5, 0.6, 5.5, 4.4, 2), box(1.6, 1.5, 3.4, 2.5, 2)]
+    path = write_contours(tmp_path / "rt.dcm", [("a", contours)], AFFINE, "CLOSEDPLANAR_XOR")
+    assert imgmed.read_contours(path, series[0], {1: "a"}).data.sum() == 5 * 4 - 2
+
+
+def test_a_region_drawn_on_every_second_slice_is_refused_and_two_lesions_are_not(tmp_path, series):
+    for planes, told in (([0, 2, 4], "one of 2 slices (3 from 0 to 4)"), ([0, 3], "one of 3 slices"), ([0, 1, 5], "")):
+        contours = [box(0.5, 0.5, 2.5, 2.5, z) for z in planes]
+        path = write_contours(tmp_path / "rt.dcm", [("a", contours)], AFFINE)
+        if told:
+            assert told in refusal(imgmed.read_contours, path, series[0], {1: "a"})
+        else:
+            drawn = imgmed.read_contours(path, series[0], {1: "a"}).data.any(axis=(0, 1))
+            assert np.flatnonzero(drawn).tolist() == planes
+
+
+OWN, OTHER = generate_uid(entropy_srcs=["series"]), generate_uid(entropy_srcs=["other"])
+
+
+@pytest.mark.parametrize(
+    ("stated", "told"),
+    [
+        ({"frame": FRAME, "series": OWN}, ""),
+        ({"frame": FRAME}, ""),
+        ({"frame": None}, ""),
+        ({"frame": OTHER}, f"belongs to another frame of reference ({OTHER}) than {FRAME} of"),
+        ({"frame": None, "series": OTHER}, f"belongs to another series ({OTHER}) than {OWN} of"),
+    ],
+)
+def test_contours_that_reference_another_scan_are_refused_where_both_say_so(tmp_path, series, stated, told):
+    path = write_contours(tmp_path / "rt.dcm", [("a", [box(0.5, 0.5, 2.5, 2.5, 2)])], AFFINE, **stated)
+    folder = tmp_path / "series"
+    assert imgmed.read_structures(path, series[0], {1: "a"}).data.sum() == 4
+    if told:
+        assert told in refusal(imgmed.read_structures, path, series[0], {1: "a"}, folder)
+    else:
+        assert imgmed.read_structures(path, series[0], {1: "a"}, folder).data.sum() == 4
+    assert imgmed.referenced_series(path, [folder]) == (() if told else (folder,))
+
+
+def test_segments_that_reference_another_scan_are_refused(tmp_path, series):
+    path = write_segments(tmp_path / "seg.dcm", series[1], {"a": STORED > 2000})
+    write_series(tmp_path / "twin", STORED, AFFINE, series="twin")
+    assert imgmed.read_structures(path, series[0], {1: "a"}, tmp_path / "series").data.any()
+    message = refusal(imgmed.read_structures, path, series[0], {1: "a"}, tmp_path / "twin")
+    assert f"belongs to another series ({OWN})" in message and str(tmp_path / "twin") in message
+    assert imgmed.referenced_series(path, [tmp_path / "twin", tmp_path / "series"]) == (tmp_path / "series",)
+
+
+def test_headers_are_parsed_once_until_a_file_changes(tmp_path, monkeypatch):
+    paths = write_series(tmp_path, STORED, AFFINE, PatientID="P 7 ")
+    parsed = []
+    monkeypatch.setattr(
+        dicom, "_slice_header", lambda file, real=dicom._slice_header: parsed.append(file) or real(file)
+    )
+    imgmed.read_geometry(tmp_path)[1][:] = 0
+    np.testing.assert_allclose(imgmed.read_volume(tmp_path).affine, AFFINE, atol=1e-6)
+    assert imgmed.files_of(tmp_path) == tuple(paths) and imgmed.patient_id(tmp_path) == "P 7"
+    assert len(parsed) == 6
+    for path in write_series(tmp_path, STORED, AFFINE, PatientID="P8", SliceThickness=1.25):
+        os.utime(path, ns=(0, 0))
+    assert imgmed.patient_id(tmp_path) == "P8" and len(parsed) == 12
+
+
+def test_a_slice_an_eighth_of_the_gap_out_of_its_place_is_refused(tmp_path):
+    path = write_series(tmp_path, STORED, AFFINE)[3]
+    header = pydicom.dcmread(path)
+    step_mm = np.diff([pydicom.dcmread(tmp_path / f"slice0{z}.dcm").ImagePositionPatient for z in (0, 1)], axis=0)[0]
+    header.ImagePositionPatient = [float(mm) for mm in np.round(header.ImagePositionPatient + step_mm / 8, 6)]
+    header.save_as(path)
+    assert "missing or unevenly spaced" in refusal(imgmed.read_geometry, tmp_path)
+
+
+def test_slope_and_intercept_of_a_compressed_slice_are_applied_once(tmp_path):
+    source = get_testdata_file("MR_small_jp2klossless.dcm")
+    header = pydicom.dcmread(source)
+    header.RescaleSlope, header.RescaleIntercept = 2, -1000
+    for name, (slope, intercept) in {"scaled": (2, -1000), "stored": (1, 0)}.items():
+        (tmp_path / name).mkdir()
+        header.RescaleSlope, header.RescaleIntercept = slope, intercept
+        header.save_as(tmp_path / name / "a.dcm")
+    scaled, stored = (imgmed.read_volume(tmp_path / name).data for name in ("scaled", "stored"))
+    assert stored.std() > 0
+    np.testing.assert_array_equal(scaled, 2 * stored - 1000)
 
 
 def test_a_region_without_contours_is_refused(tmp_path, series):

@@ -24,6 +24,66 @@ def test_zscore_has_mean_0_and_deviation_1_inside_and_0_outside(order):
     assert (result[:10] == 0).all()
 
 
+def ct(order="F"):
+    """Air, tissue and water in Hounsfield units: 5 % are exactly 0."""
+    data = RNG.normal(-300, 400, (40, 31, 32, 1)).round().astype(np.float32)
+    data[:2] = 0
+    return np.asarray(data, order=order)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_exact_zeros_of_a_ct_are_water_unless_more_than_a_tenth_of_it_was_masked(masked):
+    data = ct()
+    if masked:
+        data[:5] = 0  # 12.5 %
+    inside = data != 0 if masked else np.ones_like(data, bool)
+    np.testing.assert_array_equal(imgmed.foreground(data), inside)
+    normalized = imgmed.normalize(data, "zscore")
+    expected = (data - data[inside].mean(dtype=np.float64)) / data[inside].std(dtype=np.float64)
+    np.testing.assert_allclose(normalized, np.where(inside, expected, 0), atol=1e-4)
+    low, high = np.percentile(data[inside], [0.5, 99.5])
+    expected = np.clip((data - low) / (high - low), 0, 1)
+    np.testing.assert_allclose(imgmed.normalize(data, "percentile"), expected, atol=1e-4)
+    low, high = np.percentile(data[inside], [10, 60])
+    np.testing.assert_allclose(imgmed.clip_percentiles(data, 10, 60), np.clip(data, low, high), atol=1e-3)
+    shifted = np.where(inside, data + 5000.5, 0)
+    np.testing.assert_allclose(imgmed.match_histogram(data[..., 0], shifted), shifted[..., 0], atol=0.01)
+    start, shape = imgmed.foreground_box(data)
+    assert start == ((5, 0, 0) if masked else (0, 0, 0)) and shape == ((35 if masked else 40), 31, 32)
+
+
+def test_without_negative_voxels_even_a_few_zeros_are_background():
+    data = np.abs(ct()) + 1
+    data[0, :3] = 0
+    np.testing.assert_array_equal(imgmed.foreground(data), data != 0)
+    assert imgmed.foreground(np.zeros((0, 3))).shape == (0, 3) and not imgmed.foreground(np.zeros((2, 3))).any()
+
+
+@pytest.mark.parametrize("how", ["zscore", "percentile"])
+def test_scans_of_any_type_are_normalized_in_float32(how):
+    data = (scan() * 10).round()
+    expected = imgmed.normalize(data, how)
+    for dtype in (np.int16, np.int32, np.float64):
+        normalized = imgmed.normalize(data.astype(dtype), how)
+        assert normalized.dtype == np.float32
+        np.testing.assert_array_equal(normalized, expected)
+
+
+@pytest.mark.parametrize("how", ["zscore", "percentile", "window", "none"])
+def test_a_scan_without_an_axis_of_channels_is_not_taken_for_one_with_them(how):
+    with pytest.raises(ValueError, match=r"\(X, Y, Z, C\), this one has 3 axes"):
+        imgmed.normalize(np.ones((4, 5, 6), np.float32), how, (0, 1))
+
+
+def test_percentiles_of_a_large_scan_do_not_depend_on_its_memory_order_nor_on_a_pattern():
+    data = RNG.normal(100, 10, (128, 160, 160, 1)).astype(np.float32)
+    data[::2] += 200  # every second voxel of a row, as of interleaved slices
+    results = [imgmed.normalize(np.asarray(data, order=order), "percentile") for order in "CF"]
+    np.testing.assert_array_equal(*results)
+    low, high = np.percentile(data, [0.5, 99.5])
+    np.testing.assert_allclose(results[0], np.clip((data - low) / (high - low), 0, 1), atol=2e-3)
+
+
 def test_zscore_by_hand():
     data = np.array([0, 0, 2, 4], np.float32).reshape(2, 2, 1, 1)
     np.testing.assert_allclose(imgmed.normalize(data, "zscore").ravel(), [0, 0, -1, 1], atol=1e-6)

@@ -4,6 +4,7 @@ import struct
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk  # noqa: N813
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from isal import igzip
@@ -70,6 +71,19 @@ def test_a_fourth_axis_of_one_is_dropped(tmp_path):
     path = save(tmp_path / "scan.nii.gz", np.zeros((4, 5, 6, 1), np.float32))
     assert imgmed.read_volume(path).data.shape == (4, 5, 6)
     assert imgmed.read_geometry(path)[0] == (4, 5, 6)
+
+
+def test_axes_of_one_are_dropped_and_vectors_of_itk_are_channels(tmp_path):
+    path = save(tmp_path / "a.nii", np.ones((4, 5, 6, 1, 1), np.float32))
+    assert imgmed.read_volume(path).data.shape == imgmed.read_geometry(path)[0] == (4, 5, 6)
+    data = RNG.normal(size=(6, 5, 4, 2)).astype(np.float32)
+    sitk.WriteImage(sitk.GetImageFromArray(data, isVector=True), str(tmp_path / "b.nii.gz"))
+    assert nib.load(tmp_path / "b.nii.gz").shape == (4, 5, 6, 1, 2)
+    volume = imgmed.read_volume(tmp_path / "b.nii.gz")
+    assert imgmed.read_geometry(tmp_path / "b.nii.gz")[0] == (4, 5, 6, 2)
+    np.testing.assert_array_equal(volume.data, data.transpose(2, 1, 0, 3))
+    scaled = save(tmp_path / "c.nii", data.transpose(2, 1, 0, 3)[:, :, :, None].astype(np.float64), slope=(2.0, 1.0))
+    np.testing.assert_allclose(imgmed.read_volume(scaled).data, 2 * volume.data + 1, rtol=1e-5, atol=1e-6)
 
 
 def test_gzip_of_several_members_and_a_wrong_suffix_are_read(tmp_path):

@@ -5,6 +5,7 @@ import cv2
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
+from PIL import Image
 
 from r2d2 import imgmed
 from r2d2.errors import InputError
@@ -62,6 +63,31 @@ def test_a_jpeg_is_read_as_a_scan_and_never_as_a_mask(tmp_path):
     for name in ("b.jpg", "b.JPEG"):
         assert "invents labels" in refusal(lambda path: imgmed.write_volume(mask, path), tmp_path / name)
     assert [path.name for path in tmp_path.iterdir()] == ["a.jpg"]
+
+
+def save_turned(path, pixels, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(pixels).save(path, exif=exif)
+    with Image.open(path) as image:
+        assert image.getexif()[0x0112] == orientation
+
+
+def test_a_tiff_that_notes_an_orientation_is_refused(tmp_path):
+    save_turned(tmp_path / "a.tif", np.zeros((16, 24), np.uint8), 6)
+    assert "a TIFF counts as that notes an orientation" in refusal(imgmed.read_volume, tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+@pytest.mark.parametrize("colour", [False, True])
+def test_pixels_come_as_they_are_stored_whatever_orientation_a_camera_noted(tmp_path, orientation, suffix, colour):
+    pixels = np.zeros((16, 24, 3) if colour else (16, 24), np.uint8)
+    pixels[:8, :8] = 200  # one corner: turned or reversed it would be another
+    save_turned(tmp_path / f"a.{suffix}", pixels, orientation)
+    volume = imgmed.read_volume(tmp_path / f"a.{suffix}")
+    assert volume.data.shape[:3] == (24, 16, 1) == imgmed.read_geometry(tmp_path / f"a.{suffix}")[0][:3]
+    np.testing.assert_allclose(volume.data[:, :, 0].swapaxes(0, 1), pixels, atol=3)
 
 
 def test_a_mask_goes_through_png(tmp_path):

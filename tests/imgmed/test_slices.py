@@ -194,6 +194,16 @@ def test_a_mask_framed_and_back_is_the_mask_wherever_the_images_reach(by):
     assert agree == 1 if by.scaled == by.box[2:] and whole else agree > 0.9
 
 
+@pytest.mark.parametrize("by", FRAMES.values(), ids=FRAMES)
+def test_the_voxels_that_are_shown_are_those_that_a_mask_of_all_comes_back_for(by):
+    everything = np.ones((1, *by.native), np.uint8)
+    framed = imgmed.frame_labels(everything, by)
+    back = imgmed.unframe_probabilities(np.eye(2, dtype=np.float32)[framed], by)[0, ..., 1] > 0.5
+    expected = np.zeros(by.native, bool)
+    expected[imgmed.shown(by)] = True
+    np.testing.assert_array_equal(back, expected)
+
+
 def test_images_and_masks_are_framed_alike():
     mask = np.zeros((1, 20, 30), np.uint8)
     mask[0, 4:10, 12:22] = 1

@@ -11,7 +11,8 @@ from r2d2.errors import InputError
 
 RNG = np.random.default_rng(0)
 AFFINE = oblique_affine() @ np.array([[1, 0, 0.1, 1 / 3], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
-NIBABEL = Path(nib.__file__).parent / "tests" / "data"
+NIBABEL = Path(nib.__file__).parent
+FILES = sorted(path for inner in ("tests", "nicom/tests") for path in (NIBABEL / inner / "data").iterdir())
 CLAIMED = (".nii", ".nii.gz", ".hdr", ".img", ".mha", ".mhd", ".nrrd", ".nhdr", ".png", ".jpg", ".tif", ".dcm")
 
 
@@ -51,7 +52,7 @@ def test_an_anisotropic_grid_along_the_axes_survives_exactly(tmp_path, name):
     np.testing.assert_array_equal(imgmed.read_volume(tmp_path / name).affine, affine)
 
 
-@pytest.mark.parametrize("path", sorted(NIBABEL.iterdir()), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_every_file_of_nibabel_s_own_reads_as_nibabel_reads_it_or_is_refused(path):
     try:
         volume = imgmed.read_volume(path, np.float64)
@@ -68,6 +69,35 @@ def test_every_file_of_nibabel_s_own_reads_as_nibabel_reads_it_or_is_refused(pat
     np.testing.assert_array_equal(volume.data, expected.reshape(volume.data.shape))
     np.testing.assert_array_equal(volume.affine, image.affine)
     assert imgmed.read_geometry(path)[0] == volume.data.shape
+
+
+def test_a_metaimage_does_not_replace_the_voxels_of_another_file(tmp_path):
+    data = RNG.integers(0, 9, (4, 5, 6)).astype(np.uint8)
+    (tmp_path / "scan.raw").write_bytes(b"somebody's..." * 20)
+    mask = imgmed.Volume(data, np.eye(4))
+    for said in (imgmed.check_writable, lambda path: imgmed.write_volume(mask, path)):
+        assert "scan.raw, which belongs to something else" in refusal(said, tmp_path / "scan.mhd")
+    assert (tmp_path / "scan.raw").read_bytes() == b"somebody's..." * 20 and not (tmp_path / "scan.mhd").exists()
+    imgmed.write_volume(mask, tmp_path / "mask.mhd")
+    imgmed.write_volume(imgmed.Volume(data + 1, np.eye(4)), tmp_path / "mask.mhd")  # its own
+    np.testing.assert_array_equal(imgmed.read_labels(tmp_path / "mask.mhd").data, data + 1)
+    (tmp_path / "mask.mhd").write_text((tmp_path / "mask.mhd").read_text().replace("mask.raw", "scan.raw"))
+    assert "belongs to something else" in refusal(imgmed.check_writable, tmp_path / "mask.mhd")
+
+
+def test_values_of_a_mask_are_given_the_classes_numbers(tmp_path):
+    for dtype in (np.uint8, np.float32):
+        values = np.array([0, 255, 1, 4], dtype).reshape(2, 2, 1)
+        imgmed.write_volume(imgmed.Volume(values, np.eye(4)), tmp_path / "mask.nii")
+        assert "holds 255" in refusal(imgmed.read_labels, tmp_path / "mask.nii")
+        mask = imgmed.read_labels(tmp_path / "mask.nii", {255: 2, 4: 3})
+        assert mask.data.dtype == np.uint8 and mask.data.ravel().tolist() == [0, 2, 1, 3]
+    imgmed.write_volume(
+        imgmed.Volume(np.array([0, 255, 1000], np.int16).reshape(3, 1, 1), np.eye(4)), tmp_path / "a.nii"
+    )
+    assert "holds 255" in refusal(lambda path: imgmed.read_labels(path, {1000: 1}), tmp_path / "a.nii")
+    assert imgmed.read_labels(tmp_path / "a.nii", {1000: 1, 255: 2}).data.ravel().tolist() == [0, 2, 1]
+    assert "holds 1000" in refusal(lambda path: imgmed.read_labels(path, {255: 1}), tmp_path / "a.nii")
 
 
 def test_a_pair_of_header_and_image_is_read_by_either_name(tmp_path):

@@ -87,12 +87,21 @@ def test_the_kth_global_batch_is_augmented_alike_on_any_number_of_ranks(prepared
         np.testing.assert_array_equal(labels, alone[step][1])
 
 
+def test_the_pixels_of_these_images_are_not_square_which_a_rotation_heeds(prepared):
+    down_mm, across_mm = prepared.pixel_mm[0]
+    assert abs(down_mm / across_mm - 1) > 0.05
+    turned = [augment.draw(augment.TABLE_1, 0, 0, 0, (16, 20), mm).matrix for mm in ((1, 1), (down_mm, across_mm))]
+    assert np.abs(turned[0] - turned[1]).max() > 0.01
+
+
 @pytest.mark.parametrize("ranges", [augment.TABLE_1, EVERYTHING], ids=["table1", "everything"])
 def test_an_augmented_stream_is_the_draws_of_seed_epoch_and_row_from_any_step(prepared, ranges):
     feed = _feed(prepared, 2, 1, augmentation=ranges)
     for step, (images, labels) in enumerate(_arrays(feed.stream(4, 9)), start=4):
         for row, image, label in zip(feed.batch(step), images, labels, strict=True):
-            draw = augment.draw(ranges, feed.seed, step // feed.steps_per_epoch, int(row), (16, 20))
+            draw = augment.draw(
+                ranges, feed.seed, step // feed.steps_per_epoch, int(row), (16, 20), tuple(prepared.pixel_mm[row])
+            )
             expected, mask = augment.apply(draw, prepared.images[row].astype(np.float32), prepared.masks[row])
             np.testing.assert_allclose(image, expected, rtol=0, atol=1e-4)
             assert (label != mask).mean() < 0.01

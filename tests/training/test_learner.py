@@ -33,7 +33,7 @@ def test_the_images_of_a_step_are_augmented_as_the_experiment_says(virtual_patie
     for row, image in zip(learner._feed.batch(0), images.numpy(), strict=True):
         expected = prepared.images[row].astype(np.float32)
         if ranges:
-            draw = augment.draw(ranges, 7, 0, int(row), (16, 20))
+            draw = augment.draw(ranges, 7, 0, int(row), (16, 20), tuple(prepared.pixel_mm[row]))
             expected, _ = augment.apply(draw, expected, prepared.masks[row])
         np.testing.assert_allclose(image, expected, rtol=0, atol=1e-4)
 
