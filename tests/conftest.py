@@ -1,8 +1,21 @@
 """What all tests share: a home of their own, and a few small virtual patients."""
 
+import os
+
 import pytest
 
 from r2d2.data.synthesis import synthesize
+
+
+@pytest.fixture(autouse=True, scope="module")
+def nothing_left_over():
+    """No address of a store or a cluster, also for what a module makes once; what its tests leave is an error."""
+    names = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in names:
+            patch.delenv(name, raising=False)
+        yield
+        assert not [name for name in names if name in os.environ]
 
 
 @pytest.fixture(autouse=True)

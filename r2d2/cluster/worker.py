@@ -44,15 +44,19 @@ class StopAsked:
     """Looks, in a thread of its own, whether the run is asked to stop: by its driver's file, or by a tag of the run.
 
     Args:
-        file: The driver's.
+        file: The driver's, looked for all the time.
         tag: Asks the run's server; it may take its time, or fail.
+        every_s: How often that is done.
+
+    Attributes:
+        code: TERMINATED or STOPPED once it is asked, 0 before.
+        found: Set then.
     """
 
-    def __init__(self, file: Path, tag: Callable[[], bool]) -> None:
-        self.code = 0
-        self._file, self._tag, self._closed = file, tag, threading.Event()
-        self._thread = threading.Thread(target=self._look, name="stop", daemon=True)
-        self._thread.start()
+    def __init__(self, file: Path, tag: Callable[[], bool], every_s: float = 2.0) -> None:
+        self.code, self.found = 0, threading.Event()
+        self._file, self._tag, self._every_s, self._closed = file, tag, every_s, threading.Event()
+        threading.Thread(target=self._look, name="stop", daemon=True).start()
 
     def close(self) -> None:
         """Look no more."""
@@ -60,14 +64,17 @@ class StopAsked:
 
     def _look(self) -> None:
         asked = 0.0
-        while not self._closed.wait(0.2):
+        while not self._closed.wait(min(0.2, self._every_s)):
             if self._file.exists():
                 self.code = TERMINATED
+                self.found.set()
                 return
-            if time.monotonic() - asked >= 2.0 and self.code == 0:
+            if self.code == 0 and time.monotonic() - asked >= self._every_s:
                 with contextlib.suppress(Exception):  # a server that is away is asked again
                     self.code = STOPPED if self._tag() else 0
                 asked = time.monotonic()
+                if self.code:
+                    self.found.set()
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,10 @@ def registered(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("registry")
     uri = f"sqlite:///{folder / 'mlflow.db'}"
-    client = store.connect(uri)
-    model = network()
-    dataset = {"split": {}, "labels": {}, "channels": [], "hash": "0"}
-    runs.create(client, experiment(folder), dataset).register(model, "heart", {})
+    model, dataset = network(), {"split": {}, "labels": {}, "channels": [], "hash": "0"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", uri)  # MLflow sets it itself, for good; so it is taken back
+        runs.create(store.connect(uri), experiment(folder), dataset).register(model, "heart", {})
     return uri, model
 
 
