@@ -10,7 +10,7 @@ from r2d2.training.feed import Feed
 
 prepared = open_prepared(Path(sys.argv[1]))
 rank = int(sys.argv[2])
-feed = Feed(prepared, np.arange(len(prepared.images)), seed=0, global_batch=16, size=1, rank=0)
+feed = Feed(prepared, np.arange(len(prepared.images)), seed=0, batch_size=16, num_logical=1, logical=range(1))
 next(iter(feed.stream(0, 1)))  # TensorFlow's own memory is taken before it is counted
 print("ready", flush=True)
 for _ in sys.stdin:
