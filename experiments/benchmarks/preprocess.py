@@ -12,6 +12,12 @@ the fingerprint and keeps the references on their own grid. nnU-Net's own prepro
 and resamples by its own rules, so its operations are not the same and its figure stands aside.
 
 The results are printed and written beside this file, to `preprocess.md`.
+
+Where the time goes in `r2d2 data prepare` (2026-11-23, one such case, one thread, milliseconds): reading 160 to 215, of
+which decompression (isal) some 90 and int16 to float32 the rest; z-score 120 to 150; resizing to float16 155; sampling
+for the fingerprint 55; NaN, infinity and constant channels 40; hashing voxels and files 40; masks 20. Turning to
+canonical axes copies nothing, nothing is computed in float64, and a gzipped scan is read in two thirds of the time that
+nibabel takes.
 """
 
 import argparse
