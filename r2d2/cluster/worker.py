@@ -169,9 +169,8 @@ class _Worker:
         if self.ring.rank == 0:
             from r2d2.tracking import runs, store
 
-            client = store.connect(self.task.tracking_uri)
-            self.run_record = runs.Run(client, self.task.run_id)
-            self.stop = StopAsked(Path(self.task.run_folder) / STOP, runs.Run(client, self.task.run_id).asked_to_stop)
+            self.run_record = runs.Run(store.connect(self.task.tracking_uri), self.task.run_id)
+            self.stop = StopAsked(Path(self.task.run_folder) / STOP, self.run_record.asked_to_stop)
         latest = self.checkpoints.latest() if self.ring.rank == 0 else None
         if self.ring.rank == 0 and latest is None and self.task.weights:
             from r2d2.models.weights import carry_over
@@ -395,7 +394,7 @@ class _Worker:
                 masks = {"reference": upright(mask), "prediction": upright(prediction)}
                 dice = "none (no foreground)" if row["dice"] is None else f"{row['dice']:.3f}"
                 title = f"{case.name}, slice {number - case.first}, Dice of the volume {dice}"
-                width_mm, height_mm = np.array(case.spacing_mm[1:]) * case.frame.box[2:] / case.frame.scaled
+                width_mm, height_mm = case.pixel_mm  # upright exchanges rows and columns
                 scan = upright(image[..., 0].astype(np.float32))
                 figure = draw(scan, masks, self.prepared.labels, title, aspect=height_mm / width_mm)
                 figure.savefig(file := Path(folder) / f"{case.name}.png")

@@ -15,7 +15,7 @@ from r2d2.training import optimizers
 from r2d2.training.feed import Feed, share
 from r2d2.training.ring import Ring
 from r2d2.training.schedule import learning_rate, total_steps
-from r2d2.training.state import State
+from r2d2.training.state import Seconds, State
 from r2d2.training.step import Step, Told
 
 
@@ -87,7 +87,7 @@ class Learner:
         asked = time.perf_counter()
         images, labels = next(self._batches)
         began = time.perf_counter()
-        told = self._update(state)(images, labels, state.step, self.rate(state), code)
+        told = self._update(state)(images, labels, state.step, self._rate(state, state.step), code)
         computed = time.perf_counter() - began - told.communication_s
         state.step += 1
         state.loss_sum += told.loss
@@ -117,9 +117,8 @@ class Learner:
             )
         return self._step
 
-    def rate(self, state: State) -> float:
-        """The rate of the state's next step."""
-        rate = learning_rate(self.training, self._workers, self.steps_per_epoch, self.total_steps, state.step)
+    def _rate(self, state: State, step: int) -> float:
+        rate = learning_rate(self.training, self._workers, self.steps_per_epoch, self.total_steps, step)
         return rate * state.rate_factor
 
     def ends_epoch(self, state: State) -> bool:
@@ -139,10 +138,7 @@ class Learner:
         row = {
             "epoch": float(state.epoch),
             "train/loss": state.loss_sum / steps,
-            "train/learning_rate": learning_rate(
-                self.training, self._workers, self.steps_per_epoch, self.total_steps, state.step - 1
-            )
-            * state.rate_factor,
+            "train/learning_rate": self._rate(state, state.step - 1),
             "time/epoch_s": spent.total,
             "time/input_s": spent.input,
             "time/compute_s": spent.compute,
@@ -152,5 +148,5 @@ class Learner:
         state.run_s.input += spent.input
         state.run_s.compute += spent.compute
         state.run_s.communication += spent.communication
-        state.loss_sum, state.epoch_s = 0.0, type(spent)()
+        state.loss_sum, state.epoch_s = 0.0, Seconds()
         return row

@@ -1,16 +1,8 @@
 import pytest
-from helpers.datasets import LABELS, decathlon, mask, plain, save
+from helpers.datasets import LABELS, decathlon, mask, plain, refusal, save
 
 from r2d2.config import Data
 from r2d2.data.cases import Case, find_cases
-from r2d2.errors import InputError
-
-
-def refusal(data):
-    with pytest.raises(InputError) as caught:
-        find_cases(data)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def test_a_decathlon_folder_is_read_from_its_json(tmp_path):

@@ -3,7 +3,7 @@ import json
 import cv2
 import numpy as np
 import pytest
-from helpers.datasets import AFFINE, LABELS, decathlon, mask, plain, save, scan
+from helpers.datasets import AFFINE, LABELS, decathlon, mask, plain, refusal, save, scan
 from helpers.dicoms import write_contours, write_segments, write_series
 from pydicom.uid import generate_uid
 
@@ -11,17 +11,9 @@ from r2d2.config import Data, Preprocess
 from r2d2.data.cases import find_cases
 from r2d2.data.check import check_cases
 from r2d2.data.prepare import prepare
-from r2d2.errors import InputError
 from r2d2.imgmed import Volume, write_volume
 
 TUMOUR = {0: "background", 1: "tumour"}
-
-
-def refusal(data):
-    with pytest.raises(InputError) as caught:
-        find_cases(data)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def findings(dataset):

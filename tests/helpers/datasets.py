@@ -4,8 +4,11 @@ import json
 
 import nibabel as nib
 import numpy as np
+import pytest
 
 from r2d2.config import Data
+from r2d2.data.cases import find_cases
+from r2d2.errors import InputError
 
 RNG = np.random.default_rng(0)
 AFFINE = np.diag([3.0, 2.0, 1.0, 1.0])
@@ -51,3 +54,11 @@ def decathlon(folder, names=("BRATS_002", "BRATS_001"), **changes):
     }
     (folder / "dataset.json").write_text(json.dumps(about | changes))
     return Data(path=folder)
+
+
+def refusal(data):
+    """The one line that a dataset is refused with."""
+    with pytest.raises(InputError) as caught:
+        find_cases(data)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
