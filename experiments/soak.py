@@ -78,12 +78,15 @@ def main() -> None:
             f"{row['seconds']:.0f} s: {row['lost'] or 'nothing lost'}",
             flush=True,
         )
-        shutil.rmtree(place.home)
+        if not row["lost"]:
+            shutil.rmtree(place.home)
     text = record(rows, undisturbed, given.seed, time.monotonic() - started)
     Path(__file__).with_suffix(".md").write_text(text)
     print(text)
-    shutil.rmtree(ROOM)
-    sys.exit(any(row["lost"] for row in rows))
+    lost = any(row["lost"] for row in rows)
+    if not lost:
+        shutil.rmtree(ROOM)
+    sys.exit(lost)
 
 
 def make_experiment() -> Path:
@@ -228,6 +231,8 @@ def finished(place: OneHost, victim: str | None, at_step: int) -> dict:
         found["restarts"] = [value for key, value in tags.items() if key.startswith("r2d2.restart.")]
         sql = "select key, step, value from metrics where key not like 'time/%' order by key, step, value"
         found["metrics"] = query(place.store, sql)
+        if driver.returncode:
+            return found | {"step": latest_step(place.home)}
         latest = max((place.home / "runs" / run_id / "checkpoints").glob("step-*"))
         found["step"] = json.loads((latest / "state.json").read_text())["step"]
         with np.load(latest / "variables.npz") as arrays:

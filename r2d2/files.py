@@ -27,12 +27,15 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
+def whole_folder(path: Path, replace: bool = False) -> Iterator[Path]:
     """Make a folder, or none.
 
+    Args:
+        path: The folder; it must be absent, or empty, or `replace` be given.
+        replace: What is there goes, at once, when the new one is whole.
+
     Yields:
-        A new, empty folder beside `path`. It becomes `path` (which must be absent, or an empty folder) when the block
-        ends well, and is removed otherwise.
+        A new, empty folder beside `path`. It becomes `path` when the block ends well, and is removed otherwise.
     """
     temporary = _beside(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,10 +43,29 @@ def whole_folder(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         to_disk(temporary)
+        if replace:
+            remove_folder(path)
         temporary.replace(path)
         _to_disk(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder, if it is there, so that at no moment it is there in part."""
+    temporary = _beside(path)
+    with suppress(FileNotFoundError):
+        path.replace(temporary)
+        shutil.rmtree(temporary)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what whoever was killed in the middle of one of the above left in a folder."""
+    for path in folder.glob(".*.part"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def to_disk(path: Path) -> None:

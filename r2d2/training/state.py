@@ -5,7 +5,6 @@ A run's folder holds `attempt.json` (who may write), `checkpoints/step-00000300/
 """
 
 import json
-import shutil
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from r2d2.files import whole_file, whole_folder
+from r2d2.files import remove_folder, remove_leftovers, whole_file, whole_folder
 
 if TYPE_CHECKING:
     import keras
@@ -112,6 +111,8 @@ class Checkpoints:
             raise Superseded(f"another driver has taken over the run in {self.folder}")
         self.owner = owner
         self._write_owner(number + 1)
+        for place in (self.folder, self.folder / "checkpoints", self.folder / "best"):
+            remove_leftovers(place)
         return self.attempt
 
     def latest(self) -> Path | None:
@@ -136,21 +137,20 @@ class Checkpoints:
         named = {f"{number:04d}": array for number, array in enumerate(arrays)}
         latest = self.folder / "checkpoints" / f"step-{state.step:08d}"
         for place in [self.best(state), latest] if state.best_step == state.step else [latest]:
-            shutil.rmtree(place, ignore_errors=True)
-            with whole_folder(place) as beside:
+            with whole_folder(place, replace=True) as beside:
                 np.savez(beside / "variables.npz", **named)
                 (beside / "state.json").write_text(json.dumps(asdict(state)))
         for old in sorted(latest.parent.glob("step-*"))[: -self.keep]:
-            shutil.rmtree(old)
+            remove_folder(old)
         for old in self.best(state).parent.glob("step-*"):
             if old != self.best(state):
-                shutil.rmtree(old)
+                remove_folder(old)
 
     def forget_after(self, step: int) -> None:
         """Remove the checkpoints of later steps, which a run that goes back will come to again."""
         for path in (self.folder / "checkpoints").glob("step-*"):
             if int(path.name.removeprefix("step-")) > step:
-                shutil.rmtree(path)
+                remove_folder(path)
 
     def _current(self) -> tuple[str, int]:
         try:

@@ -1,4 +1,6 @@
+import contextlib
 import json
+import os
 
 import keras
 import numpy as np
@@ -102,6 +104,36 @@ def test_an_interrupted_write_leaves_the_checkpoint_before_it(checkpoints, varia
     assert (checkpoints.latest() / "state.json").read_text() == before
     checkpoints.save(_state(2, 2), _values(variables))
     assert restore(checkpoints.latest(), variables).epoch == 2
+
+
+@pytest.mark.parametrize("survived", range(12))
+def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(checkpoints, variables, monkeypatch, survived):
+    # The last step of an epoch is saved twice: when it is due, and when the epoch is closed.
+    for number, best in ((1, 1), (2, 2), (3, 2)):
+        checkpoints.save(_state(number, best), _values(variables))
+    done = []
+
+    def until_killed(change):
+        def changed(*arguments, **named):
+            if len(done) == survived:
+                raise KeyboardInterrupt
+            done.append(change.__name__)
+            return change(*arguments, **named)
+
+        return changed
+
+    with monkeypatch.context() as patch:
+        for name in ("unlink", "rmdir", "replace", "rename"):
+            patch.setattr(os, name, until_killed(getattr(os, name)))
+        with contextlib.suppress(KeyboardInterrupt):
+            checkpoints.save(_state(3, 3), _values(variables))
+    latest = restore(checkpoints.latest(), variables)
+    assert latest.epoch >= 2
+    assert restore(checkpoints.best(latest), variables).epoch == latest.best_epoch
+    after = Checkpoints(checkpoints.folder)
+    after.begin_attempt(checkpoints.owner)
+    left = [path.name for path in checkpoints.folder.rglob("*") if path.name.startswith(".")]
+    assert left == []
 
 
 def test_a_checkpoint_of_another_network_is_refused(checkpoints, variables):
