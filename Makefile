@@ -12,11 +12,12 @@ LOCKS := requirements.lock horovod.lock
 hash = $(shell cat $(1) | sha256sum | cut -c1-16)
 PACKAGES := $(VENV)/.packages-$(call hash,$(LOCKS))
 PROJECT := $(VENV)/.project-$(call hash,pyproject.toml)
+KERNELS := $(VENV)/.kernels-$(call hash,r2d2/kernels/convolution_gradient.cc $(LOCKS))
 
 HOROVOD_BUILD := HOROVOD_WITH_TENSORFLOW=1 HOROVOD_WITHOUT_PYTORCH=1 HOROVOD_WITHOUT_MXNET=1 \
 	HOROVOD_WITH_GLOO=1 HOROVOD_WITHOUT_MPI=1
 
-setup: $(PROJECT)
+setup: $(PROJECT) $(KERNELS)
 
 $(PACKAGES):
 	@PYTHON=$(PYTHON) bash infra/preflight.sh
@@ -31,6 +32,10 @@ $(PACKAGES):
 
 $(PROJECT): $(PACKAGES)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	touch $@
+
+$(KERNELS): $(PROJECT)
+	@TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m r2d2.kernels
 	touch $@
 
 demo: setup

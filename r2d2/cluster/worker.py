@@ -104,11 +104,12 @@ def work(values: dict[str, Any]) -> None:
     from r2d2.training import device
     from r2d2.training.ring import Ring
 
-    training = config.parse(task.experiment).training
-    device.limit_threads(task.threads, training.deterministic)
+    experiment = config.parse(task.experiment)
+    training, lanes = experiment.training, device.lanes(experiment, task.threads)
+    device.limit_threads(task.threads, lanes, training.deterministic)
     ring = Ring(training.ring, training.deterministic, Path(task.run_folder) / TIMELINE)
     device.use_gpu(ring.local_rank)
-    worker = _Worker(task, ring)
+    worker = _Worker(task, ring, lanes)
     try:
         worker.run()
     finally:
@@ -116,7 +117,7 @@ def work(values: dict[str, Any]) -> None:
 
 
 class _Worker:
-    def __init__(self, task: Task, ring: "Ring") -> None:
+    def __init__(self, task: Task, ring: "Ring", lanes: int) -> None:
         from r2d2.data.prepare import open_prepared
         from r2d2.inference import Predictor
         from r2d2.training.learner import Learner
@@ -126,7 +127,7 @@ class _Worker:
         self.experiment = config.parse(task.experiment)
         self.training = self.experiment.training
         self.prepared = open_prepared(Path(task.prepared))
-        self.learner = Learner(self.experiment, self.prepared, task.split["training"], ring)
+        self.learner = Learner(self.experiment, self.prepared, task.split["training"], ring, lanes)
         self.predictor = Predictor(self.learner.model, self.experiment.preprocess)
         self.checkpoints = Checkpoints(Path(task.run_folder), self.training.checkpoints.keep)
         self.writer = Writer(self.checkpoints)

@@ -84,15 +84,16 @@ def _packages() -> list[Check]:
 
 
 def _processor() -> Check:
-    from pathlib import Path
+    from r2d2 import kernels
 
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        flags = ""
-    bfloat16 = [flag for flag in ("amx_bf16", "avx512_bf16") if flag in flags]
+    bfloat16 = sorted({"amx_bf16", "avx512_bf16"} & kernels.processor_flags())
     found = f"{len(os.sched_getaffinity(0))} cores, bfloat16 in hardware: {', '.join(bfloat16) or 'no'}"
-    return Check("processor", True, found)
+    if "amx_bf16" not in bfloat16 or not (_version("tensorflow") or _version("tensorflow-cpu")):
+        return Check("processor", True, found)
+    if kernels.library().exists():
+        return Check("processor", True, f"{found}, R2D2's kernels for it are built")
+    remedy = "python -m r2d2.kernels   (training is slower without them)"
+    return Check("processor", False, f"{found}, R2D2's kernels for it are not built", remedy, required=False)
 
 
 def _gpu() -> Check:

@@ -1,9 +1,10 @@
 """bfloat16 where the hardware computes in it, with the saved model left plain float32."""
 
-from pathlib import Path
-
 import keras
 import tensorflow as tf
+
+from r2d2.kernels import processor_flags
+from r2d2.models import fused
 
 FLOAT32 = ("score", "logits", "probabilities")
 """How the names of layers begin that compute in float32 everywhere: classes' scores, and what is made of them."""
@@ -19,30 +20,33 @@ def choose(precision: str) -> str:
     if gpus:
         capability = tf.config.experimental.get_device_details(gpus[0]).get("compute_capability", (0, 0))
         return "bfloat16" if capability >= (8, 0) else "float32"
-    return "bfloat16" if BFLOAT16_FLAGS & _processor_flags() else "float32"
+    return "bfloat16" if BFLOAT16_FLAGS & processor_flags() else "float32"
 
 
-def with_precision(model: keras.Model, precision: str) -> keras.Model:
+def with_precision(model: keras.Model, precision: str, fuse: bool = True) -> keras.Model:
     """A copy of a float32 model that computes in `precision`; variables, scores, logits and probabilities stay float32.
 
     The copy has variables of its own, set to the model's values. Keras' own normalizations take their means, variances
     and quotients in float32 whatever the precision.
+
+    Args:
+        model: The model, of Keras' layers.
+        precision: `float32`, which is what the model itself has, or `bfloat16`.
+        fuse: On CPUs, take the layers of `r2d2.models.fused` in the place of Keras' own. XLA knows nothing of them.
+
+    Returns:
+        The copy, or the model itself where it would have the same layers.
     """
-    if precision == "float32":
+    fuse = fuse and not tf.config.list_physical_devices("GPU")
+    if precision == "float32" and not fuse:
         return model
     description = model.get_config()
     for layer in description["layers"]:
-        if not layer["name"].startswith(FLOAT32):
-            layer["config"]["dtype"] = f"mixed_{precision}" if layer["class_name"] != "InputLayer" else "float32"
-    copy = model.__class__.from_config(description)
+        single = layer["class_name"] == "InputLayer" or layer["name"].startswith(FLOAT32)
+        if precision != "float32":
+            layer["config"]["dtype"] = "float32" if single else f"mixed_{precision}"
+        if fuse and (name := fused.replacement(layer, precision, single)):
+            layer |= {"class_name": name, "module": fused.__name__, "registered_name": name}
+    copy = model.__class__.from_config(description, custom_objects=fused.LAYERS)
     copy.set_weights(model.get_weights())
     return copy
-
-
-def _processor_flags() -> set[str]:
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return set()
-    lines = (line for line in text.splitlines() if line.startswith("flags"))
-    return set(next(lines, "").partition(":")[2].split())

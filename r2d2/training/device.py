@@ -4,14 +4,31 @@ import os
 
 import tensorflow as tf
 
+from r2d2 import config
 
-def limit_threads(threads: int, deterministic: bool = False) -> None:
-    """Compute with this many threads; two more wait for input and for the ring. `deterministic`: on GPUs, too."""
+
+def lanes(experiment: config.Experiment, threads: int) -> int:
+    """How many lanes share a minibatch: one a thread, or one.
+
+    Networks that normalize over the minibatch need it whole, and so does XLA; a GPU is faster with it.
+    """
+    whole = experiment.training.xla or getattr(experiment.model, "normalization", "none") == "batch"
+    if whole or experiment.training.batch_size % threads or tf.config.list_physical_devices("GPU"):
+        return 1
+    return threads
+
+
+def limit_threads(threads: int, lanes: int = 1, deterministic: bool = False) -> None:
+    """Compute with so many threads, in so many lanes; what waits for input and for the ring has one more.
+
+    `deterministic`: on GPUs, too.
+    """
     if deterministic:
         tf.config.experimental.enable_op_determinism()
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
-    tf.config.threading.set_inter_op_parallelism_threads(2)
+    inside = threads // lanes
+    os.environ["OMP_NUM_THREADS"] = str(inside)
+    tf.config.threading.set_intra_op_parallelism_threads(inside)
+    tf.config.threading.set_inter_op_parallelism_threads(lanes + 1)
 
 
 def use_gpu(local_rank: int) -> None:

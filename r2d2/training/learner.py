@@ -27,6 +27,7 @@ class Learner:
         prepared: Its prepared data.
         cases: The names of the cases to train on.
         ring: The ring that this worker is in.
+        lanes: How many share a minibatch, see `r2d2.training.device.lanes`.
 
     Attributes:
         model: The network that learns, in the precision it computes in.
@@ -34,8 +35,10 @@ class Learner:
         steps_per_epoch: The same for every worker, and so is `total_steps`, the updates of the whole run.
     """
 
-    def __init__(self, experiment: config.Experiment, prepared: Prepared, cases: Sequence[str], ring: Ring) -> None:
-        self.experiment, self.training, self.ring = experiment, experiment.training, ring
+    def __init__(
+        self, experiment: config.Experiment, prepared: Prepared, cases: Sequence[str], ring: Ring, lanes: int = 1
+    ) -> None:
+        self.experiment, self.training, self.ring, self._lanes = experiment, experiment.training, ring, lanes
         keras.utils.set_random_seed(self.training.seed)
         self._plain = models.build(
             experiment.model, len(prepared.channels), len(prepared.labels), experiment.preprocess.image_size
@@ -43,7 +46,7 @@ class Learner:
         # The same for all, also where only some of the nodes' processors compute in bfloat16.
         able = ring.sum(np.array(choose(self.training.precision) == "bfloat16", np.int64), "precision")
         self.precision = "bfloat16" if able == ring.size else "float32"
-        self.model = with_precision(self._plain, self.precision)
+        self.model = with_precision(self._plain, self.precision, fuse=not self.training.xla)
         self._optimizer = optimizers.build(self.training)
         self._optimizer.build(self.model.trainable_variables)
         weights = class_weights(self.training.class_weights, prepared.labels, prepared.fingerprint)
@@ -114,6 +117,7 @@ class Learner:
                 self._workers,
                 self.ring,
                 self.training.xla,
+                self._lanes,
             )
         return self._step
 

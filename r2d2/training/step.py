@@ -1,7 +1,8 @@
 """One update of the weights by one worker: its share of the gradient, summed over the ring, applied.
 
 A worker that does the work of several logical workers takes their minibatches one after another and adds up their
-gradients; the ring sums once an update.
+gradients; the ring sums once an update. Of a minibatch, each lane takes its share of the images: lanes are computed
+side by side, one thread each, which keeps threads busier than sharing out every single operation.
 """
 
 import time
@@ -12,6 +13,7 @@ import keras
 import tensorflow as tf
 
 from r2d2 import models
+from r2d2.models import fused
 from r2d2.models.losses import Loss
 from r2d2.training.ring import Ring
 
@@ -53,6 +55,7 @@ class Step:
         num_logical: How many logical workers there are in all.
         ring: The ring.
         xla: Compile with XLA.
+        lanes: How many share a minibatch; its number of images must be a multiple.
     """
 
     def __init__(
@@ -67,11 +70,12 @@ class Step:
         num_logical: int,
         ring: Ring,
         xla: bool = False,
+        lanes: int = 1,
     ) -> None:
         self._network, self._per_image, self._seeds = models.logits(model), loss, seeds
         self._trainable, self._optimizer = list(trainable), optimizer
         self._images, self._logical, self._num_logical = batch_size * num_logical, list(logical), num_logical
-        self._batch_size, self._ring = batch_size, ring
+        self._batch_size, self._ring, self._lanes = batch_size, ring, lanes
         self._moving = [variable.value for variable in models.moving_averages(model)]
         # What is added up over the minibatches of an update, where there are several: gradients, loss, moving averages.
         several = len(self._logical) > 1
@@ -105,19 +109,30 @@ class Step:
         told = self._update(*minibatch, tf.constant(rate, tf.float32), tf.constant(code, tf.float32)).numpy()
         return Told(float(told[0]), float(told[2]), int(told[1]), float(told[3]))
 
-    def _compute(
-        self, images: tf.Tensor, labels: tf.Tensor, logical: tf.Tensor, step: tf.Tensor
-    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        for seed, first in self._seeds:
-            seed.assign(tf.cast(tf.stack([first + logical, step]), seed.dtype))
-        with tf.GradientTape() as tape:
+    def _compute(self, images: tf.Tensor, labels: tf.Tensor, lane: tf.Tensor) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        with fused.share(lane, self._lanes), tf.GradientTape() as tape:
             losses = self._per_image(labels, self._network(images, training=True))
             value = tf.reduce_sum(losses) / self._images
         return value, tape.gradient(value, [variable.value for variable in self._trainable])
 
+    def _minibatch(
+        self, images: tf.Tensor, labels: tf.Tensor, logical: tf.Tensor, step: tf.Tensor
+    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """The loss and the gradients of one minibatch, each logical worker's moving averages starting where all do."""
+        for moving, before in zip(self._moving, self._moving_before, strict=False):
+            moving.assign(before)
+        for seed, first in self._seeds:
+            seed.assign(tf.cast(tf.stack([first + logical, step]), seed.dtype))
+        size = self._batch_size // self._lanes
+        parts = [
+            self._gradients(images[lane * size :][:size], labels[lane * size :][:size], tf.constant(lane))
+            for lane in range(self._lanes)
+        ]
+        values, gradients = zip(*parts, strict=True)
+        return tf.add_n(values), [tf.add_n(one) for one in zip(*gradients, strict=True)]
+
     def _add_minibatch(self, images: tf.Tensor, labels: tf.Tensor, logical: tf.Tensor, step: tf.Tensor) -> None:
-        self._moving_as_before()
-        value, gradients = self._gradients(images, labels, logical, step)
+        value, gradients = self._minibatch(images, labels, logical, step)
         for total, part in zip(
             [self._loss_sum, *self._sums, *self._moving_sums], [value, *gradients, *self._moving], strict=True
         ):
@@ -132,8 +147,7 @@ class Step:
         rate: tf.Tensor,
         code: tf.Tensor,
     ) -> tf.Tensor:
-        self._moving_as_before()
-        value, gradients = self._gradients(images, labels, logical, step)
+        value, gradients = self._minibatch(images, labels, logical, step)
         moving = [variable.read_value() for variable in self._moving]
         if self._sums:
             value += self._loss_sum
@@ -151,11 +165,6 @@ class Step:
             total.assign(tf.zeros_like(total))
         waited = tf.cast(communicated - computed, tf.float32)
         return tf.concat([told, [tf.linalg.global_norm(summed), waited]], axis=0)
-
-    def _moving_as_before(self) -> None:
-        """Let every logical worker's moving averages start from where the update found them."""
-        for moving, before in zip(self._moving, self._moving_before, strict=False):
-            moving.assign(before)
 
 
 def _now(after: Sequence[tf.Tensor]) -> tf.Tensor:

@@ -10,7 +10,7 @@ def learn(prepared_folder, cases, experiments, without_allreduce=False, determin
     """Train each experiment for an epoch on this rank; return weights, loss and confusions by experiment."""
     from r2d2.training import device
 
-    device.limit_threads(1, deterministic)
+    device.limit_threads(1, deterministic=deterministic)
     from r2d2.inference import Predictor
     from r2d2.training.learner import Learner
     from r2d2.training.ring import Ring

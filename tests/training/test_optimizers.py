@@ -51,3 +51,27 @@ def test_weight_decay_shrinks_weights_by_rate_times_decay_and_spares_biases(name
     assert (decayed < plain).all()
     biases = [after(1, "conv_bias", optimizer=name, weight_decay=decay) for decay in (0.0, 0.5)]
     np.testing.assert_array_equal(*biases)
+
+
+@pytest.mark.parametrize(
+    "training, keras_own",
+    [
+        ({"optimizer": "sgd", "momentum": 0.9}, lambda: keras.optimizers.SGD(0.1, momentum=0.9)),
+        ({"optimizer": "sgd", "momentum": 0.0}, lambda: keras.optimizers.SGD(0.1)),
+        ({"optimizer": "adam"}, lambda: keras.optimizers.Adam(0.1)),
+        ({"optimizer": "adamw", "weight_decay": 0.2}, lambda: keras.optimizers.AdamW(0.1, weight_decay=0.2)),
+    ],
+)
+def test_fused_operations_do_what_keras_own_optimizers_do(training, keras_own):
+    gradients = np.random.default_rng(0).normal(size=(6, 5, 4)).astype(np.float32)
+    ends = []
+    for optimizer in (optimizers.build(config.Training(learning_rate=0.1, **training)), keras_own()):
+        variables = [keras.Variable(np.ones((5, 4), np.float32), name=name) for name in ("first", "second")]
+        optimizer.build(variables)
+        for number, gradient in enumerate(gradients):
+            optimizer.learning_rate.assign(0.1 / (1 + number))
+            optimizer.apply([keras.ops.convert_to_tensor(g) for g in (gradient, gradient**2)], variables)
+        ends.append([variable.numpy() for variable in [*variables, *optimizer.variables]])
+    assert len(ends[0]) == len(ends[1]) and not np.allclose(ends[0][0], 1)
+    for ours, theirs in zip(*ends, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)

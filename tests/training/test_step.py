@@ -6,6 +6,7 @@ import pytest
 
 from r2d2 import config, models
 from r2d2.models.losses import dice_cross_entropy
+from r2d2.models.precision import with_precision
 from r2d2.training import optimizers
 from r2d2.training.step import Step
 
@@ -19,13 +20,14 @@ IMAGES = RNG.normal(size=(4, 16, 20, 1)).astype(np.float32)
 LABELS = RNG.integers(0, 2, (4, 16, 20)).astype(np.uint8)
 
 
-def make(logical=(0,), num_logical=1, batch_size=4, dropout=0.0, xla=False, normalization="none"):
+def make(logical=(0,), num_logical=1, batch_size=4, dropout=0.0, xla=False, normalization="none", lanes=1):
     keras.utils.set_random_seed(1)
-    model = models.build(config.DistUNet(filters=2, depth=1, dropout=dropout, normalization=normalization), 1, 2, SIZE)
+    settings = config.DistUNet(filters=2, depth=1, dropout=dropout, normalization=normalization)
+    model = with_precision(models.build(settings, 1, 2, SIZE), "float32", fuse=not xla)
     optimizer = optimizers.build(config.Training())
     optimizer.build(model.trainable_variables)
     seeds = [(v, int(v.numpy()[0])) for v in model.variables if v.name == "seed_generator_state"]
-    how = (batch_size, logical, num_logical, ALONE, xla)
+    how = (batch_size, logical, num_logical, ALONE, xla, lanes)
     return model, Step(model, model.trainable_variables, optimizer, dice_cross_entropy, seeds, *how)
 
 
@@ -82,6 +84,20 @@ def test_which_units_are_dropped_depends_on_logical_worker_and_step_alone():
 
     assert loss(0, 7) == loss(0, 7) == loss(0, 7, earlier=(5, 6))
     assert len({loss(0, 7), loss(1, 7), loss(0, 8), loss(1, 8)}) == 4
+
+
+def test_lanes_share_a_minibatch_and_drop_the_same_units():
+    whole, alone = make(dropout=0.5)
+    for lanes in (2, 4):
+        shared, together = make(dropout=0.5, lanes=lanes)
+        shared.set_weights(whole.get_weights())
+        one, two = (step(IMAGES, LABELS, 3, 0.0) for step in (alone, together))
+        assert two.loss == pytest.approx(one.loss, rel=1e-6)
+        assert two.gradient_norm == pytest.approx(one.gradient_norm, rel=1e-5)
+    parts, several = make(dropout=0.5, lanes=2)
+    for number in range(3):
+        alone(IMAGES, LABELS, number, 0.1), several(IMAGES, LABELS, number, 0.1)
+    np.testing.assert_allclose(weights(parts), weights(whole), rtol=0, atol=1e-6)
 
 
 def test_a_step_compiled_with_xla_is_the_same_within_rounding():

@@ -1,0 +1,72 @@
+"""Kernels of our own, in C++, where TensorFlow's cost too much: built by `python -m r2d2.kernels`."""
+
+import hashlib
+import importlib.metadata
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+SOURCE = Path(__file__).parent / "convolution_gradient.cc"
+FLAGS = ("-std=c++17", "-O3", "-march=sapphirerapids", "-shared", "-fPIC", "-w")
+
+
+def library() -> Path:
+    """Where the built kernels lie: by what they were made of, so that old ones are never taken for new ones."""
+    version = next(
+        importlib.metadata.version(package)
+        for package in ("tensorflow", "tensorflow-cpu")
+        if list(importlib.metadata.distributions(name=package))
+    )
+    made_of = hashlib.sha256(SOURCE.read_bytes() + " ".join((version, *FLAGS)).encode()).hexdigest()
+    return SOURCE.with_name(f"{SOURCE.stem}-{made_of[:12]}.so")
+
+
+@cache
+def load() -> Any:
+    """The kernels, or None where they are not built or the processor has no AMX for bfloat16."""
+    if "amx_bf16" not in processor_flags() or not library().exists():
+        return None
+    import tensorflow as tf
+
+    return tf.load_op_library(str(library()))
+
+
+def build() -> Path:
+    """Compile the kernels, for processors with AMX, on any x86-64 machine with g++ 11 or later.
+
+    Raises:
+        OSError: There is no g++.
+        subprocess.CalledProcessError: It refuses; what it says is in `stderr`.
+    """
+    import tensorflow as tf
+
+    from r2d2.files import whole_file
+
+    with whole_file(library()) as beside:
+        made = [*tf.sysconfig.get_compile_flags(), str(SOURCE), "-o", str(beside), *tf.sysconfig.get_link_flags()]
+        subprocess.run(["g++", *FLAGS, *made], check=True, capture_output=True, text=True)
+    return library()
+
+
+def main() -> None:
+    """Build what is not built; say in a line why it cannot be."""
+    if library().exists():
+        return
+    try:
+        build()
+    except (OSError, subprocess.CalledProcessError) as error:
+        told = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
+        reason = next((line for line in told if "error" in line), told[0])
+        print(f"r2d2: the kernels for AMX cannot be built, training goes without them: {reason}", file=sys.stderr)
+
+
+def processor_flags() -> set[str]:
+    """What the processor can do, by Linux' names; nothing where there is no Linux."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return set()
+    lines = (line for line in text.splitlines() if line.startswith("flags"))
+    return set(next(lines, "").partition(":")[2].split())

@@ -1,0 +1,394 @@
+// What a convolution's parameters learn from, in one pass over the images: the gradients of its kernel and bias and,
+// where the convolution ends in a ReLU, the gradient behind it. For x86-64 with AMX (Intel's Sapphire Rapids and later),
+// bfloat16 in, float32 out; "same" padding, stride 1, an odd size.
+//
+//   kernel[u, v, i, o] = sum over images and pixels (y, x) of image[y + u - pad, x + v - pad, i] * behind[y, x, o]
+//
+// is a product of matrices for every tap (u, v), summed over pixels. AMX multiplies tiles of 16 x 32 and 32 x 16 numbers:
+// the images are packed with pixels along memory, a row for each channel, and the gradient with channels along memory,
+// two pixels side by side. Rows of pixels follow each other with `pad` zeros between them, images with `pad` rows of
+// zeros, so that a tap is nothing but an offset. What is packed at a time, a part, fits the second cache. Every sum is
+// taken in one order, whatever the number of threads: equal numbers in, equal bits out.
+
+#include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <vector>
+
+#include "absl/synchronization/blocking_counter.h"
+#include "tensorflow/core/framework/op.h"
+#include "tensorflow/core/framework/op_kernel.h"
+#include "tensorflow/core/framework/shape_inference.h"
+#include "tensorflow/core/lib/core/threadpool.h"
+
+namespace {
+
+using namespace tensorflow;
+
+using bits = uint16_t;          // a bfloat16
+constexpr int64_t kBlock = 32;  // channels and pixels are taken in so many
+constexpr int64_t kSquare = kBlock * kBlock;
+constexpr int64_t kCache = 512 << 10;  // bytes packed at a time
+constexpr int64_t kPanel = 256;        // pixels of a panel that stays in the first cache
+constexpr int64_t kGroups = 8;         // of parts, each with sums of its own: what threads can share out
+
+int64_t Blocks(int64_t n) { return (n + kBlock - 1) / kBlock; }
+__mmask32 First(int64_t n) { return n >= kBlock ? ~0u : (1u << n) - 1; }
+
+// All eight tiles of a thread, 16 rows of 64 bytes each. oneDNN remembers what it has configured: it is put back.
+class Tiles {
+ public:
+  Tiles() {
+    alignas(64) uint8_t all[64] = {1};
+    for (int tile = 0; tile < 8; ++tile) {
+      all[16 + 2 * tile] = 64;
+      all[48 + tile] = 16;
+    }
+    _tile_storeconfig(before_);
+    _tile_loadconfig(all);
+  }
+  ~Tiles() {
+    if (before_[0]) {
+      _tile_loadconfig(before_);
+    } else {
+      _tile_release();
+    }
+  }
+
+ private:
+  alignas(64) uint8_t before_[64];
+};
+
+// Transposes 32 rows of 32 numbers of 16 bits: within lanes of 8 by 8, then the lanes.
+void Transpose(__m512i (&r)[32]) {
+  __m512i a[8], b[8], out[32];
+  for (int group = 0; group < 4; ++group) {
+    __m512i* v = r + 8 * group;
+    for (int i = 0; i < 4; ++i) {
+      a[2 * i] = _mm512_unpacklo_epi16(v[2 * i], v[2 * i + 1]);
+      a[2 * i + 1] = _mm512_unpackhi_epi16(v[2 * i], v[2 * i + 1]);
+    }
+    for (int half = 0; half < 2; ++half) {
+      for (int i = 0; i < 2; ++i) {
+        b[4 * half + 2 * i] = _mm512_unpacklo_epi32(a[4 * half + i], a[4 * half + 2 + i]);
+        b[4 * half + 2 * i + 1] = _mm512_unpackhi_epi32(a[4 * half + i], a[4 * half + 2 + i]);
+      }
+    }
+    for (int i = 0; i < 4; ++i) {
+      v[2 * i] = _mm512_unpacklo_epi64(b[i], b[4 + i]);
+      v[2 * i + 1] = _mm512_unpackhi_epi64(b[i], b[4 + i]);
+    }
+  }
+  for (int i = 0; i < 8; ++i) {
+    __m512i low = _mm512_shuffle_i32x4(r[i], r[8 + i], 0x44), high = _mm512_shuffle_i32x4(r[i], r[8 + i], 0xEE);
+    __m512i low2 = _mm512_shuffle_i32x4(r[16 + i], r[24 + i], 0x44);
+    __m512i high2 = _mm512_shuffle_i32x4(r[16 + i], r[24 + i], 0xEE);
+    out[i] = _mm512_shuffle_i32x4(low, low2, 0x88);
+    out[8 + i] = _mm512_shuffle_i32x4(low, low2, 0xDD);
+    out[16 + i] = _mm512_shuffle_i32x4(high, high2, 0x88);
+    out[24 + i] = _mm512_shuffle_i32x4(high, high2, 0xDD);
+  }
+  std::copy(out, out + 32, r);
+}
+
+// Sums the 32 x 32 square of one tap, four tiles one after another, over `pixels`, a multiple of 32.
+void Multiply(const bits* images, int64_t row, const bits* gradient, int64_t pixels, float* square, bool first) {
+  if (first) {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+  } else {
+    _tile_loadd(0, square, 64);
+    _tile_loadd(1, square + 256, 64);
+    _tile_loadd(2, square + 512, 64);
+    _tile_loadd(3, square + 768, 64);
+  }
+  for (int64_t p = 0; p < pixels; p += kBlock) {
+    _tile_loadd(6, gradient + p * kBlock, 4 * kBlock);
+    _tile_loadd(4, images + p, 2 * row);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_loadd(7, gradient + p * kBlock + kBlock, 4 * kBlock);
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_loadd(5, images + 16 * row + p, 2 * row);
+    _tile_dpbf16ps(2, 5, 6);
+    _tile_dpbf16ps(3, 5, 7);
+  }
+  _tile_stored(0, square, 64);
+  _tile_stored(1, square + 256, 64);
+  _tile_stored(2, square + 512, 64);
+  _tile_stored(3, square + 768, 64);
+}
+
+class ConvolutionGradient : public OpKernel {
+ public:
+  explicit ConvolutionGradient(OpKernelConstruction* context) : OpKernel(context) {
+    OP_REQUIRES_OK(context, context->GetAttr("size", &size_));
+    OP_REQUIRES_OK(context, context->GetAttr("relu", &relu_));
+    OP_REQUIRES(context, size_ > 0 && size_ % 2 == 1, errors::InvalidArgument("size must be odd, not ", size_));
+    // Linux grants the tiles' registers to a process that asks (ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA).
+    static const bool granted = syscall(SYS_arch_prctl, 0x1023, 18) == 0;
+    OP_REQUIRES(context, granted, errors::Unavailable("the system does not grant AMX to this process"));
+  }
+
+  void Compute(OpKernelContext* context) override {
+    const Tensor &images = context->input(0), &gradient = context->input(1), &output = context->input(2);
+    OP_REQUIRES(context, images.dims() == 4 && gradient.dims() == 4,
+                errors::InvalidArgument("images and gradient must have 4 dimensions"));
+    for (int axis = 0; axis < 3; ++axis) {
+      OP_REQUIRES(context, images.dim_size(axis) == gradient.dim_size(axis),
+                  errors::InvalidArgument("images and gradient must be of one size"));
+    }
+    OP_REQUIRES(context, !relu_ || output.shape() == gradient.shape(),
+                errors::InvalidArgument("output and gradient must have one shape"));
+    const int64_t count = images.dim_size(0), height = images.dim_size(1), width = images.dim_size(2);
+    const int64_t in = images.dim_size(3), out = gradient.dim_size(3), pad = size_ / 2, taps = size_ * size_;
+    const int64_t in_blocks = Blocks(in), out_blocks = Blocks(out), blocks = taps * in_blocks * out_blocks;
+    const int64_t in_all = in_blocks * kBlock, out_all = out_blocks * kBlock;
+
+    Tensor *kernel_sum, *bias_sum, *behind;
+    OP_REQUIRES_OK(context, context->allocate_output(0, {size_, size_, in, out}, &kernel_sum));
+    OP_REQUIRES_OK(context, context->allocate_output(1, {out}, &bias_sum));
+    if (relu_) {
+      OP_REQUIRES_OK(context, context->forward_input_or_allocate_output({1}, 2, gradient.shape(), &behind));
+    } else {
+      context->set_output(2, gradient);
+    }
+    const bits* image_at = reinterpret_cast<const bits*>(images.data());
+    const bits* gradient_at = reinterpret_cast<const bits*>(gradient.data());
+    const bits* output_at = relu_ ? reinterpret_cast<const bits*>(output.data()) : nullptr;
+    bits* behind_at = relu_ ? reinterpret_cast<bits*>(behind->data()) : nullptr;
+
+    // A part is some images, or some rows of one. With few channels every thread takes parts of its own, from packing to
+    // sums. With many, the sums are larger than what is packed: then the threads share out each of few parts.
+    const int64_t sums = blocks * kSquare * sizeof(float);
+    const bool many = sums > kCache;
+    const int64_t pitch = width + pad, row_bytes = pitch * (in_all + out_all) * sizeof(bits);
+    const int64_t fit = std::max<int64_t>(1, (many ? sums : kCache) / row_bytes);
+    const bool whole = fit >= height + pad;
+    const int64_t part_images = whole ? std::clamp<int64_t>(fit / (height + pad), 1, std::max<int64_t>(1, count)) : 1;
+    const int64_t strips = whole ? 1 : (height + fit - 1) / fit, part_rows = (height + strips - 1) / std::max<int64_t>(1, strips);
+    const int64_t segment = part_rows + pad;  // rows from one image of a part to the next
+    const int64_t pixels = Blocks(part_images * segment * pitch) * kBlock;
+    // Rows that begin a power of two apart would share a few places of the caches.
+    int64_t row = Blocks(pixels + 2 * pad * (pitch + 1) + kBlock) * kBlock;
+    row += row % (2 * kBlock) ? 0 : kBlock;
+    const int64_t parts = (count + part_images - 1) / part_images * strips;
+    const int64_t groups = many ? std::min<int64_t>(1, parts) : std::min(kGroups, parts);
+
+    const DeviceBase::CpuWorkerThreads& pool = *context->device()->tensorflow_cpu_worker_threads();
+    const int64_t lanes = many ? 1 : std::min<int64_t>(pool.num_threads, groups), packed_size = in_all * row + out_all * pixels;
+    const int64_t kernel_size = taps * in_all * out_all, sums_size = kernel_size + out_all;
+    Tensor packed_tensor, sums_tensor;
+    OP_REQUIRES_OK(context, context->allocate_temp(DT_BFLOAT16, {lanes * packed_size}, &packed_tensor));
+    OP_REQUIRES_OK(context, context->allocate_temp(DT_FLOAT, {groups * sums_size}, &sums_tensor));
+    bits* packed = reinterpret_cast<bits*>(packed_tensor.data());
+    float* group_sums = sums_tensor.flat<float>().data();
+    float *kernel = kernel_sum->flat<float>().data(), *bias = bias_sum->flat<float>().data();
+    // Where one group's sums have the result's own form, they are taken in place.
+    const bool in_place = groups == 1 && in == in_all && out == out_all;
+
+    // Runs jobs one after another, or on all threads.
+    using Job = std::function<void(int64_t)>;
+    using Run = std::function<void(int64_t, const Job&)>;
+    auto one_by_one = [](int64_t jobs, const Job& job) {
+      for (int64_t i = 0; i < jobs; ++i) job(i);
+    };
+    auto together = [&pool](int64_t jobs, const Job& job) {
+      std::atomic<int64_t> next(0);
+      auto work = [&] {
+        for (int64_t i; (i = next++) < jobs;) job(i);
+      };
+      const int64_t others = std::max<int64_t>(std::min<int64_t>(pool.num_threads, jobs) - 1, 0);
+      absl::BlockingCounter running(others);
+      for (int64_t i = 0; i < others; ++i) {
+        pool.workers->Schedule([&] {
+          work();
+          running.DecrementCount();
+        });
+      }
+      work();
+      running.Wait();
+    };
+
+    const Run spread = many ? Run(together) : Run(one_by_one);
+
+    auto take = [&](int64_t number, bool first, bits* packed_images, float* kernel_at, float* bias_at) {
+      const int64_t image = number / strips * part_images, top = number % strips * part_rows;
+      const int64_t here = std::min(part_images, count - image), rows = std::min(part_rows, height - top);
+      const int64_t used = Blocks(here * segment * pitch) * kBlock, lines = rows + 2 * pad;
+      bits* packed_gradient = packed_images + in_all * row;
+      spread(here * lines + out_blocks, [&](int64_t job) {
+        if (job < here * lines) {
+          const int64_t one = job / lines, line = job % lines, from = top + line - pad;
+          PackImageRow(from < 0 || from >= height ? nullptr : image_at + ((image + one) * height + from) * width * in,
+                       in, width, packed_images + (one * segment + line) * pitch + pad, row);
+        } else {
+          const int64_t channel = (job - here * lines) * kBlock;
+          const Part part = {image, here, top, rows, segment, height, width, pitch, out, channel};
+          PackGradient(part, used, gradient_at, output_at, behind_at, packed_gradient + channel * pixels,
+                       bias_at + channel);
+        }
+      });
+      // For each pair of 32 channels, in and out: all taps of one panel after another, their squares close at hand.
+      const int64_t pairs = in_blocks * out_blocks, jobs = many ? std::min<int64_t>(pairs, pool.num_threads) : 1;
+      spread(jobs, [&](int64_t job) {
+        Tiles tiles;
+        std::vector<float> room(taps * kSquare + 16);
+        float* squares = reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(room.data()) + 63) / 64 * 64);
+        for (int64_t pair = job * pairs / jobs; pair < (job + 1) * pairs / jobs; ++pair) {
+          const int64_t from = pair / out_blocks * kBlock, to = pair % out_blocks * kBlock;
+          for (int64_t p = 0; p < used; p += kPanel) {
+            for (int64_t tap = 0; tap < taps; ++tap) {
+              Multiply(packed_images + from * row + tap / size_ * pitch + tap % size_ + p, row,
+                       packed_gradient + to * pixels + p * kBlock, std::min(kPanel, used - p), squares + tap * kSquare,
+                       p == 0);
+            }
+          }
+          for (int64_t line = 0; line < taps * kBlock; ++line) {
+            const int64_t tap = line / kBlock, i = line % kBlock;
+            const float* left = squares + tap * kSquare + i / 16 * 512 + i % 16 * 16;
+            float* sum = kernel_at + (tap * in_all + from + i) * out_all + to;
+            for (int64_t half = 0; half < 2; ++half) {
+              const __m512 part = _mm512_load_ps(left + 256 * half);
+              const __m512 before = first ? _mm512_setzero_ps() : _mm512_loadu_ps(sum + 16 * half);
+              _mm512_storeu_ps(sum + 16 * half, _mm512_add_ps(before, part));
+            }
+          }
+        }
+      });
+    };
+
+    std::atomic<int64_t> next_lane(0), next_group(0);
+    together(lanes, [&](int64_t) {
+      bits* mine = packed + next_lane++ * packed_size;
+      // What lies between rows and images stays zero.
+      spread(in_blocks, [&](int64_t block) { std::memset(mine + block * kBlock * row, 0, kBlock * row * sizeof(bits)); });
+      for (int64_t group; (group = next_group++) < groups;) {
+        float* kernel_at = in_place ? kernel : group_sums + group * sums_size;
+        float* bias_at = group_sums + group * sums_size + kernel_size;
+        std::fill_n(bias_at, out_all, 0.0f);
+        const int64_t begin = group * parts / groups, end = (group + 1) * parts / groups;
+        for (int64_t number = begin; number < end; ++number) {
+          take(number, number == begin, mine, kernel_at, bias_at);
+        }
+      }
+    });
+
+    std::fill_n(bias, out, 0.0f);
+    for (int64_t group = 0; group < groups; ++group) {
+      for (int64_t o = 0; o < out; ++o) bias[o] += group_sums[group * sums_size + kernel_size + o];
+    }
+    if (!in_place) {
+      together(taps, [&](int64_t tap) {
+        for (int64_t i = 0; i < in; ++i) {
+          float* to = kernel + (tap * in + i) * out;
+          std::fill_n(to, out, 0.0f);
+          for (int64_t group = 0; group < groups; ++group) {
+            const float* from = group_sums + group * sums_size + (tap * in_all + i) * out_all;
+            for (int64_t o = 0; o < out; ++o) to[o] += from[o];
+          }
+        }
+      });
+    }
+  }
+
+ private:
+  struct Part {
+    int64_t image, images, top, rows, segment, height, width, pitch, channels, channel;
+  };
+
+  // A row of an image, or of zeros, to a row for each channel.
+  static void PackImageRow(const bits* from, int64_t channels, int64_t width, bits* to, int64_t row) {
+    for (int64_t channel = 0; channel < channels; channel += kBlock) {
+      const int64_t some = std::min(kBlock, channels - channel);
+      for (int64_t x = 0; x < width; x += kBlock) {
+        const int64_t pixels = std::min(kBlock, width - x);
+        __m512i r[32];
+        for (int64_t i = 0; i < kBlock; ++i) {
+          r[i] = from && i < pixels ? _mm512_maskz_loadu_epi16(First(some), from + (x + i) * channels + channel)
+                                    : _mm512_setzero_si512();
+        }
+        Transpose(r);
+        for (int64_t i = 0; i < some; ++i) {
+          _mm512_mask_storeu_epi16(to + (channel + i) * row + x, First(pixels), r[i]);
+        }
+      }
+    }
+  }
+
+  // So many packed pixels of 32 channels: pairs of pixels side by side; what lies behind the ReLU; the bias' sums.
+  static void PackGradient(const Part& part, int64_t pixels, const bits* gradient, const bits* output, bits* behind,
+                           bits* to, float* bias) {
+    const __mmask32 some = First(part.channels - part.channel);
+    const __m512i low = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37,
+                                         5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
+    const __m512i high = _mm512_add_epi16(low, _mm512_set1_epi16(16)), odd = _mm512_set1_epi32(0xFFFF0000);
+    int64_t x = 0, y = 0, one = 0;
+    __m512 even_sum = _mm512_setzero_ps(), odd_sum = _mm512_setzero_ps();
+    auto pixel = [&] {
+      __m512i value = _mm512_setzero_si512();
+      if (x < part.width && y < part.rows && one < part.images) {
+        const int64_t place = ((part.image + one) * part.height + part.top + y) * part.width + x;
+        const int64_t at = place * part.channels + part.channel;
+        value = _mm512_maskz_loadu_epi16(some, gradient + at);
+        if (output) {  // as whole numbers, what is above zero is above zero
+          __m512i above = _mm512_maskz_loadu_epi16(some, output + at);
+          value = _mm512_maskz_mov_epi16(_mm512_cmpgt_epi16_mask(above, _mm512_setzero_si512()), value);
+          _mm512_mask_storeu_epi16(behind + at, some, value);
+        }
+        even_sum = _mm512_add_ps(even_sum, _mm512_castsi512_ps(_mm512_slli_epi32(value, 16)));
+        odd_sum = _mm512_add_ps(odd_sum, _mm512_castsi512_ps(_mm512_and_si512(value, odd)));
+      }
+      if (++x == part.pitch) {
+        x = 0;
+        if (++y == part.segment) {
+          y = 0;
+          ++one;
+        }
+      }
+      return value;
+    };
+    for (int64_t p = 0; p < pixels; p += 2) {
+      const __m512i left = pixel(), right = pixel();
+      _mm512_storeu_si512(to + p * kBlock, _mm512_permutex2var_epi16(left, low, right));
+      _mm512_storeu_si512(to + p * kBlock + kBlock, _mm512_permutex2var_epi16(left, high, right));
+    }
+    float sums[2][16];
+    _mm512_storeu_ps(sums[0], even_sum);
+    _mm512_storeu_ps(sums[1], odd_sum);
+    for (int64_t i = 0; i < kBlock; ++i) bias[i] += sums[i % 2][i / 2];
+  }
+
+  int64_t size_;
+  bool relu_;
+};
+
+REGISTER_OP("R2d2ConvolutionGradient")
+    .Input("images: bfloat16")
+    .Input("gradient: bfloat16")
+    .Input("output: bfloat16")
+    .Attr("size: int")
+    .Attr("relu: bool")
+    .Output("kernel: float")
+    .Output("bias: float")
+    .Output("behind: bfloat16")
+    .SetShapeFn([](shape_inference::InferenceContext* c) {
+      int64_t size;
+      TF_RETURN_IF_ERROR(c->GetAttr("size", &size));
+      auto in = c->Dim(c->input(0), 3), out = c->Dim(c->input(1), 3), side = c->MakeDim(size);
+      c->set_output(0, c->MakeShape({side, side, in, out}));
+      c->set_output(1, c->MakeShape({out}));
+      c->set_output(2, c->input(1));
+      return OkStatus();
+    });
+
+REGISTER_KERNEL_BUILDER(Name("R2d2ConvolutionGradient").Device(DEVICE_CPU), ConvolutionGradient);
+
+}  // namespace
