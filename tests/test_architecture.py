@@ -130,7 +130,11 @@ def test_imports_go_down_only_and_heavy_libraries_have_their_few_importers():
         ("r2d2/data/cases.py", "from r2d2.models import losses", "above it"),
         ("r2d2/data/cases.py", "from ..models import losses", "above it"),
         ("r2d2/data/cases.py", "import keras", "only inference, models, training may"),
-        ("r2d2/data/cases.py", "def f():\n    from tensorflow import data", "only inference, kernels, models, training may"),
+        (
+            "r2d2/data/cases.py",
+            "def f():\n    from tensorflow import data",
+            "only inference, kernels, models, training may",
+        ),
         ("r2d2/models/unet.py", "import importlib\nimportlib.import_module('horovod.tensorflow')", "only training may"),
         ("r2d2/training/step.py", "from r2d2 import tracking", "beside it"),
         ("r2d2/inference/predict.py", "from r2d2.training.ring import Ring", "beside it"),

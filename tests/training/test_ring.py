@@ -38,7 +38,7 @@ def _experiment(data: Path, workers: int, model: dict | None = None, **training:
         "loss": "dice_cross_entropy",
         "optimizer": "sgd",
         # The same effective rate everywhere; large, so that a missing allreduce shows.
-        "learning_rate": 0.02 if training.get("optimizer") == "adam" else 0.1,
+        "learning_rate": 0.002 if training.get("optimizer") == "adam" else 0.1,
         "scaling": "none",
         "precision": "float32",
         "epochs": 1,

@@ -1,0 +1,496 @@
+"""Images a second in training: R2D2's step against PyTorch's and plain Keras', and what R2D2 costs around its step.
+
+    python experiments/benchmarks/training.py --pairs 20 --run-pairs 20
+
+One U-Net (32 filters, depth 4), 128x128, batch 8, bfloat16, Dice + cross-entropy, SGD with momentum, on slices of
+virtual patients, in the same order for all. Each tool is a process of its own that trains for a turn when it is told to,
+and waits meanwhile; rounds give ratios of neighbouring turns. The peer's environment is made under `.r2d2/benchmarks/`
+the first time.
+
+- `r2d2`: `r2d2.training.learner.Learner` with its feed, one worker, all cores.
+- `keras`: `Model.compile` and `train_on_batch` with `mixed_bfloat16`, the same losses, on the same feed.
+- `pytorch`: PyTorch with MONAI's DiceCELoss, channels_last, bfloat16 autocast, batches read ahead by a thread; also
+  through `torch.compile`, and with malloc's huge pages (GLIBC_TUNABLES), which helps it here. The best one counts.
+- Time to the same Dice: R2D2 and PyTorch train epoch by epoch from He's initialization, and after each are asked for
+  the mean Dice of the validation patients; the clock runs while they train.
+- `r2d2 train`: the whole of it, with Ray, Horovod, MLflow and checkpoints, against the bare `r2d2` above. Its processes
+  are stopped (SIGSTOP) while the other has its turn; an epoch ends when MLflow has it.
+
+The results are printed and written beside this file, to `training.md`.
+"""
+
+import argparse
+import json
+import os
+import queue
+import shutil
+import signal
+import sqlite3
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from datetime import date
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+
+SIZE, BATCH, FILTERS, DEPTH, CLASSES, RATE = 128, 8, 32, 4, 4, 0.02
+PEERS = ("torch==2.13.0", "monai==1.6.1", "numpy<2.5")
+HUGE = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+
+
+def experiment(data: Path) -> dict:
+    """The experiment that all train."""
+    return {
+        "name": "training-benchmark",
+        "data": {"path": str(data)},
+        "preprocess": {"image_size": [SIZE, SIZE], "slices": {"count": 40, "choice": "foreground"}},
+        "model": {"filters": FILTERS, "depth": DEPTH},
+        "training": {"epochs": 1000, "batch_size": BATCH, "learning_rate": RATE, "warmup_epochs": 0},
+        "cluster": {"workers": 1},
+        "evaluation": {"every_epochs": 1000, "overlays": 0},
+    }
+
+
+# The tools, each in a process of its own. A tool is a function that takes a step, and one that predicts classes.
+
+
+def r2d2_tool(room: Path, threads: int):
+    """R2D2's learner."""
+    from r2d2 import config
+    from r2d2.data.prepare import open_prepared
+    from r2d2.training import device
+    from r2d2.training.learner import Learner
+    from r2d2.training.state import State
+
+    values = config.load(room / "experiment.yaml")
+    lanes = device.lanes(values, threads)
+    device.limit_threads(threads, lanes)
+    ring = SimpleNamespace(size=1, rank=0, sum_gradients=list, sum_tensor=lambda t, _: t, sum=lambda a, _: a)
+    about = json.loads((room / "about.json").read_text())
+    learner = Learner(values, open_prepared(Path(about["prepared"])), about["training"], ring, lanes)
+    state = State()
+    learner.start(state)
+    return lambda: learner.step(state), lambda images: learner.model.predict_on_batch(images).argmax(-1)
+
+
+def keras_tool(room: Path, threads: int):
+    """Keras' own training of the same network."""
+    import keras
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(2)
+    from r2d2 import config, models
+    from r2d2.models.precision import with_precision
+
+    plain = models.build(config.DistUNet(network="dist-unet", filters=FILTERS, depth=DEPTH), 1, CLASSES, (SIZE, SIZE))
+    model = models.logits(with_precision(plain, "bfloat16", fuse=False))
+
+    def loss(labels, logits):
+        reference = tf.one_hot(tf.cast(labels, tf.int32), CLASSES)
+        dice = keras.losses.Dice(axis=(1, 2))(reference[..., 1:], tf.nn.softmax(logits)[..., 1:])
+        return keras.losses.SparseCategoricalCrossentropy(from_logits=True)(labels, logits) + dice
+
+    model.compile(keras.optimizers.SGD(RATE, momentum=0.9), loss)
+    batches = read_ahead(room)
+    return lambda: model.train_on_batch(*next(batches)), None
+
+
+def pytorch_tool(room: Path, threads: int, compiled: bool = False):
+    """PyTorch with MONAI's loss."""
+    import torch
+    from monai.losses import DiceCELoss
+    from torch import nn
+
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+
+    def level(before, after):
+        return nn.Sequential(
+            nn.Conv2d(before, after, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(after, after, 3, padding=1),
+            nn.ReLU(inplace=True),
+        )
+
+    class UNet(nn.Module):
+        def __init__(self):
+            super().__init__()
+            wide = [FILTERS * 2**number for number in range(DEPTH + 1)]
+            self.down = nn.ModuleList([level(a, b) for a, b in zip([1, *wide], wide[:-1], strict=False)])
+            self.bottom = level(wide[-2], wide[-1])
+            self.up = nn.ModuleList([nn.ConvTranspose2d(2 * w, w, 2, 2) for w in wide[:-1]])
+            self.back = nn.ModuleList([level(2 * w, w) for w in wide[:-1]])
+            self.logits = nn.Conv2d(FILTERS, CLASSES, 1)
+            self.pool = nn.MaxPool2d(2)
+
+        def forward(self, x):
+            skips = []
+            for one in self.down:
+                x = one(x)
+                skips.append(x)
+                x = self.pool(x)
+            x = self.bottom(x)
+            for number in reversed(range(DEPTH)):
+                x = self.back[number](torch.cat([skips[number], self.up[number](x)], 1))
+            return self.logits(x)
+
+    model = UNet()
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.kaiming_normal_(module.weight)
+            nn.init.zeros_(module.bias)
+    nn.init.xavier_uniform_(model.logits.weight)
+    model = model.to(memory_format=torch.channels_last)
+    ready = torch.compile(model) if compiled else model
+    loss = DiceCELoss(
+        include_background=False, to_onehot_y=True, softmax=True, smooth_nr=1.0, smooth_dr=1.0, reduction="mean"
+    )
+    optimizer = torch.optim.SGD(model.parameters(), lr=RATE, momentum=0.9)
+    batches = read_ahead(room)
+
+    def as_images(array):
+        # One channel: both layouts are the same numbers in the same order.
+        return torch.from_numpy(array).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+
+    def step():
+        images, labels = next(batches)
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = ready(as_images(images))
+        value = loss(logits.float(), torch.from_numpy(labels)[:, None])
+        value.backward()
+        optimizer.step()
+        return value.item()
+
+    def predict(images):
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            return model(as_images(images)).float().argmax(1).numpy()
+
+    return step, predict
+
+
+TOOLS = {
+    "r2d2": r2d2_tool,
+    "keras": keras_tool,
+    "pytorch": pytorch_tool,
+    "pytorch, huge pages": pytorch_tool,
+    "pytorch, compiled": lambda room, threads: pytorch_tool(room, threads, compiled=True),
+}
+OWN = ("r2d2", "keras")
+
+
+def read_ahead(room: Path):
+    """Batches of images (float32) and labels in the order of R2D2's feed, read by a thread."""
+    about = json.loads((room / "about.json").read_text())
+    folder = Path(about["prepared"])
+    images, labels = (np.load(folder / name, mmap_mode="r") for name in ("images.npy", "labels.npy"))
+    waiting = queue.Queue(4)
+
+    def read():
+        while True:
+            for rows in about["order"]:
+                waiting.put((images[rows].astype(np.float32), labels[rows]))
+
+    threading.Thread(target=read, daemon=True).start()
+    return iter(waiting.get, None)
+
+
+def serve(tool: str, room: Path, threads: int) -> None:
+    """Do what a line of standard input says: `steps N`, or `dice`."""
+    step, predict = TOOLS[tool](room, threads)
+    about = json.loads((room / "about.json").read_text())
+    answers, sys.stdout = sys.stdout, sys.stderr
+    for line in sys.stdin:
+        if line.startswith("steps"):
+            wall, cores = time.perf_counter(), time.process_time()
+            for _ in range(int(line.split()[1])):
+                step()
+            told = [time.perf_counter() - wall, time.process_time() - cores]
+        else:
+            told = [validation_dice(predict, about)]
+        print(*told, file=answers, flush=True)
+
+
+def validation_dice(predict, about: dict) -> float:
+    """The mean over the validation patients and classes of the Dice of their prepared slices."""
+    folder = Path(about["prepared"])
+    images, labels = (np.load(folder / name, mmap_mode="r") for name in ("images.npy", "labels.npy"))
+    scores = []
+    for first, last in about["validation"]:
+        found = np.concatenate([predict(images[i : i + 8].astype(np.float32)) for i in range(first, last - 7, 8)])
+        wanted = labels[first : first + len(found)]
+        for number in range(1, CLASSES):
+            both = np.sum((found == number) & (wanted == number))
+            scores.append(2 * both / max(1, np.sum(found == number) + np.sum(wanted == number)))
+    return float(np.mean(scores))
+
+
+class Tool:
+    """One tool's process, as the benchmark sees it."""
+
+    def __init__(self, name: str, room: Path, peers: Path, threads: int) -> None:
+        python = sys.executable if name in OWN else peers / "bin" / "python"
+        environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2"} | (HUGE if "huge" in name else {})
+        command = [python, __file__, "--tool", name, "--room", room, "--threads", str(threads)]
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=environment,
+        )
+        self.name = name
+
+    def ask(self, line: str) -> list[float]:
+        """What it answers."""
+        print(line, file=self._process.stdin, flush=True)
+        told = self._process.stdout.readline()
+        if not told:
+            raise SystemExit(f"{self.name} failed; run it by itself: --tool '{self.name}' --room ... and type: {line}")
+        return [float(value) for value in told.split()]
+
+    def close(self) -> None:
+        """End it."""
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def make_room(room: Path) -> None:
+    """Virtual patients, prepared; the experiment; the order of images."""
+    import yaml
+
+    from r2d2 import config
+    from r2d2.data.cases import find_cases
+    from r2d2.data.prepare import prepare
+    from r2d2.data.split import split_patients
+    from r2d2.training.feed import Feed
+
+    data = room / "patients"
+    if not data.exists():
+        r2d2 = Path(sys.executable).with_name("r2d2")
+        subprocess.run([r2d2, "data", "synthesize", "brain", data, "--patients", "12"], check=True)
+    (room / "experiment.yaml").write_text(yaml.safe_dump(experiment(data)))
+    values = config.load(room / "experiment.yaml")
+    dataset = find_cases(values.data)
+    prepared = prepare(dataset, values.preprocess, room / "prepared")
+    split = split_patients(dataset, values.data.split)
+    rows = prepared.training_rows(split["training"], values.preprocess.slices)
+    feed = Feed(prepared, rows, values.training.seed, BATCH, 1, range(1))
+    steps = 40 * feed.steps_per_epoch
+    about = {
+        "prepared": str(prepared.folder),
+        "training": list(split["training"]),
+        "steps_per_epoch": feed.steps_per_epoch,
+        "order": [feed.batch(step).tolist() for step in range(steps)],
+        "validation": [(case.first, case.first + case.slices) for case in prepared.select(split["validation"])],
+    }
+    (room / "about.json").write_text(json.dumps(about))
+
+
+def flops_an_image() -> float:
+    """Multiplications and additions of the convolutions, forward and both gradients (the images need none)."""
+    total, wide = 0.0, [FILTERS * 2**number for number in range(DEPTH + 1)]
+    for number, filters in enumerate(wide):
+        pixels, before = (SIZE // 2**number) ** 2, 1 if number == 0 else wide[number - 1]
+        total += 9 * pixels * (before * filters * (2 if number == 0 else 3) + 3 * filters**2)
+        if number < DEPTH:
+            total += 3 * 9 * pixels * (2 * filters * filters + filters**2) + 3 * pixels * 2 * filters * filters
+    return 2 * total
+
+
+def interval(values: list[float]) -> tuple[float, float, float]:
+    """The median, and the 95 % interval of it by resampling."""
+    rng = np.random.default_rng(0)
+    drawn = np.median(rng.choice(values, (2000, len(values))), axis=1)
+    return statistics.median(values), *np.percentile(drawn, (2.5, 97.5))
+
+
+def steps_in_turn(tools: list[Tool], pairs: int, steps: int) -> dict[str, list[tuple[float, float]]]:
+    """Wall and core seconds of each tool's turns, after one to warm up."""
+    taken: dict[str, list[tuple[float, float]]] = {tool.name: [] for tool in tools}
+    for number in range(pairs + 1):
+        for tool in tools:
+            wall, cores = tool.ask(f"steps {steps}")
+            if number:
+                taken[tool.name].append((wall, cores))
+        if number:
+            shown = "  ".join(f"{name} {BATCH * steps / turns[-1][0]:.1f}" for name, turns in taken.items())
+            print(f"round {number:>2} images/s  {shown}", flush=True)
+    return taken
+
+
+def to_dice(tools: list[Tool], steps_per_epoch: int, target: float, most: int) -> dict[str, list[tuple[float, float]]]:
+    """Seconds of training and Dice after each epoch, until both have reached the target."""
+    curves: dict[str, list[tuple[float, float]]] = {tool.name: [] for tool in tools}
+    for _ in range(most):
+        for tool in tools:
+            before = curves[tool.name][-1][0] if curves[tool.name] else 0.0
+            seconds = before + tool.ask(f"steps {steps_per_epoch}")[0]
+            curves[tool.name].append((seconds, tool.ask("dice")[0]))
+        print(
+            "  ".join(f"{name} {curve[-1][0]:.0f} s {curve[-1][1]:.3f}" for name, curve in curves.items()), flush=True
+        )
+        if all(curve[-1][1] >= target for curve in curves.values()):
+            break
+    return curves
+
+
+def whole_runs(room: Path, peers: Path, threads: int, pairs: int) -> list[tuple[float, float, float, float]]:
+    """Seconds an epoch of `r2d2 train` and of the bare learner in turn, and core seconds of both."""
+    import psutil
+
+    about = json.loads((room / "about.json").read_text())
+    home = room / "home"
+    shutil.rmtree(home, ignore_errors=True)
+    home.mkdir()
+    log = (home / "log").open("w")
+    run = [Path(sys.executable).with_name("r2d2"), "train", room / "experiment.yaml"]
+    driver = subprocess.Popen(
+        run, env=os.environ | {"R2D2_HOME": str(home)}, stdout=log, stderr=log, start_new_session=True
+    )
+
+    def tree() -> list[psutil.Process]:
+        return [psutil.Process(driver.pid), *psutil.Process(driver.pid).children(recursive=True)]
+
+    def send(number: int) -> None:
+        for process in tree():
+            process.send_signal(number)
+
+    def cores() -> float:
+        times = [process.cpu_times() for process in tree()]
+        return sum(t.user + t.system for t in times)
+
+    def epochs() -> int:
+        try:
+            with sqlite3.connect(f"file:{home}/mlflow.db?mode=ro", uri=True) as store:
+                return store.execute("select max(step) from metrics where key = 'train/loss'").fetchone()[0] or 0
+        except sqlite3.Error:
+            return 0
+
+    def epoch_ends(number: int) -> None:
+        deadline = time.monotonic() + 300
+        while epochs() < number:
+            if time.monotonic() > deadline or driver.poll() is not None:
+                raise SystemExit(f"r2d2 train failed; see {home}/log")
+            time.sleep(0.01)
+
+    turns, bare = [], Tool("r2d2", room, peers, threads)
+    try:
+        epoch_ends(2)
+        for number in range(pairs + 1):
+            send(signal.SIGSTOP)
+            wall, spent = bare.ask(f"steps {about['steps_per_epoch']}")
+            done, before = epochs(), cores()
+            began = time.perf_counter()
+            send(signal.SIGCONT)
+            epoch_ends(done + 1)
+            if number:
+                turns.append((time.perf_counter() - began, wall, cores() - before, spent))
+                print(f"epoch of {turns[-1][0]:.2f} s, bare {wall:.2f} s", flush=True)
+    finally:
+        send(signal.SIGCONT)
+        for process in tree():
+            process.kill()
+        bare.close()
+    return turns
+
+
+def main() -> None:
+    """Measure and write down."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", type=int, default=20)
+    parser.add_argument("--run-pairs", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--dice", type=float, default=0.85)
+    parser.add_argument("--peak", type=float, default=0.0, help="of all cores, in bfloat16 TFLOP/s, if it is known")
+    parser.add_argument("--home", type=Path, default=Path(".r2d2/benchmarks"))
+    parser.add_argument("--peers", type=Path)
+    parser.add_argument("--tool")
+    parser.add_argument("--room", type=Path)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    given = parser.parse_args()
+    if given.tool == "prepare":
+        make_room(given.room)
+        return
+    if given.tool:
+        serve(given.tool, given.room, given.threads)
+        return
+    home = given.home.absolute()
+    room, peers = home / "training", given.peers or home / "torch"
+    room.mkdir(parents=True, exist_ok=True)
+    if not peers.exists():
+        subprocess.run([sys.executable, "-m", "venv", peers], check=True)
+        subprocess.run([peers / "bin" / "pip", "install", "--quiet", *PEERS], check=True)
+    subprocess.run([sys.executable, __file__, "--tool", "prepare", "--room", room], check=True)
+    per_epoch = json.loads((room / "about.json").read_text())["steps_per_epoch"]
+
+    tools = [Tool(name, room, peers, given.threads) for name in TOOLS]
+    taken = steps_in_turn(tools, given.pairs, given.steps)
+    for tool in tools:
+        tool.close()
+    pair = [Tool(name, room, peers, given.threads) for name in ("r2d2", "pytorch, huge pages")]
+    curves = to_dice(pair, per_epoch, given.dice, 20)
+    for tool in pair:
+        tool.close()
+    turns = whole_runs(room, peers, given.threads, given.run_pairs)
+    report = page(taken, curves, turns, given, per_epoch)
+    Path(__file__).with_suffix(".md").write_text(report)
+    print(report)
+
+
+def page(taken, curves, turns, given, per_epoch) -> str:
+    """All of it in words and tables."""
+    images = BATCH * given.steps
+    lines = [
+        f"# Training, {date.today()}",
+        "",
+        f"U-Net of {FILTERS} filters and depth {DEPTH}, {SIZE}x{SIZE}, batch {BATCH}, bfloat16, {given.threads} threads on",
+        f"{len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f}; {given.pairs} rounds in turn. Ratios of a",
+        "round's neighbours: median and its 95 % interval. `python experiments/benchmarks/training.py`.",
+        "",
+        "| tool | images/s | core-ms an image | R2D2 is faster by |",
+        "|---|---|---|---|",
+    ]
+    for name, turns_of in taken.items():
+        speed = statistics.median(images / wall for wall, _ in turns_of)
+        cost = statistics.median(1e3 * cores / images for _, cores in turns_of)
+        middle, low, high = interval([w / mine for (w, _), (mine, _) in zip(turns_of, taken["r2d2"], strict=True)])
+        lines.append(f"| {name} | {speed:.1f} | {cost:.1f} | {middle:.2f} ({low:.2f} to {high:.2f}) |")
+    if given.peak:
+        speed = statistics.median(images / wall for wall, _ in taken["r2d2"])
+        share = speed * flops_an_image() / given.peak / 1e12
+        lines += ["", f"R2D2's convolutions take {share:.0%} of a bfloat16 peak of {given.peak:g} TFLOP/s."]
+    lines += [
+        "",
+        f"## Time to a validation Dice of {given.dice:g}",
+        "",
+        "| tool | epochs | seconds of training |",
+        "|---|---|---|",
+    ]
+    for name, curve in curves.items():
+        reached = next((n for n, (_, dice) in enumerate(curve) if dice >= given.dice), None)
+        told = f"{reached + 1} | {curve[reached][0]:.1f}" if reached is not None else f"not in {len(curve)} | -"
+        lines.append(f"| {name} | {told} |")
+    middle, low, high = interval([whole / bare for whole, bare, _, _ in turns])
+    per_image = [1e3 / (per_epoch * BATCH)] * 2
+    costs = [statistics.median(turn[2 + i] for turn in turns) * per_image[i] for i in range(2)]
+    speeds = [per_epoch * BATCH / statistics.median(turn[i] for turn in turns) for i in range(2)]
+    lines += [
+        "",
+        "## All of `r2d2 train` around the step",
+        "",
+        f"{len(turns)} pairs of epochs of {per_epoch} steps, with Ray, Horovod on one rank, MLflow and a checkpoint an epoch",
+        f"against the bare learner: {middle - 1:+.1%} time ({low - 1:+.1%} to {high - 1:+.1%}); {speeds[0]:.1f} against",
+        f"{speeds[1]:.1f} images/s, {costs[0]:.1f} against {costs[1]:.1f} core-ms an image.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
