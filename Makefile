@@ -1,7 +1,7 @@
 # Everything a newcomer needs: make demo, make test. Everything CI needs: make check, make test.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: setup demo test check soak format lock clean
+.PHONY: setup demo test check soak bench format lock clean
 
 PYTHON ?= python3.11
 UV_VERSION := 0.13.9
@@ -52,6 +52,14 @@ check: setup
 # Half an hour: kills, and what is lost by them. Leaves experiments/soak.md.
 soak: setup
 	$(BIN)/python experiments/soak.py
+
+# Half an hour and more; each leaves a dated record beside it. The network's needs root.
+bench: setup
+	$(BIN)/python experiments/benchmarks/feed.py
+	$(BIN)/python experiments/benchmarks/preprocess.py
+	$(BIN)/python experiments/benchmarks/training.py
+	@if [ "$$(id -u)" = 0 ]; then $(BIN)/python experiments/benchmarks/network.py; \
+	else echo "experiments/benchmarks/network.py is left out: it needs root"; fi
 
 format: setup
 	$(BIN)/ruff format .

@@ -3,9 +3,9 @@
     python experiments/benchmarks/training.py --pairs 20 --run-pairs 20
 
 One U-Net (32 filters, depth 4), 128x128, batch 8, bfloat16, Dice + cross-entropy, SGD with momentum, on slices of
-virtual patients, in the same order for all. Each tool is a process of its own that trains for a turn when it is told to,
-and waits meanwhile; rounds give ratios of neighbouring turns. The peer's environment is made under `.r2d2/benchmarks/`
-the first time.
+virtual patients, in the same order for all. Each tool is a process of its own that trains for a turn when it is told
+to, and waits meanwhile; rounds give ratios of neighbouring turns. The peer's environment is made under
+`.r2d2/benchmarks/` the first time.
 
 - `r2d2`: `r2d2.training.learner.Learner` with its feed, one worker, all cores.
 - `keras`: `Model.compile` and `train_on_batch` with `mixed_bfloat16`, the same losses, on the same feed.
@@ -450,9 +450,9 @@ def page(taken, curves, turns, given, per_epoch) -> str:
     lines = [
         f"# Training, {date.today()}",
         "",
-        f"U-Net of {FILTERS} filters and depth {DEPTH}, {SIZE}x{SIZE}, batch {BATCH}, bfloat16, {given.threads} threads on",
-        f"{len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f}; {given.pairs} rounds in turn. Ratios of a",
-        "round's neighbours: median and its 95 % interval. `python experiments/benchmarks/training.py`.",
+        f"U-Net of {FILTERS} filters and depth {DEPTH}, {SIZE}x{SIZE}, batch {BATCH}, bfloat16, {given.threads}",
+        f"threads on {len(os.sched_getaffinity(0))} cores; {given.pairs} rounds in turn. Ratios of neighbouring turns:",
+        "median and its 95 % interval. `python experiments/benchmarks/training.py`.",
         "",
         "| tool | images/s | core-ms an image | R2D2 is faster by |",
         "|---|---|---|---|",
@@ -485,9 +485,9 @@ def page(taken, curves, turns, given, per_epoch) -> str:
         "",
         "## All of `r2d2 train` around the step",
         "",
-        f"{len(turns)} pairs of epochs of {per_epoch} steps, with Ray, Horovod on one rank, MLflow and a checkpoint an epoch",
-        f"against the bare learner: {middle - 1:+.1%} time ({low - 1:+.1%} to {high - 1:+.1%}); {speeds[0]:.1f} against",
-        f"{speeds[1]:.1f} images/s, {costs[0]:.1f} against {costs[1]:.1f} core-ms an image.",
+        f"{len(turns)} pairs of epochs of {per_epoch} steps, with Ray, Horovod on one rank, MLflow and a checkpoint an",
+        f"epoch against the bare learner: {middle - 1:+.1%} time ({low - 1:+.1%} to {high - 1:+.1%});",
+        f"{speeds[0]:.1f} against {speeds[1]:.1f} images/s, {costs[0]:.1f} against {costs[1]:.1f} core-ms an image.",
     ]
     return "\n".join(lines) + "\n"
 

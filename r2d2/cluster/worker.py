@@ -3,9 +3,7 @@
 import contextlib
 import json
 import tempfile
-import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,68 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from r2d2 import config
+from r2d2.cluster.leaving import ASKED, STOP, TIME_IS_UP, Reason, StopAsked
 
 if TYPE_CHECKING:
     from r2d2.training.ring import Ring
     from r2d2.training.sentinel import Trouble
 
-STOP, TIMELINE = "stop", "timeline.json"
-"""Files in a run's folder: a driver's wish to leave, and what Horovod did."""
-
-
-@dataclass(frozen=True)
-class Reason:
-    """Why a training ended: in words, and whether there is time to evaluate, or nothing worth it."""
-
-    text: str
-    evaluate: bool = True
-    failed: bool = False
-
-
-TERMINATED, STOPPED, TIME_IS_UP = 1, 2, 3
-ASKED = {
-    TERMINATED: Reason("terminated", evaluate=False),
-    STOPPED: Reason("stopped on request"),
-    TIME_IS_UP: Reason("training.max_minutes are over"),
-}
-"""What workers tell each other with a step, by a number."""
-
-
-class StopAsked:
-    """Looks, in a thread of its own, whether the run is asked to stop: by its driver's file, or by a tag of the run.
-
-    Args:
-        file: The driver's, looked for all the time.
-        tag: Asks the run's server; it may take its time, or fail.
-        every_s: How often that is done.
-
-    Attributes:
-        code: TERMINATED or STOPPED once it is asked, 0 before.
-        found: Set then.
-    """
-
-    def __init__(self, file: Path, tag: Callable[[], bool], every_s: float = 2.0) -> None:
-        self.code, self.found = 0, threading.Event()
-        self._file, self._tag, self._every_s, self._closed = file, tag, every_s, threading.Event()
-        threading.Thread(target=self._look, name="stop", daemon=True).start()
-
-    def close(self) -> None:
-        """Look no more."""
-        self._closed.set()
-
-    def _look(self) -> None:
-        asked = 0.0
-        while not self._closed.wait(min(0.2, self._every_s)):
-            if self._file.exists():
-                self.code = TERMINATED
-                self.found.set()
-                return
-            if self.code == 0 and time.monotonic() - asked >= self._every_s:
-                with contextlib.suppress(Exception):  # a server that is away is asked again
-                    self.code = STOPPED if self._tag() else 0
-                asked = time.monotonic()
-                if self.code:
-                    self.found.set()
+TIMELINE = "timeline.json"
+"""The file in a run's folder that says what Horovod did."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +27,7 @@ class Task:
 
     `prepared` is the folder of the prepared data, `run_folder` the one of the run's checkpoints, `owner` what
     `Checkpoints.take_over` gave the driver, `split` the names of the cases in each part, `weights` the file of the
-    weights to start from, if any.
+    weights to start from, if any; the driver `began` and `asked` for the workers at these seconds of the clock.
     """
 
     experiment: str
@@ -94,12 +38,15 @@ class Task:
     owner: str
     split: dict[str, list[str]]
     threads: int
+    began: float
+    asked: float
     weights: str | None = None
 
 
 def work(values: dict[str, Any]) -> None:
     """One worker's life: join the ring, take up the run where it stands, train, test, hand the model over."""
     task = Task(**values)
+    stages = [("until workers were asked for", task.asked - task.began), ("until they began", time.time() - task.asked)]
     # TensorFlow is imported here, in the worker, and set up before its first operation.
     from r2d2.training import device
     from r2d2.training.ring import Ring
@@ -109,7 +56,8 @@ def work(values: dict[str, Any]) -> None:
     device.limit_threads(task.threads, lanes, training.deterministic)
     ring = Ring(training.ring, training.deterministic, Path(task.run_folder) / TIMELINE)
     device.use_gpu(ring.local_rank)
-    worker = _Worker(task, ring, lanes)
+    stages.append(("libraries and ring", time.time() - sum(seconds for _, seconds in stages) - task.began))
+    worker = _Worker(task, ring, lanes, stages)
     try:
         worker.run()
     finally:
@@ -117,13 +65,13 @@ def work(values: dict[str, Any]) -> None:
 
 
 class _Worker:
-    def __init__(self, task: Task, ring: "Ring", lanes: int) -> None:
+    def __init__(self, task: Task, ring: "Ring", lanes: int, stages: list[tuple[str, float]]) -> None:
         from r2d2.data.prepare import open_prepared
         from r2d2.inference import Predictor
         from r2d2.training.learner import Learner
         from r2d2.training.state import Checkpoints, Writer
 
-        self.task, self.ring = task, ring
+        self.task, self.ring, self.stages = task, ring, stages
         self.experiment = config.parse(task.experiment)
         self.training = self.experiment.training
         self.prepared = open_prepared(Path(task.prepared))
@@ -142,9 +90,11 @@ class _Worker:
     def run(self) -> None:
         from ray import train
 
+        self._stage("network and data")
         if not self._take_up():
             train.report({"superseded": True})
             return
+        self._stage("run taken up")
         reason = self._train()
         if self.ring.rank == 0:
             self.writer.wait()
@@ -219,6 +169,10 @@ class _Worker:
                     self._end_epoch(leaving=True)
                 return leave
 
+    def _stage(self, stage: str) -> None:
+        """Note how long a stage of the start took."""
+        self.stages.append((stage, time.time() - self.task.began - sum(seconds for _, seconds in self.stages)))
+
     def _epoch_is_open(self) -> bool:
         return self.state.step > self.state.epoch * self.learner.steps_per_epoch
 
@@ -228,6 +182,10 @@ class _Worker:
 
         told = self.learner.step(self.state, self._code())
         self._count_time()
+        if self.state.step == 1 and self.ring.rank == 0:
+            self._stage("first step")
+            took = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in self.stages)
+            self.run_record.tag(start=f"{sum(seconds for _, seconds in self.stages):.1f} s: {took}")
         trouble = sentinel.after_step(self.training.sentinel, self.state, told.loss, told.gradient_norm)
         leave = ASKED.get(told.code)
         if not trouble and (leave or self._save_is_due()):

@@ -3,10 +3,13 @@
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from r2d2 import config
 from r2d2.console import bar, command, say
@@ -99,7 +102,8 @@ def train(experiment: config.Experiment | None, resume: str | None = None) -> Ru
 
 def _fit(experiment: config.Experiment, run: Any, uri: str, prepared: Any, split: Any, placement: Any) -> RunResult:
     from r2d2.cluster import trainer
-    from r2d2.cluster.worker import STOP, Task
+    from r2d2.cluster.leaving import STOP
+    from r2d2.cluster.worker import Task
     from r2d2.training.state import Checkpoints
 
     folder = _run_folder(experiment, run.run_id)
@@ -114,6 +118,8 @@ def _fit(experiment: config.Experiment, run: Any, uri: str, prepared: Any, split
         owner=checkpoints.take_over(),
         split={part: list(names) for part, names in split.items()},
         threads=placement.cpus_per_worker,
+        began=psutil.Process().create_time(),
+        asked=time.time(),
         weights=str(weights) if weights else None,
     )
     (folder / STOP).unlink(missing_ok=True)

@@ -7,13 +7,18 @@ import tensorflow as tf
 from r2d2 import config
 
 
+MOST_LANES = 8
+"""Each lane is a part of the graph of its own, and many take long to compile."""
+
+
 def lanes(experiment: config.Experiment, threads: int) -> int:
     """How many lanes share a minibatch: one a thread, or one.
 
     Networks that normalize over the minibatch need it whole, and so does XLA; a GPU is faster with it.
     """
     whole = experiment.training.xla or getattr(experiment.model, "normalization", "none") == "batch"
-    if whole or experiment.training.batch_size % threads or tf.config.list_physical_devices("GPU"):
+    whole = whole or threads > MOST_LANES or experiment.training.batch_size % threads > 0
+    if whole or tf.config.list_physical_devices("GPU"):
         return 1
     return threads
 

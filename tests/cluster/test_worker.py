@@ -3,7 +3,8 @@ from types import SimpleNamespace
 import pytest
 
 from r2d2 import config
-from r2d2.cluster.worker import ASKED, STOPPED, TERMINATED, TIME_IS_UP, StopAsked, _Worker
+from r2d2.cluster.leaving import ASKED, STOPPED, TERMINATED, TIME_IS_UP, StopAsked
+from r2d2.cluster.worker import _Worker
 from r2d2.training.state import State
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import shutil
 import signal
 import socket
@@ -377,7 +378,10 @@ def test_control_c_leaves_in_the_middle_of_an_epoch_and_resume_ends_as_if_nothin
     assert "Traceback" not in err
     assert alive == []
     latest = sorted((home / "runs").glob("*/checkpoints/step-*"))[-1]
-    assert dict(_query(home, "select key, value from tags"))["r2d2.reason"] == "terminated"
+    tags = dict(_query(home, "select key, value from tags"))
+    assert tags["r2d2.reason"] == "terminated"
+    whole, *stages = (float(seconds) for seconds in re.findall(r"([\d.]+) s", tags["r2d2.start"]))
+    assert len(stages) == 6 and whole == pytest.approx(sum(stages), abs=0.5)
 
     code, out, err = run("train", "--resume", run_id, "--json")
     assert code == 0, err

@@ -1,0 +1,186 @@
+"""What the network between hosts costs a step: two hosts at 1 and at 10 Gbit/s, with each way to send gradients.
+
+    sudo python experiments/benchmarks/network.py --steps 12
+
+Two hosts are network namespaces of this machine (infra/several_hosts.sh; needs root and iproute2), their links shaped
+by `tc`. Each host has one core of its own, and so has the single host that they are compared with; nothing else runs.
+Each trains one network (128x128, batch 8, bfloat16, SGD) on images of random numbers, through
+`r2d2.training.ring.Ring`.
+
+A step's exposed communication is the time from a host's last gradient to the last sum, on the host that waited least:
+the other's is that and waiting for its neighbour. `bytes/bandwidth` is what one host must send, at the link's rate.
+Efficiency is the single host's step over two hosts'. Slow computing flatters it, so the last two columns say what would
+be left at a GPU's step time (`--gpu-tflops`, what a GPU really computes of bfloat16 in training): with the exposed
+communication as measured, and with all of it exposed, as where nothing overlaps.
+
+The results are printed and written beside this file, to `network.md`.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from datetime import date
+from pathlib import Path
+
+HOSTS = Path(__file__).parents[2] / "infra" / "several_hosts.sh"
+OUTSIDE = "10.77.0.254"
+SIZE, BATCH, CLASSES = 128, 8, 4
+NETWORKS = {
+    "Dist-U-Net (32 filters, depth 4)": {"network": "dist-unet", "filters": 32, "depth": 4},
+    "Dist-FCN (VGG-16, stride 8, head 1024)": {"network": "dist-fcn", "encoder": "vgg16", "head_width": 1024},
+}
+WAYS = {
+    "default": {},
+    "no overlap": {"overlap": False},
+    "no fusion": {"fusion_mb": 0},
+    "fusion of 8 MiB": {"fusion_mb": 8},
+    "cycle of 5 ms": {"cycle_ms": 5},
+    "fp16": {"compression": "fp16"},
+    "fp16, no overlap": {"compression": "fp16", "overlap": False},
+}
+
+
+def rank(network: str, way: str, steps: int) -> None:
+    """One host: train, print the seconds and the exposed communication of each step, and the gradients' bytes."""
+    from r2d2 import config, models
+    from r2d2.training import device
+
+    device.limit_threads(1)
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+    from r2d2.models.losses import dice_cross_entropy
+    from r2d2.models.precision import with_precision
+    from r2d2.training import optimizers
+    from r2d2.training.ring import Ring
+    from r2d2.training.step import Step
+
+    ring = Ring(config.Ring(**WAYS[way]))
+    keras.utils.set_random_seed(0)
+    settings = config.DistFCN if "fcn" in NETWORKS[network]["network"] else config.DistUNet
+    plain = models.build(settings(**NETWORKS[network]), 1, CLASSES, (SIZE, SIZE))
+    model = with_precision(plain, "bfloat16")
+    optimizer = optimizers.build(config.Training())
+    optimizer.build(model.trainable_variables)
+    seeds = [(v, int(v.numpy()[0])) for v in model.variables if v.name == "seed_generator_state"]
+    step = Step(
+        model, model.trainable_variables, optimizer, dice_cross_entropy, seeds, BATCH, [ring.rank], ring.size, ring
+    )
+    ring.broadcast(model.variables)
+    rng = np.random.default_rng(ring.rank)
+    images = tf.constant(rng.normal(size=(BATCH, SIZE, SIZE, 1)), tf.float32)
+    labels = tf.constant(rng.integers(0, CLASSES, (BATCH, SIZE, SIZE)), tf.uint8)
+    for number in range(3):
+        step(images, labels, number, 1e-3)
+    taken = []
+    for number in range(steps):
+        began = time.perf_counter()
+        told = step(images, labels, number, 1e-3)
+        taken.append((time.perf_counter() - began, told.communication_s))
+    print(json.dumps({"taken": taken, "bytes": 4 * sum(int(np.prod(v.shape)) for v in model.trainable_variables)}))
+    ring.close()
+
+
+def run(hosts: int, network: str, way: str, steps: int) -> tuple[float, float, int]:
+    """A step's seconds, its exposed communication and the gradients' bytes, on so many hosts."""
+    from horovod.runner.common.util.hosts import get_host_assignments, parse_hosts
+    from horovod.runner.http.http_server import RendezvousServer
+
+    server = RendezvousServer(verbose=0)
+    port = server.start()
+    plan = get_host_assignments(parse_hosts(",".join(f"node{i}:1" for i in range(hosts))), hosts)
+    server.init(plan)
+    processes = []
+    for i in range(hosts):
+        environment = os.environ | {
+            "HOROVOD_GLOO_RENDEZVOUS_ADDR": OUTSIDE,
+            "HOROVOD_GLOO_RENDEZVOUS_PORT": str(port),
+            "HOROVOD_CONTROLLER": "gloo",
+            "HOROVOD_CPU_OPERATIONS": "gloo",
+            "HOROVOD_GLOO_IFACE": "eth0",
+            "HOROVOD_HOSTNAME": f"node{i}",
+            "TF_CPP_MIN_LOG_LEVEL": "2",
+        }
+        slot = plan[i]
+        for name in ("rank", "size", "local_rank", "local_size", "cross_rank", "cross_size"):
+            environment[f"HOROVOD_{name.upper()}"] = str(getattr(slot, name))
+        command = [HOSTS, "run", str(i), "taskset", "-c", str(i), sys.executable, __file__, "--network", network]
+        command += ["--way", way, "--steps", str(steps)]
+        processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment))
+    told = [process.communicate(timeout=600)[0] for process in processes]
+    server.stop()
+    if any(process.returncode for process in processes):
+        raise SystemExit(f"{network}, {way}: a host failed")
+    found = [json.loads(one.splitlines()[-1]) for one in told]
+    pairs = list(zip(*(one["taken"] for one in found), strict=True))
+    seconds = statistics.median(max(wall for wall, _ in pair) for pair in pairs)
+    exposed = statistics.median(min(waited for _, waited in pair) for pair in pairs)
+    return seconds, exposed if hosts > 1 else 0.0, found[0]["bytes"]
+
+
+def flops(network: str) -> float:
+    """Of a step's convolutions, forward and both gradients."""
+    from r2d2 import config, models
+
+    settings = config.DistFCN if "fcn" in NETWORKS[network]["network"] else config.DistUNet
+    model = models.build(settings(**NETWORKS[network]), 1, CLASSES, (SIZE, SIZE))
+    total = 0
+    for layer in model.layers:
+        if type(layer).__name__ in ("Conv2D", "Conv2DTranspose"):
+            height, width, filters = layer.kernel.shape[0], layer.kernel.shape[1], layer.kernel.shape[2:]
+            shape = layer.output.shape if type(layer).__name__ == "Conv2D" else layer.input.shape
+            total += 6 * BATCH * shape[1] * shape[2] * height * width * filters[0] * filters[1]
+    return float(total)
+
+
+def main() -> None:
+    """Measure and write down."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--rates", default="1,10", help="Gbit/s")
+    parser.add_argument("--gpu-tflops", type=float, default=100.0)
+    parser.add_argument("--network")
+    parser.add_argument("--way")
+    given = parser.parse_args()
+    if given.way:
+        rank(given.network, given.way, given.steps)
+        return
+    lines = [
+        f"# Two hosts, {date.today()}",
+        "",
+        f"128x128, batch {BATCH} a host, bfloat16, one core a host; medians of {given.steps} steps; seconds. GPU: "
+        f"{given.gpu_tflops:g} TFLOP/s.",
+        "`python experiments/benchmarks/network.py`",
+    ]
+    for network in NETWORKS:
+        work = flops(network) / given.gpu_tflops / 1e12
+        lines += ["", f"## {network}: a GPU's step {1e3 * work:.1f} ms", ""]
+        header = "| Gbit/s | way | step | exposed | bytes/bandwidth | efficiency | on a GPU | nothing overlapping |"
+        lines += [header, "|---|---|---|---|---|---|---|---|"]
+        for rate in given.rates.split(","):
+            subprocess.run([HOSTS, "up", "2", f"{rate}gbit"], check=True)
+            try:
+                alone, _, size = run(1, network, "default", given.steps)
+                lines.append(f"| - | one host | {alone:.3f} | - | - | - | - | - |")
+                results = {way: run(2, network, way, given.steps) for way in WAYS}
+            finally:
+                subprocess.run([HOSTS, "down", "2"], check=True)
+            for way, (seconds, exposed, _) in results.items():
+                sent = size / (2 if "fp16" in way else 1)
+                bare = 8 * sent / float(rate) / 1e9
+                whole = results["fp16, no overlap" if "fp16" in way else "no overlap"][1]
+                lines.append(
+                    f"| {rate} | {way} | {seconds:.3f} | {exposed:.3f} | {bare:.3f} | {alone / seconds:.0%} "
+                    f"| {work / (work + exposed):.0%} | {work / (work + whole):.0%} |"
+                )
+            print("\n".join(lines[-len(WAYS) - 1 :]), flush=True)
+    Path(__file__).with_suffix(".md").write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
