@@ -6,7 +6,6 @@ import tensorflow as tf
 
 from r2d2 import config
 
-
 MOST_LANES = 8
 """Each lane is a part of the graph of its own, and many take long to compile."""
 
