@@ -33,7 +33,9 @@ class Ring:
         self._settings = settings or config.Ring()
         fusion = 0 if deterministic else int(self._settings.fusion_mb * 2**20)
         os.environ["HOROVOD_FUSION_THRESHOLD"] = str(fusion)
-        os.environ["HOROVOD_CYCLE_TIME"] = str(self._settings.cycle_ms)
+        # A ring of one has nothing to send: its thread need not look for it a thousand times a second.
+        alone = os.environ.get("HOROVOD_SIZE", "1") == "1"
+        os.environ["HOROVOD_CYCLE_TIME"] = "100" if alone else str(self._settings.cycle_ms)
         if self._settings.timeline and timeline:
             os.environ["HOROVOD_TIMELINE"] = str(timeline)
         hvd.init()
