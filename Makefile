@@ -12,7 +12,7 @@ LOCKS := requirements.lock horovod.lock
 hash = $(shell cat $(1) | sha256sum | cut -c1-16)
 PACKAGES := $(VENV)/.packages-$(call hash,$(LOCKS))
 PROJECT := $(VENV)/.project-$(call hash,pyproject.toml)
-KERNELS := $(VENV)/.kernels-$(call hash,r2d2/kernels/convolution_gradient.cc $(LOCKS))
+KERNELS := $(VENV)/.kernels-$(call hash,r2d2/kernels/convolution_gradient.cc r2d2/kernels/__init__.py $(LOCKS))
 
 HOROVOD_BUILD := HOROVOD_WITH_TENSORFLOW=1 HOROVOD_WITHOUT_PYTORCH=1 HOROVOD_WITHOUT_MXNET=1 \
 	HOROVOD_WITH_GLOO=1 HOROVOD_WITHOUT_MPI=1
@@ -35,8 +35,9 @@ $(PROJECT): $(PACKAGES)
 	touch $@
 
 $(KERNELS): $(PROJECT)
+	@rm -f r2d2/kernels/*.so
 	@TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m r2d2.kernels
-	touch $@
+	@if ls r2d2/kernels/*.so > /dev/null 2>&1; then touch $@; fi
 
 demo: setup
 	$(BIN)/r2d2 demo

@@ -32,7 +32,8 @@ def whole_folder(path: Path, replace: bool = False) -> Iterator[Path]:
 
     Args:
         path: The folder; it must be absent, or empty, or `replace` be given.
-        replace: What is there goes, at once, when the new one is whole.
+        replace: What is there goes when the new one is whole. A kill between the two leaves the old one set aside,
+            where `recover` finds it.
 
     Yields:
         A new, empty folder beside `path`. It becomes `path` when the block ends well, and is removed otherwise.
@@ -43,10 +44,13 @@ def whole_folder(path: Path, replace: bool = False) -> Iterator[Path]:
     try:
         yield temporary
         to_disk(temporary)
+        aside = temporary.with_suffix(".old")
         if replace:
-            remove_folder(path)
+            with suppress(FileNotFoundError):
+                path.replace(aside)
         temporary.replace(path)
         _to_disk(path.parent)
+        shutil.rmtree(aside, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -59,13 +63,16 @@ def remove_folder(path: Path) -> None:
         shutil.rmtree(temporary)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove what whoever was killed in the middle of one of the above left in a folder."""
-    for path in folder.glob(".*.part"):
-        if path.is_dir():
+def recover(folder: Path) -> None:
+    """Put right what whoever was killed in the middle of one of the above left in a folder: nobody may be writing."""
+    for path in folder.glob(".*.old"):
+        name = path.name[1:].rpartition(".")[0].rpartition(".")[0]
+        if (folder / name).exists():
             shutil.rmtree(path, ignore_errors=True)
         else:
-            path.unlink(missing_ok=True)
+            path.replace(folder / name)
+    for path in folder.glob(".*.part"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def to_disk(path: Path) -> None:

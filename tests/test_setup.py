@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 LOCKS = ("requirements.lock", "horovod.lock")
-KERNELS = "r2d2/kernels/convolution_gradient.cc"
+KERNELS = ("r2d2/kernels/convolution_gradient.cc", "r2d2/kernels/__init__.py")
 PIN = re.compile(r"^([A-Za-z0-9._-]+)==(\S+?)(?: ; .+)? \\$")
 
 
@@ -115,13 +115,13 @@ def digest(*files):
 @pytest.fixture
 def made(tmp_path):
     """A copy of the Makefile and what it looks at, with the stamps of a finished `make setup`."""
-    for name in ("Makefile", "pyproject.toml", KERNELS, *LOCKS):
+    for name in ("Makefile", "pyproject.toml", *KERNELS, *LOCKS):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     (tmp_path / ".venv").mkdir()
     (tmp_path / ".venv" / f".packages-{digest(*(tmp_path / lock for lock in LOCKS))}").touch()
     (tmp_path / ".venv" / f".project-{digest(tmp_path / 'pyproject.toml')}").touch()
-    (tmp_path / ".venv" / f".kernels-{digest(*(tmp_path / name for name in (KERNELS, *LOCKS)))}").touch()
+    (tmp_path / ".venv" / f".kernels-{digest(*(tmp_path / name for name in (*KERNELS, *LOCKS)))}").touch()
     return tmp_path
 
 
@@ -157,8 +157,9 @@ def test_another_pyproject_installs_the_project_alone(made):
     assert "--editable ." in commands and "requirements.lock" not in commands
 
 
-def test_another_kernel_is_built_alone(made):
-    with (made / KERNELS).open("a") as file:
+@pytest.mark.parametrize("source", KERNELS)
+def test_another_kernel_is_built_alone(made, source):
+    with (made / source).open("a") as file:
         file.write("\n")
     commands = would_run(made)
     assert "-m r2d2.kernels" in commands and "install" not in commands

@@ -11,7 +11,8 @@ A step's exposed communication is the time from a host's last gradient to the la
 the other's is that and waiting for its neighbour. `bytes/bandwidth` is what one host must send, at the link's rate.
 Efficiency is the single host's step over two hosts'. Slow computing flatters it, so the last two columns say what would
 be left at a GPU's step time (`--gpu-tflops`, what a GPU really computes of bfloat16 in training): with the exposed
-communication as measured, and with all of it exposed, as where nothing overlaps.
+communication as measured here, but never less than the link needs for the bytes; and with all of it exposed, as where
+nothing overlaps.
 
 The results are printed and written beside this file, to `network.md`.
 """
@@ -112,8 +113,12 @@ def run(hosts: int, network: str, way: str, steps: int) -> tuple[float, float, i
         command = [HOSTS, "run", str(i), "taskset", "-c", str(i), sys.executable, __file__, "--network", network]
         command += ["--way", way, "--steps", str(steps)]
         processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment))
-    told = [process.communicate(timeout=600)[0] for process in processes]
-    server.stop()
+    try:
+        told = [process.communicate(timeout=600)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+        server.stop()
     if any(process.returncode for process in processes):
         raise SystemExit(f"{network}, {way}: a host failed")
     found = [json.loads(one.splitlines()[-1]) for one in told]
@@ -176,7 +181,7 @@ def main() -> None:
                 whole = results["fp16, no overlap" if "fp16" in way else "no overlap"][1]
                 lines.append(
                     f"| {rate} | {way} | {seconds:.3f} | {exposed:.3f} | {bare:.3f} | {alone / seconds:.0%} "
-                    f"| {work / (work + exposed):.0%} | {work / (work + whole):.0%} |"
+                    f"| {work / max(work + exposed, bare):.1%} | {work / (work + max(whole, bare)):.1%} |"
                 )
             print("\n".join(lines[-len(WAYS) - 1 :]), flush=True)
     Path(__file__).with_suffix(".md").write_text("\n".join(lines) + "\n")

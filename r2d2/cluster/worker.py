@@ -182,10 +182,11 @@ class _Worker:
 
         told = self.learner.step(self.state, self._code())
         self._count_time()
-        if self.state.step == 1 and self.ring.rank == 0:
+        if self.stages and self.state.step == 1 and self.ring.rank == 0:
             self._stage("first step")
             took = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in self.stages)
             self.run_record.tag(start=f"{sum(seconds for _, seconds in self.stages):.1f} s: {took}")
+            self.stages = []
         trouble = sentinel.after_step(self.training.sentinel, self.state, told.loss, told.gradient_norm)
         leave = ASKED.get(told.code)
         if not trouble and (leave or self._save_is_due()):

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from r2d2 import config
 from r2d2.console import bar, command, say
 from r2d2.engine.doctor import require
@@ -63,6 +61,7 @@ def train(experiment: config.Experiment | None, resume: str | None = None) -> Ru
         InputError: Before anything is recorded: data, settings or cluster do not fit.
         WorkFailed: The training diverged, or lost its workers more often than `cluster.max_restarts`.
     """
+    began = time.time()
     if experiment is None and resume is None:
         raise InputError("nothing to train: give an experiment file, or --resume RUN")
     require("tensorflow", "horovod")
@@ -97,10 +96,12 @@ def train(experiment: config.Experiment | None, resume: str | None = None) -> Ru
         else:
             _can_go_on(run, runs.read_dataset(run), dataset, _run_folder(experiment, run.run_id))
             run.start_again()
-        return _fit(experiment, run, uri, prepared.folder, split, placement)
+        return _fit(experiment, run, uri, prepared.folder, split, placement, began)
 
 
-def _fit(experiment: config.Experiment, run: Any, uri: str, prepared: Any, split: Any, placement: Any) -> RunResult:
+def _fit(
+    experiment: config.Experiment, run: Any, uri: str, prepared: Any, split: Any, placement: Any, began: float
+) -> RunResult:
     from r2d2.cluster import trainer
     from r2d2.cluster.leaving import STOP
     from r2d2.cluster.worker import Task
@@ -118,7 +119,7 @@ def _fit(experiment: config.Experiment, run: Any, uri: str, prepared: Any, split
         owner=checkpoints.take_over(),
         split={part: list(names) for part, names in split.items()},
         threads=placement.cpus_per_worker,
-        began=psutil.Process().create_time(),
+        began=began,
         asked=time.time(),
         weights=str(weights) if weights else None,
     )

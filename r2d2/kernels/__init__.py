@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 SOURCE = Path(__file__).parent / "convolution_gradient.cc"
-FLAGS = ("-std=c++17", "-O3", "-march=sapphirerapids", "-shared", "-fPIC", "-w")
+FLAGS = ("-std=c++17", "-O3", "-march=skylake-avx512", "-mamx-tile", "-mamx-bf16", "-shared", "-fPIC", "-w")
+NEEDED = {"amx_bf16", "amx_tile", "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
+"""What the processor must be able to do, by Linux' names: what FLAGS let the compiler use."""
 
 
 def library() -> Path:
@@ -25,12 +27,20 @@ def library() -> Path:
 
 @cache
 def load() -> Any:
-    """The kernels, or None where they are not built or the processor has no AMX for bfloat16."""
-    if "amx_bf16" not in processor_flags() or not library().exists():
+    """The kernels; None where they are not built, or neither processor nor system lets this process use them."""
+    if not processor_flags() >= NEEDED or not library().exists():
         return None
     import tensorflow as tf
 
-    return tf.load_op_library(str(library()))
+    try:
+        found = tf.load_op_library(str(library()))
+        with tf.init_scope():  # also where a graph is being made: tried once, at once
+            one = tf.ones((1, 1, 1, 1), tf.bfloat16)
+            found.r2d2_convolution_gradient(images=one, gradient=one, output=one, size=1, relu=True)
+    except (tf.errors.NotFoundError, tf.errors.UnavailableError) as error:
+        print(f"r2d2: training goes without the kernels for AMX: {str(error).splitlines()[0]}", file=sys.stderr)
+        return None
+    return found
 
 
 def build() -> Path:

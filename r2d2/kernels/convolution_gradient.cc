@@ -7,8 +7,9 @@
 // is a product of matrices for every tap (u, v), summed over pixels. AMX multiplies tiles of 16 x 32 and 32 x 16 numbers:
 // the images are packed with pixels along memory, a row for each channel, and the gradient with channels along memory,
 // two pixels side by side. Rows of pixels follow each other with `pad` zeros between them, images with `pad` rows of
-// zeros, so that a tap is nothing but an offset. What is packed at a time, a part, fits the second cache. Every sum is
-// taken in one order, whatever the number of threads: equal numbers in, equal bits out.
+// zeros, so that a tap is nothing but an offset. What is packed at a time is a part, which fits the second cache where
+// there are few channels. Every sum is taken in one order, whatever the number of threads: equal numbers in, equal bits
+// out.
 
 #include <immintrin.h>
 #include <sys/syscall.h>
@@ -41,6 +42,9 @@ constexpr int64_t kGroups = 8;         // of parts, each with sums of its own: w
 int64_t Blocks(int64_t n) { return (n + kBlock - 1) / kBlock; }
 __mmask32 First(int64_t n) { return n >= kBlock ? ~0u : (1u << n) - 1; }
 
+// GCC's headers do not say what memory the tile instructions read and write.
+void Fence() { asm volatile("" ::: "memory"); }
+
 // All eight tiles of a thread, 16 rows of 64 bytes each. oneDNN remembers what it has configured: it is put back.
 class Tiles {
  public:
@@ -50,10 +54,13 @@ class Tiles {
       all[16 + 2 * tile] = 64;
       all[48 + tile] = 16;
     }
+    Fence();
     _tile_storeconfig(before_);
     _tile_loadconfig(all);
+    Fence();
   }
   ~Tiles() {
+    Fence();
     if (before_[0]) {
       _tile_loadconfig(before_);
     } else {
@@ -99,6 +106,7 @@ void Transpose(__m512i (&r)[32]) {
 
 // Sums the 32 x 32 square of one tap, four tiles one after another, over `pixels`, a multiple of 32.
 void Multiply(const bits* images, int64_t row, const bits* gradient, int64_t pixels, float* square, bool first) {
+  Fence();
   if (first) {
     _tile_zero(0);
     _tile_zero(1);
@@ -124,6 +132,7 @@ void Multiply(const bits* images, int64_t row, const bits* gradient, int64_t pix
   _tile_stored(1, square + 256, 64);
   _tile_stored(2, square + 512, 64);
   _tile_stored(3, square + 768, 64);
+  Fence();
 }
 
 class ConvolutionGradient : public OpKernel {
@@ -159,6 +168,11 @@ class ConvolutionGradient : public OpKernel {
       OP_REQUIRES_OK(context, context->forward_input_or_allocate_output({1}, 2, gradient.shape(), &behind));
     } else {
       context->set_output(2, gradient);
+    }
+    if (images.NumElements() == 0 || gradient.NumElements() == 0) {
+      kernel_sum->flat<float>().setZero();
+      bias_sum->flat<float>().setZero();
+      return;
     }
     const bits* image_at = reinterpret_cast<const bits*>(images.data());
     const bits* gradient_at = reinterpret_cast<const bits*>(gradient.data());
@@ -381,8 +395,11 @@ REGISTER_OP("R2d2ConvolutionGradient")
     .Output("behind: bfloat16")
     .SetShapeFn([](shape_inference::InferenceContext* c) {
       int64_t size;
+      shape_inference::ShapeHandle images, gradient;
       TF_RETURN_IF_ERROR(c->GetAttr("size", &size));
-      auto in = c->Dim(c->input(0), 3), out = c->Dim(c->input(1), 3), side = c->MakeDim(size);
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 4, &images));
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(1), 4, &gradient));
+      auto in = c->Dim(images, 3), out = c->Dim(gradient, 3), side = c->MakeDim(size);
       c->set_output(0, c->MakeShape({side, side, in, out}));
       c->set_output(1, c->MakeShape({out}));
       c->set_output(2, c->input(1));

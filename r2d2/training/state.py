@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from r2d2.files import remove_folder, remove_leftovers, whole_file, whole_folder
+from r2d2.files import recover, remove_folder, whole_file, whole_folder
 
 if TYPE_CHECKING:
     import keras
@@ -111,8 +111,8 @@ class Checkpoints:
             raise Superseded(f"another driver has taken over the run in {self.folder}")
         self.owner = owner
         self._write_owner(number + 1)
-        for place in (self.folder, self.folder / "checkpoints", self.folder / "best"):
-            remove_leftovers(place)
+        for place in ("checkpoints", "best"):
+            recover(self.folder / place)
         return self.attempt
 
     def latest(self) -> Path | None:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from r2d2 import config, models
+from r2d2 import config, kernels, models
 from r2d2.models import fused
 from r2d2.models.losses import dice_cross_entropy
 from r2d2.models.precision import with_precision
@@ -73,13 +73,27 @@ def test_in_bfloat16_their_gradients_lie_no_farther_from_float32_than_keras_own(
     assert np.mean(errors(found, exact)) < 1.1 * np.mean(errors(keras_own, exact)) < 0.5
 
 
-def test_a_u_net_has_them_wherever_they_can_be_and_saves_none(tmp_path):
+@pytest.mark.parametrize("settings, size", NETWORKS, ids=IDS)
+def test_they_are_wherever_they_can_be(settings, size):
+    model = built(settings, size)
+    copy = with_precision(model, "bfloat16")
+    kinds = {layer.name: type(layer).__name__ for layer in copy.layers}
+    convolutions = [name for name in kinds if "_conv_" in name or "_shortcut" in name]
+    assert {kinds[name] for name in convolutions} == {"Convolution"}
+    ups = {kinds[name] for name in kinds if name.startswith("decoder") and name.endswith("_up")}
+    assert ups == ({"Enlargement"} if settings.network == "dist-unet" else set())
+    assert kinds["logits"] == ("Scores" if settings.network == "dist-unet" else "Cropping2D")
+    for plain in (model, with_precision(model, "bfloat16", fuse=False)):
+        assert not [layer for layer in plain.layers if type(layer).__module__.startswith("r2d2")]
+
+
+def test_without_the_kernels_the_gradients_are_the_same_within_bfloat16s_rounding(monkeypatch):
     model = built(*NETWORKS[0])
-    kinds = {layer.name: type(layer) for layer in with_precision(model, "bfloat16").layers}
-    assert kinds["encoder_1_conv_1"] is fused.Convolution and kinds["decoder_1_up"] is fused.Enlargement
-    assert kinds["logits"] is fused.Scores
-    assert not [layer for layer in model.layers if type(layer).__module__.startswith("r2d2")]
-    assert not [layer for layer in with_precision(model, "bfloat16", fuse=False).layers if "r2d2" in str(type(layer))]
+    _, found = learned(with_precision(model, "bfloat16"), NETWORKS[0][1])
+    monkeypatch.setattr(kernels, "load", lambda: None)
+    _, without = learned(with_precision(model, "bfloat16"), NETWORKS[0][1])
+    kernels_of = [name for name in found if name.endswith("kernel")]
+    assert max(errors({n: found[n] for n in kernels_of}, {n: without[n] for n in kernels_of})) < 0.05
 
 
 @pytest.mark.parametrize("kernel_size, padding, strides", [(2, "same", 1), (3, "valid", 1), (3, "same", 2)])

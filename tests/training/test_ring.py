@@ -37,7 +37,8 @@ def _experiment(data: Path, workers: int, model: dict | None = None, **training:
         "batch_size": GLOBAL_BATCH // workers,
         "loss": "dice_cross_entropy",
         "optimizer": "sgd",
-        # The same effective rate everywhere; large, so that a missing allreduce shows.
+        # The same effective rate everywhere; large enough for a missing allreduce to show. Adam divides noise of a
+        # gradient that is zero by itself: at larger rates that grows.
         "learning_rate": 0.002 if training.get("optimizer") == "adam" else 0.1,
         "scaling": "none",
         "precision": "float32",
