@@ -129,7 +129,7 @@ class Step:
             for lane in range(self._lanes)
         ]
         values, gradients = zip(*parts, strict=True)
-        return tf.add_n(values), [tf.add_n(one) for one in zip(*gradients, strict=True)]
+        return _sum(values), [_sum(one) for one in zip(*gradients, strict=True)]
 
     def _add_minibatch(self, images: tf.Tensor, labels: tf.Tensor, logical: tf.Tensor, step: tf.Tensor) -> None:
         value, gradients = self._minibatch(images, labels, logical, step)
@@ -165,6 +165,11 @@ class Step:
             total.assign(tf.zeros_like(total))
         waited = tf.cast(communicated - computed, tf.float32)
         return tf.concat([told, [tf.linalg.global_norm(summed), waited]], axis=0)
+
+
+def _sum(parts: Sequence[tf.Tensor]) -> tf.Tensor:
+    """The sum, a tensor of its own: who waits for what a function returned waits for nothing, once it is inlined."""
+    return tf.add_n(parts) if len(parts) > 1 else tf.identity(parts[0])
 
 
 def _now(after: Sequence[tf.Tensor]) -> tf.Tensor:

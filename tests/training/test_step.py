@@ -1,8 +1,10 @@
+import time
 from types import SimpleNamespace
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from r2d2 import config, models
 from r2d2.models.losses import dice_cross_entropy
@@ -20,15 +22,25 @@ IMAGES = RNG.normal(size=(4, 16, 20, 1)).astype(np.float32)
 LABELS = RNG.integers(0, 2, (4, 16, 20)).astype(np.uint8)
 
 
-def make(logical=(0,), num_logical=1, batch_size=4, dropout=0.0, xla=False, normalization="none", lanes=1):
+def make(
+    logical=(0,),
+    num_logical=1,
+    batch_size=4,
+    dropout=0.0,
+    xla=False,
+    normalization="none",
+    lanes=1,
+    loss=dice_cross_entropy,
+    ring=ALONE,
+):
     keras.utils.set_random_seed(1)
     settings = config.DistUNet(filters=2, depth=1, dropout=dropout, normalization=normalization)
     model = with_precision(models.build(settings, 1, 2, SIZE), "float32", fuse=not xla)
     optimizer = optimizers.build(config.Training())
     optimizer.build(model.trainable_variables)
     seeds = [(v, int(v.numpy()[0])) for v in model.variables if v.name == "seed_generator_state"]
-    how = (batch_size, logical, num_logical, ALONE, xla, lanes)
-    return model, Step(model, model.trainable_variables, optimizer, dice_cross_entropy, seeds, *how)
+    how = (batch_size, logical, num_logical, ring, xla, lanes)
+    return model, Step(model, model.trainable_variables, optimizer, loss, seeds, *how)
 
 
 def weights(model):
@@ -45,6 +57,37 @@ def test_what_a_step_tells_is_the_loss_and_the_norm_of_its_gradient():
     fresh, _ = make()
     losses = dice_cross_entropy(LABELS, models.logits(fresh)(IMAGES))
     assert told.loss == pytest.approx(float(np.mean(losses)), rel=1e-5)
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_computing_is_not_told_as_waiting_for_the_ring(lanes):
+    def slow(labels, logits):
+        # Nothing with a side effect: only what is computed may be waited for.
+        square = tf.fill((1200, 1200), 1e-6 * tf.reduce_mean(logits))
+        for _ in range(12):
+            square = tf.matmul(square, square + 1e-3)
+        return dice_cross_entropy(labels, logits) * (1.0 + square[0, 0])
+
+    _, step = make(lanes=lanes, loss=slow)
+    step(IMAGES, LABELS, 0, 0.1)  # traces
+    began = time.perf_counter()
+    told = step(IMAGES, LABELS, 1, 0.1)
+    assert told.communication_s < 0.3 * (time.perf_counter() - began)
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_waiting_for_the_ring_is_told(lanes):
+    def wait(array):
+        time.sleep(0.4)
+        return array
+
+    def send(gradients):
+        waited = tf.numpy_function(wait, [gradients[0]], gradients[0].dtype)
+        return [tf.ensure_shape(waited, gradients[0].shape), *gradients[1:]]
+
+    _, step = make(lanes=lanes, ring=SimpleNamespace(**vars(ALONE) | {"sum_gradients": send}))
+    step(IMAGES, LABELS, 0, 0.1)  # traces
+    assert step(IMAGES, LABELS, 1, 0.1).communication_s >= 0.4
 
 
 def test_minibatches_of_several_logical_workers_add_up_to_one_batch():
