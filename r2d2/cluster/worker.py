@@ -46,7 +46,7 @@ class Task:
 def work(values: dict[str, Any]) -> None:
     """One worker's life: join the ring, take up the run where it stands, train, test, hand the model over."""
     task = Task(**values)
-    stages = [("until workers were asked for", task.asked - task.began), ("until they began", time.time() - task.asked)]
+    stages = [("until workers were asked for", task.asked), ("until they began", time.time())]
     # TensorFlow is imported here, in the worker, and set up before its first operation.
     from r2d2.training import device
     from r2d2.training.ring import Ring
@@ -56,8 +56,8 @@ def work(values: dict[str, Any]) -> None:
     device.limit_threads(task.threads, lanes, training.deterministic)
     ring = Ring(training.ring, training.deterministic, Path(task.run_folder) / TIMELINE)
     device.use_gpu(ring.local_rank)
-    stages.append(("libraries and ring", time.time() - sum(seconds for _, seconds in stages) - task.began))
-    worker = _Worker(task, ring, lanes, stages)
+    stages.append(("libraries and ring", time.time()))
+    worker = _Worker(task, experiment, ring, lanes, stages)
     try:
         worker.run()
     finally:
@@ -65,15 +65,22 @@ def work(values: dict[str, Any]) -> None:
 
 
 class _Worker:
-    def __init__(self, task: Task, ring: "Ring", lanes: int, stages: list[tuple[str, float]]) -> None:
+    def __init__(
+        self,
+        task: Task,
+        experiment: config.Experiment,
+        ring: "Ring",
+        lanes: int,
+        stages: list[tuple[str, float]],
+    ) -> None:
         from r2d2.data.prepare import open_prepared
         from r2d2.inference import Predictor
         from r2d2.training.learner import Learner
         from r2d2.training.state import Checkpoints, Writer
 
-        self.task, self.ring, self.stages = task, ring, stages
-        self.experiment = config.parse(task.experiment)
-        self.training = self.experiment.training
+        self.task, self.ring = task, ring
+        self.stages = stages  # of the start, each with the time on the clock when it ended
+        self.experiment, self.training = experiment, experiment.training
         self.prepared = open_prepared(Path(task.prepared))
         self.learner = Learner(self.experiment, self.prepared, task.split["training"], ring, lanes)
         self.predictor = Predictor(self.learner.model, self.experiment.preprocess)
@@ -90,11 +97,11 @@ class _Worker:
     def run(self) -> None:
         from ray import train
 
-        self._stage("network and data")
+        self.stages.append(("network and data", time.time()))
         if not self._take_up():
             train.report({"superseded": True})
             return
-        self._stage("run taken up")
+        self.stages.append(("run taken up", time.time()))
         reason = self._train()
         if self.ring.rank == 0:
             self.writer.wait()
@@ -169,10 +176,6 @@ class _Worker:
                     self._end_epoch(leaving=True)
                 return leave
 
-    def _stage(self, stage: str) -> None:
-        """Note how long a stage of the start took."""
-        self.stages.append((stage, time.time() - self.task.began - sum(seconds for _, seconds in self.stages)))
-
     def _epoch_is_open(self) -> bool:
         return self.state.step > self.state.epoch * self.learner.steps_per_epoch
 
@@ -183,9 +186,12 @@ class _Worker:
         told = self.learner.step(self.state, self._code())
         self._count_time()
         if self.stages and self.state.step == 1 and self.ring.rank == 0:
-            self._stage("first step")
-            took = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in self.stages)
-            self.run_record.tag(start=f"{sum(seconds for _, seconds in self.stages):.1f} s: {took}")
+            self.stages.append(("first step", time.time()))
+            before = [self.task.began, *(ended for _, ended in self.stages)]
+            took = [
+                f"{stage} {ended - start:.1f} s" for start, (stage, ended) in zip(before, self.stages, strict=False)
+            ]
+            self.run_record.tag(start=f"{before[-1] - before[0]:.1f} s: {', '.join(took)}")
             self.stages = []
         trouble = sentinel.after_step(self.training.sentinel, self.state, told.loss, told.gradient_norm)
         leave = ASKED.get(told.code)

@@ -158,7 +158,7 @@ class ConvolutionGradient : public OpKernel {
                 errors::InvalidArgument("output and gradient must have one shape"));
     const int64_t count = images.dim_size(0), height = images.dim_size(1), width = images.dim_size(2);
     const int64_t in = images.dim_size(3), out = gradient.dim_size(3), pad = size_ / 2, taps = size_ * size_;
-    const int64_t in_blocks = Blocks(in), out_blocks = Blocks(out), blocks = taps * in_blocks * out_blocks;
+    const int64_t in_blocks = Blocks(in), out_blocks = Blocks(out), pairs = in_blocks * out_blocks;
     const int64_t in_all = in_blocks * kBlock, out_all = out_blocks * kBlock;
 
     Tensor *kernel_sum, *bias_sum, *behind;
@@ -181,23 +181,23 @@ class ConvolutionGradient : public OpKernel {
 
     // A part is some images, or some rows of one. With few channels every thread takes parts of its own, from packing to
     // sums. With many, the sums are larger than what is packed: then the threads share out each of few parts.
-    const int64_t sums = blocks * kSquare * sizeof(float);
+    const int64_t sums = taps * pairs * kSquare * sizeof(float);
     const bool many = sums > kCache;
     const int64_t pitch = width + pad, row_bytes = pitch * (in_all + out_all) * sizeof(bits);
     const int64_t fit = std::max<int64_t>(1, (many ? sums : kCache) / row_bytes);
     const bool whole = fit >= height + pad;
-    const int64_t part_images = whole ? std::clamp<int64_t>(fit / (height + pad), 1, std::max<int64_t>(1, count)) : 1;
-    const int64_t strips = whole ? 1 : (height + fit - 1) / fit, part_rows = (height + strips - 1) / std::max<int64_t>(1, strips);
+    const int64_t part_images = whole ? std::clamp<int64_t>(fit / (height + pad), 1, count) : 1;
+    const int64_t strips = whole ? 1 : (height + fit - 1) / fit, part_rows = (height + strips - 1) / strips;
     const int64_t segment = part_rows + pad;  // rows from one image of a part to the next
     const int64_t pixels = Blocks(part_images * segment * pitch) * kBlock;
     // Rows that begin a power of two apart would share a few places of the caches.
     int64_t row = Blocks(pixels + 2 * pad * (pitch + 1) + kBlock) * kBlock;
     row += row % (2 * kBlock) ? 0 : kBlock;
     const int64_t parts = (count + part_images - 1) / part_images * strips;
-    const int64_t groups = many ? std::min<int64_t>(1, parts) : std::min(kGroups, parts);
+    const int64_t groups = many ? 1 : std::min(kGroups, parts);
 
     const DeviceBase::CpuWorkerThreads& pool = *context->device()->tensorflow_cpu_worker_threads();
-    const int64_t lanes = many ? 1 : std::min<int64_t>(pool.num_threads, groups), packed_size = in_all * row + out_all * pixels;
+    const int64_t lanes = std::min<int64_t>(pool.num_threads, groups), packed_size = in_all * row + out_all * pixels;
     const int64_t kernel_size = taps * in_all * out_all, sums_size = kernel_size + out_all;
     Tensor packed_tensor, sums_tensor;
     OP_REQUIRES_OK(context, context->allocate_temp(DT_BFLOAT16, {lanes * packed_size}, &packed_tensor));
@@ -251,7 +251,7 @@ class ConvolutionGradient : public OpKernel {
         }
       });
       // For each pair of 32 channels, in and out: all taps of one panel after another, their squares close at hand.
-      const int64_t pairs = in_blocks * out_blocks, jobs = many ? std::min<int64_t>(pairs, pool.num_threads) : 1;
+      const int64_t jobs = many ? std::min<int64_t>(pairs, pool.num_threads) : 1;
       spread(jobs, [&](int64_t job) {
         Tiles tiles;
         std::vector<float> room(taps * kSquare + 16);
@@ -283,7 +283,9 @@ class ConvolutionGradient : public OpKernel {
     together(lanes, [&](int64_t) {
       bits* mine = packed + next_lane++ * packed_size;
       // What lies between rows and images stays zero.
-      spread(in_blocks, [&](int64_t block) { std::memset(mine + block * kBlock * row, 0, kBlock * row * sizeof(bits)); });
+      spread(in_blocks, [&](int64_t block) {
+        std::memset(mine + block * kBlock * row, 0, kBlock * row * sizeof(bits));
+      });
       for (int64_t group; (group = next_group++) < groups;) {
         float* kernel_at = in_place ? kernel : group_sums + group * sums_size;
         float* bias_at = group_sums + group * sums_size + kernel_size;
