@@ -3,8 +3,9 @@
     sudo python experiments/benchmarks/network.py --steps 12
 
 Two hosts are network namespaces of this machine (infra/several_hosts.sh; needs root and iproute2), their links shaped
-by `tc`. Each host has one core of its own, and so has the single host that they are compared with; nothing else runs.
-Each trains one network (128x128, batch 8, bfloat16, SGD) on images of random numbers, through
+by `tc`. Each host has one core of its own, and so have the single hosts that they are compared with: two that train at
+the same time, each by itself, so that memory and caches are shared as they are by the two of a ring. Each trains one
+network (128x128, batch 8, bfloat16, SGD) on images of random numbers, through
 `r2d2.training.ring.Ring`.
 
 A step's exposed communication is the time from a host's last gradient to the last sum, on the host that waited least:
@@ -27,6 +28,8 @@ import time
 from datetime import date
 from pathlib import Path
 
+from common import flops_an_image
+
 HOSTS = Path(__file__).parents[2] / "infra" / "several_hosts.sh"
 OUTSIDE = "10.77.0.254"
 SIZE, BATCH, CLASSES = 128, 8, 4
@@ -45,9 +48,9 @@ WAYS = {
 }
 
 
-def rank(network: str, way: str, steps: int) -> None:
+def rank(name: str, way: str, steps: int) -> None:
     """One host: train, print the seconds and the exposed communication of each step, and the gradients' bytes."""
-    from r2d2 import config, models
+    from r2d2 import config
     from r2d2.training import device
 
     device.limit_threads(1)
@@ -63,9 +66,7 @@ def rank(network: str, way: str, steps: int) -> None:
 
     ring = Ring(config.Ring(**WAYS[way]))
     keras.utils.set_random_seed(0)
-    settings = config.DistFCN if "fcn" in NETWORKS[network]["network"] else config.DistUNet
-    plain = models.build(settings(**NETWORKS[network]), 1, CLASSES, (SIZE, SIZE))
-    model = with_precision(plain, "bfloat16")
+    model = with_precision(network(name), "bfloat16")
     optimizer = optimizers.build(config.Training())
     optimizer.build(model.trainable_variables)
     seeds = [(v, int(v.numpy()[0])) for v in model.variables if v.name == "seed_generator_state"]
@@ -87,60 +88,64 @@ def rank(network: str, way: str, steps: int) -> None:
     ring.close()
 
 
-def run(hosts: int, network: str, way: str, steps: int) -> tuple[float, float, int]:
-    """A step's seconds, its exposed communication and the gradients' bytes, on so many hosts."""
+def network(name: str):
+    """Its plain model."""
+    from r2d2 import config, models
+
+    settings = config.DistFCN if "fcn" in NETWORKS[name]["network"] else config.DistUNet
+    return models.build(settings(**NETWORKS[name]), 1, CLASSES, (SIZE, SIZE))
+
+
+def run(rings: list[list[int]], name: str, way: str, steps: int) -> tuple[float, float, int]:
+    """Train in so many rings of hosts at the same time.
+
+    Returns:
+        Of a step the seconds (the mean of the rings), the exposed communication (of the first), and the gradients'
+        bytes.
+    """
     from horovod.runner.common.util.hosts import get_host_assignments, parse_hosts
     from horovod.runner.http.http_server import RendezvousServer
 
-    server = RendezvousServer(verbose=0)
-    port = server.start()
-    plan = get_host_assignments(parse_hosts(",".join(f"node{i}:1" for i in range(hosts))), hosts)
-    server.init(plan)
-    processes = []
-    for i in range(hosts):
-        environment = os.environ | {
-            "HOROVOD_GLOO_RENDEZVOUS_ADDR": OUTSIDE,
-            "HOROVOD_GLOO_RENDEZVOUS_PORT": str(port),
-            "HOROVOD_CONTROLLER": "gloo",
-            "HOROVOD_CPU_OPERATIONS": "gloo",
-            "HOROVOD_GLOO_IFACE": "eth0",
-            "HOROVOD_HOSTNAME": f"node{i}",
-            "TF_CPP_MIN_LOG_LEVEL": "2",
-        }
-        slot = plan[i]
-        for name in ("rank", "size", "local_rank", "local_size", "cross_rank", "cross_size"):
-            environment[f"HOROVOD_{name.upper()}"] = str(getattr(slot, name))
-        command = [HOSTS, "run", str(i), "taskset", "-c", str(i), sys.executable, __file__, "--network", network]
-        command += ["--way", way, "--steps", str(steps)]
-        processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment))
+    servers, processes = [], []
+    for hosts in rings:
+        servers.append(RendezvousServer(verbose=0))
+        port = servers[-1].start()
+        plan = get_host_assignments(parse_hosts(",".join(f"node{i}:1" for i in hosts)), len(hosts))
+        servers[-1].init(plan)
+        for i, slot in zip(hosts, plan, strict=True):
+            environment = os.environ | {
+                "HOROVOD_GLOO_RENDEZVOUS_ADDR": OUTSIDE,
+                "HOROVOD_GLOO_RENDEZVOUS_PORT": str(port),
+                "HOROVOD_CONTROLLER": "gloo",
+                "HOROVOD_CPU_OPERATIONS": "gloo",
+                "HOROVOD_GLOO_IFACE": "eth0",
+                "HOROVOD_HOSTNAME": f"node{i}",
+                "TF_CPP_MIN_LOG_LEVEL": "2",
+            }
+            for key in ("rank", "size", "local_rank", "local_size", "cross_rank", "cross_size"):
+                environment[f"HOROVOD_{key.upper()}"] = str(getattr(slot, key))
+            command = [HOSTS, "run", str(i), "taskset", "-c", str(i), sys.executable, __file__, "--network", name]
+            command += ["--way", way, "--steps", str(steps)]
+            processes.append(
+                subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment)
+            )
     try:
         told = [process.communicate(timeout=600)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()
-        server.stop()
+        for server in servers:
+            server.stop()
     if any(process.returncode for process in processes):
-        raise SystemExit(f"{network}, {way}: a host failed")
-    found = [json.loads(one.splitlines()[-1]) for one in told]
-    pairs = list(zip(*(one["taken"] for one in found), strict=True))
-    seconds = statistics.median(max(wall for wall, _ in pair) for pair in pairs)
-    exposed = statistics.median(min(waited for _, waited in pair) for pair in pairs)
-    return seconds, exposed if hosts > 1 else 0.0, found[0]["bytes"]
-
-
-def flops(network: str) -> float:
-    """Of a step's convolutions, forward and both gradients."""
-    from r2d2 import config, models
-
-    settings = config.DistFCN if "fcn" in NETWORKS[network]["network"] else config.DistUNet
-    model = models.build(settings(**NETWORKS[network]), 1, CLASSES, (SIZE, SIZE))
-    total = 0
-    for layer in model.layers:
-        if type(layer).__name__ in ("Conv2D", "Conv2DTranspose"):
-            height, width, filters = layer.kernel.shape[0], layer.kernel.shape[1], layer.kernel.shape[2:]
-            shape = layer.output.shape if type(layer).__name__ == "Conv2D" else layer.input.shape
-            total += 6 * BATCH * shape[1] * shape[2] * height * width * filters[0] * filters[1]
-    return float(total)
+        raise SystemExit(f"{name}, {way}: a host failed")
+    found = iter([json.loads(one.splitlines()[-1]) for one in told])
+    seconds, exposed, size = [], [], 0
+    for hosts in rings:
+        mine = [next(found) for _ in hosts]
+        pairs, size = list(zip(*(one["taken"] for one in mine), strict=True)), mine[0]["bytes"]
+        seconds.append(statistics.median(max(wall for wall, _ in pair) for pair in pairs))
+        exposed.append(statistics.median(min(waited for _, waited in pair) for pair in pairs))
+    return statistics.mean(seconds), exposed[0], size
 
 
 def main() -> None:
@@ -162,17 +167,17 @@ def main() -> None:
         f"{given.gpu_tflops:g} TFLOP/s.",
         "`python experiments/benchmarks/network.py`",
     ]
-    for network in NETWORKS:
-        work = flops(network) / given.gpu_tflops / 1e12
-        lines += ["", f"## {network}: a GPU's step {1e3 * work:.1f} ms", ""]
+    for name in NETWORKS:
+        work = BATCH * flops_an_image(network(name)) / given.gpu_tflops / 1e12
+        lines += ["", f"## {name}: a GPU's step {1e3 * work:.1f} ms", ""]
         header = "| Gbit/s | way | step | exposed | bytes/bandwidth | efficiency | on a GPU | nothing overlapping |"
         lines += [header, "|---|---|---|---|---|---|---|---|"]
         for rate in given.rates.split(","):
             subprocess.run([HOSTS, "up", "2", f"{rate}gbit"], check=True)
             try:
-                alone, _, size = run(1, network, "default", given.steps)
+                alone, _, size = run([[0], [1]], name, "default", given.steps)
                 lines.append(f"| - | one host | {alone:.3f} | - | - | - | - | - |")
-                results = {way: run(2, network, way, given.steps) for way in WAYS}
+                results = {way: run([[0, 1]], name, way, given.steps) for way in WAYS}
             finally:
                 subprocess.run([HOSTS, "down", "2"], check=True)
             for way, (seconds, exposed, _) in results.items():

@@ -33,6 +33,8 @@ import time
 from datetime import date
 from pathlib import Path
 
+from common import environment
+
 SIZE = 192
 PEERS = ("monai[nibabel]==1.6.1", "torchio==1.2.1", "nnunetv2==2.8.1", "numpy<2.5")
 SAME = (
@@ -275,9 +277,7 @@ def main():
     if not data.exists():
         r2d2 = Path(sys.executable).with_name("r2d2")
         subprocess.run([r2d2, "data", "synthesize", "brats", data, "--patients", str(given.volumes)], check=True)
-    if not peers.exists():
-        subprocess.run([sys.executable, "-m", "venv", peers], check=True)
-        subprocess.run([peers / "bin" / "pip", "install", "--quiet", *PEERS], check=True)
+    environment(peers, PEERS)
     # In memory where that can be, or the disk's speed at writing is all that is measured.
     memory = Path("/dev/shm")
     count, out = len(cases(data)), (memory if memory.is_dir() else home) / f"r2d2-benchmark-{os.getpid()}"

@@ -39,6 +39,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+from common import environment, flops_an_image, interval
 
 SIZE, BATCH, FILTERS, DEPTH, CLASSES, RATE = 128, 8, 32, 4, 4, 0.02
 PEERS = ("torch==2.13.0", "monai==1.6.1", "numpy<2.5")
@@ -56,6 +57,13 @@ def experiment(data: Path) -> dict:
         "cluster": {"workers": 1},
         "evaluation": {"every_epochs": 1000, "overlays": 0},
     }
+
+
+def network():
+    """The settings of its network."""
+    from r2d2 import config
+
+    return config.DistUNet(network="dist-unet", filters=FILTERS, depth=DEPTH)
 
 
 # The tools, each in a process of its own. A tool is a function that takes a step, and one that predicts classes.
@@ -87,10 +95,10 @@ def keras_tool(room: Path, threads: int):
 
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(2)
-    from r2d2 import config, models
+    from r2d2 import models
     from r2d2.models.precision import with_precision
 
-    plain = models.build(config.DistUNet(network="dist-unet", filters=FILTERS, depth=DEPTH), 1, CLASSES, (SIZE, SIZE))
+    plain = models.build(network(), 1, CLASSES, (SIZE, SIZE))
     model = models.logits(with_precision(plain, "bfloat16", fuse=False))
 
     def loss(labels, logits):
@@ -239,8 +247,8 @@ class Tool:
     """One tool's process, as the benchmark sees it."""
 
     def __init__(self, name: str, room: Path, peers: Path, threads: int) -> None:
-        python = sys.executable if name in OWN else peers / "bin" / "python"
-        environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2"} | (HUGE if "huge" in name else {})
+        python = sys.executable if name in OWN else environment(peers, PEERS)
+        variables = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2"} | (HUGE if "huge" in name else {})
         command = [python, __file__, "--tool", name, "--room", room, "--threads", str(threads)]
         self._process = subprocess.Popen(
             command,
@@ -248,7 +256,7 @@ class Tool:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env=environment,
+            env=variables,
         )
         self.name = name
 
@@ -296,24 +304,6 @@ def make_room(room: Path) -> None:
         "validation": [(case.first, case.first + case.slices) for case in prepared.select(split["validation"])],
     }
     (room / "about.json").write_text(json.dumps(about))
-
-
-def flops_an_image() -> float:
-    """Multiplications and additions of the convolutions, forward and both gradients (the images need none)."""
-    total, wide = 0.0, [FILTERS * 2**number for number in range(DEPTH + 1)]
-    for number, filters in enumerate(wide):
-        pixels, before = (SIZE // 2**number) ** 2, 1 if number == 0 else wide[number - 1]
-        total += 9 * pixels * (before * filters * (2 if number == 0 else 3) + 3 * filters**2)
-        if number < DEPTH:
-            total += 3 * 9 * pixels * (2 * filters * filters + filters**2) + 3 * pixels * 2 * filters * filters
-    return 2 * total
-
-
-def interval(values: list[float]) -> tuple[float, float, float]:
-    """The median, and the 95 % interval of it by resampling."""
-    rng = np.random.default_rng(0)
-    drawn = np.median(rng.choice(values, (2000, len(values))), axis=1)
-    return statistics.median(values), *np.percentile(drawn, (2.5, 97.5))
 
 
 def steps_in_turn(tools: list[Tool], pairs: int, steps: int) -> dict[str, list[tuple[float, float]]]:
@@ -383,8 +373,15 @@ def whole_runs(room: Path, peers: Path, threads: int, pairs: int) -> list[tuple[
             return 0
 
     def epoch_ends(number: int) -> None:
-        deadline = time.monotonic() + 300
-        while epochs() < number:
+        # Asked for only when the file has changed: asking all the time would take from what is measured.
+        deadline, seen = time.monotonic() + 300, None
+        while True:
+            with contextlib.suppress(FileNotFoundError):
+                changed = (home / "mlflow.db").stat().st_mtime_ns
+                if changed != seen:
+                    seen = changed
+                    if epochs() >= number:
+                        return
             if time.monotonic() > deadline or driver.poll() is not None:
                 raise SystemExit(f"r2d2 train failed; see {home}/log")
             time.sleep(0.01)
@@ -432,9 +429,7 @@ def main() -> None:
     home = given.home.absolute()
     room, peers = home / "training", given.peers or home / "torch"
     room.mkdir(parents=True, exist_ok=True)
-    if not peers.exists():
-        subprocess.run([sys.executable, "-m", "venv", peers], check=True)
-        subprocess.run([peers / "bin" / "pip", "install", "--quiet", *PEERS], check=True)
+    environment(peers, PEERS)
     subprocess.run([sys.executable, __file__, "--tool", "prepare", "--room", room], check=True)
     per_epoch = json.loads((room / "about.json").read_text())["steps_per_epoch"]
 
@@ -474,8 +469,10 @@ def page(taken, curves, turns, given, per_epoch) -> str:
         middle, low, high = interval([w / mine for (w, _), (mine, _) in zip(turns_of, taken["r2d2"], strict=True)])
         lines.append(f"| {name} | {speed:.1f} | {cost:.1f} | {middle:.2f} ({low:.2f} to {high:.2f}) |")
     if given.peak:
+        from r2d2 import models
+
         speed = statistics.median(images / wall for wall, _ in taken["r2d2"])
-        share = speed * flops_an_image() / given.peak / 1e12
+        share = speed * flops_an_image(models.build(network(), 1, CLASSES, (SIZE, SIZE))) / given.peak / 1e12
         lines += ["", f"R2D2's convolutions take {share:.0%} of a bfloat16 peak of {given.peak:g} TFLOP/s."]
     lines += [
         "",
