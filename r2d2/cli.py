@@ -25,6 +25,8 @@ app.add_typer(data_app, name="data")
 app.add_typer(runs_app, name="runs")
 app.add_typer(zoo_app, name="zoo")
 
+MOST_ROWS = 40
+"""How many cases a table on the terminal shows."""
 Json = Annotated[bool, typer.Option("--json", help="Answer with one JSON document on standard output.")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change.")]
 
@@ -120,6 +122,10 @@ def evaluate(
     data: Annotated[Path | None, typer.Argument(help="Annotated scans; absent: the model's test patients.")] = None,
     reference: Annotated[Path | None, typer.Option(help="A folder of reference masks.")] = None,
     prediction: Annotated[Path | None, typer.Option(help="A folder of predicted masks of the same names.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The report's folder (one of R2D2_HOME/evaluations).")
+    ] = None,
+    tolerance: Annotated[float | None, typer.Option(min=0.0, help="Of the surface Dice, in mm (2).")] = None,
     as_json: Json = False,
 ) -> None:
     """Score a model on annotated scans, or a folder of masks against another, patient by patient."""
@@ -127,16 +133,18 @@ def evaluate(
     from r2d2.engine.evaluate import evaluate as run
 
     if model is not None and reference is None and prediction is None:
-        result = run(model, data)
+        result = run(model, data, output, tolerance)
     elif model is None and reference is not None and prediction is not None:
-        result = compare_folders(reference, prediction)
+        result = compare_folders(reference, prediction, output, tolerance)
     else:
         raise InputError("evaluate: give MODEL [DATA], or --reference DIR and --prediction DIR")
     if as_json:
-        _answer(result)
+        _answer(result.document | {"report": result.report})
         return
     print(f"{result.about}\n")
     print(_table(result.rows, result.means))
+    print(f"\n{_estimates(result.estimates, result.labels)}")
+    print(f"\nWrote report.html, scores.json and scores.csv in {result.report}; what each number is, they say")
 
 
 @app.command()
@@ -354,11 +362,31 @@ def _table(rows: list[dict[str, Any]], means: dict[str, float]) -> str:
 
     having = [{row["patient"] for row in rows if row.get(column) is not None} for column in columns]
     patients = len({row["patient"] for row in rows})
-    lines = [line("", titles), *(line(name, numbers(row)) for name, row in zip(names, rows, strict=True))]
+    lines = [line("", titles)]
+    # Of many, the worst: who wants all has them in the files.
+    order = sorted(range(len(rows)), key=lambda i: 2.0 if rows[i]["dice"] is None else rows[i]["dice"])
+    shown = sorted(order[:MOST_ROWS]) if len(rows) > MOST_ROWS else range(len(rows))
+    lines += [line(names[i], numbers(rows[i])) for i in shown]
+    if len(rows) > MOST_ROWS:
+        lines.append(f"(the {MOST_ROWS} worst of {len(rows)})")
     lines.append(line(f"mean of {patients} patient{'s' if patients > 1 else ''}", numbers(means)))
     if any(len(having_it) != patients for having_it in having):
         lines.append(line("  patients with it", [str(len(having_it)) for having_it in having]))
     return "\n".join(lines)
+
+
+def _estimates(estimates: dict[str, Any], labels: dict[int, str]) -> str:
+    """The scores of whole volumes with their intervals, as a table."""
+    from r2d2.segeval.report import summary
+
+    rows = [("Mean or median (95 % interval)", ["all", *(name for value, name in sorted(labels.items()) if value > 0)])]
+    rows += summary(estimates, labels)
+    first = max(len(title) for title, _ in rows)
+    widths = [max(len(cells[column]) for _, cells in rows) for column in range(len(rows[0][1]))]
+    return "\n".join(
+        f"{title:<{first}}  " + "  ".join(f"{c:<{w}}" for c, w in zip(cells, widths, strict=True)).rstrip()
+        for title, cells in rows
+    )
 
 
 def _fail(error: object, code: int) -> None:

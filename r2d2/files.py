@@ -85,6 +85,14 @@ def to_disk(path: Path) -> None:
     _to_disk(path)
 
 
+def same_file(path: Path, other: Path) -> None:
+    """Make `other` the same file as `path`, by another name; a copy where a file system knows no such names."""
+    try:
+        other.hardlink_to(path)
+    except OSError:
+        shutil.copyfile(path, other)
+
+
 def _beside(path: Path) -> Path:
     # Not the number of the process: processes of two hosts or containers that share the disk can have the same one.
     return path.with_name(f".{path.name[:200]}.{uuid.uuid4().hex[:12]}.part")

@@ -1,9 +1,10 @@
-"""What the benchmarks share: peers in environments of their own, intervals, the work of a network."""
+"""What the benchmarks share: tools in processes and environments of their own, intervals, the work of a network."""
 
+import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,37 @@ def environment(folder: Path, packages: Sequence[str]) -> Path:
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
         subprocess.run([folder / "bin" / "pip", "install", "--quiet", *packages], check=True)
     return folder / "bin" / "python"
+
+
+class Tool:
+    """A process that answers lines of its input with lines of numbers, and waits meanwhile."""
+
+    def __init__(self, name: str, command: Sequence[str | Path], variables: Mapping[str, str] | None = None) -> None:
+        self._process = subprocess.Popen(
+            [*command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2"} | dict(variables or {}),
+        )
+        self.name, self._command = name, command
+
+    def ask(self, line: str) -> list[float]:
+        """What it answers."""
+        assert self._process.stdin and self._process.stdout
+        print(line, file=self._process.stdin, flush=True)
+        told = self._process.stdout.readline()
+        if not told:
+            shown = " ".join(str(word) for word in self._command)
+            raise SystemExit(f"{self.name} failed; run it by itself and type {line!r}: {shown}")
+        return [float(value) for value in told.split()]
+
+    def close(self) -> None:
+        """End it."""
+        assert self._process.stdin
+        self._process.stdin.close()
+        self._process.wait()
 
 
 def interval(values: Sequence[float]) -> tuple[float, float, float]:

@@ -10,10 +10,10 @@ network (128x128, batch 8, bfloat16, SGD) on images of random numbers, through
 
 A step's exposed communication is the time from a host's last gradient to the last sum, on the host that waited least:
 the other's is that and waiting for its neighbour. `bytes/bandwidth` is what one host must send, at the link's rate.
-Efficiency is the single host's step over two hosts'. Slow computing flatters it, so the last two columns say what would
-be left at a GPU's step time (`--gpu-tflops`, what a GPU really computes of bfloat16 in training): with the exposed
-communication as measured here, but never less than the link needs for the bytes; and with all of it exposed, as where
-nothing overlaps.
+Efficiency is the single host's step over two hosts'. Slow computing flatters it, so the last columns say what would be
+left with a GPU, on the paper's images of 512x512, at the operations a second that it is taken to reach in training: at
+most that which the exposed communication measured here would leave (never less than the link needs for the bytes), at
+least that which is left when nothing overlaps.
 
 The results are printed and written beside this file, to `network.md`.
 """
@@ -37,6 +37,9 @@ NETWORKS = {
     "Dist-U-Net (32 filters, depth 4)": {"network": "dist-unet", "filters": 32, "depth": 4},
     "Dist-FCN (VGG-16, stride 8, head 1024)": {"network": "dist-fcn", "encoder": "vgg16", "head_width": 1024},
 }
+GPU_SIZE = 512
+GPUS = {"GTX 1080 Ti, 5 TFLOP/s": 5e12, "100 TFLOP/s": 100e12}
+"""The paper's, and one of today's, with what they are taken to reach."""
 WAYS = {
     "default": {},
     "no overlap": {"overlap": False},
@@ -153,43 +156,49 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--rates", default="1,10", help="Gbit/s")
-    parser.add_argument("--gpu-tflops", type=float, default=100.0)
     parser.add_argument("--network")
     parser.add_argument("--way")
     given = parser.parse_args()
     if given.way:
         rank(given.network, given.way, given.steps)
         return
-    lines = [
-        f"# Two hosts, {date.today()}",
-        "",
-        f"128x128, batch {BATCH} a host, bfloat16, one core a host; medians of {given.steps} steps; seconds. GPU: "
-        f"{given.gpu_tflops:g} TFLOP/s.",
-        "`python experiments/benchmarks/network.py`",
-    ]
+    measured = {name: {} for name in NETWORKS}
     for name in NETWORKS:
-        work = BATCH * flops_an_image(network(name)) / given.gpu_tflops / 1e12
-        lines += ["", f"## {name}: a GPU's step {1e3 * work:.1f} ms", ""]
-        header = "| Gbit/s | way | step | exposed | bytes/bandwidth | efficiency | on a GPU | nothing overlapping |"
-        lines += [header, "|---|---|---|---|---|---|---|---|"]
         for rate in given.rates.split(","):
             subprocess.run([HOSTS, "up", "2", f"{rate}gbit"], check=True)
             try:
-                alone, _, size = run([[0], [1]], name, "default", given.steps)
-                lines.append(f"| - | one host | {alone:.3f} | - | - | - | - | - |")
-                results = {way: run([[0, 1]], name, way, given.steps) for way in WAYS}
+                alone = run([[0], [1]], name, "default", given.steps)
+                measured[name][rate] = (alone, {way: run([[0, 1]], name, way, given.steps) for way in WAYS})
             finally:
                 subprocess.run([HOSTS, "down", "2"], check=True)
+            print(page(measured, given.steps), flush=True)
+    Path(__file__).with_suffix(".md").write_text(page(measured, given.steps))
+
+
+def page(measured: dict[str, dict], steps: int) -> str:
+    """What was measured, as tables: of each network and rate a single host, and each way of two."""
+    lines = [
+        f"# Two hosts, {date.today()}",
+        "",
+        f"128x128, batch {BATCH} a host, bfloat16, one core a host; medians of {steps} steps; seconds.",
+        "`python experiments/benchmarks/network.py`",
+    ]
+    for name, rates in measured.items():
+        work = BATCH * flops_an_image(network(name)) * (GPU_SIZE / SIZE) ** 2
+        times = ", ".join(f"{gpu}: {1e3 * work / speed:.0f} ms" for gpu, speed in GPUS.items())
+        lines += ["", f"## {name}", "", f"A GPU's step at {GPU_SIZE}x{GPU_SIZE}: {times}.", ""]
+        header = ["Gbit/s", "way", "step", "exposed", "bytes/bandwidth", "efficiency", *GPUS]
+        lines += [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+        for rate, ((alone, _, size), results) in rates.items():
+            lines.append(f"| {rate} | one host | {alone:.3f} |" + " - |" * (len(header) - 3))
             for way, (seconds, exposed, _) in results.items():
-                sent = size / (2 if "fp16" in way else 1)
-                bare = 8 * sent / float(rate) / 1e9
-                whole = results["fp16, no overlap" if "fp16" in way else "no overlap"][1]
-                lines.append(
-                    f"| {rate} | {way} | {seconds:.3f} | {exposed:.3f} | {bare:.3f} | {alone / seconds:.0%} "
-                    f"| {work / max(work + exposed, bare):.1%} | {work / (work + max(whole, bare)):.1%} |"
-                )
-            print("\n".join(lines[-len(WAYS) - 1 :]), flush=True)
-    Path(__file__).with_suffix(".md").write_text("\n".join(lines) + "\n")
+                bare = 8 * size / (2 if "fp16" in way else 1) / float(rate) / 1e9
+                whole = max(results["fp16, no overlap" if "fp16" in way else "no overlap"][1], bare)
+                cells = [rate, way, f"{seconds:.3f}", f"{exposed:.3f}", f"{bare:.3f}", f"{alone / seconds:.0%}"]
+                for step in (work / speed for speed in GPUS.values()):
+                    cells.append(f"{step / (step + whole):.0%} to {step / max(step + exposed, bare):.0%}")
+                lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-from common import environment, flops_an_image, interval
+from common import Tool, environment, flops_an_image, interval
 
 SIZE, BATCH, FILTERS, DEPTH, CLASSES, RATE = 128, 8, 32, 4, 4, 0.02
 PEERS = ("torch==2.13.0", "monai==1.6.1", "numpy<2.5")
@@ -243,35 +243,11 @@ def validation_dice(predict, about: dict) -> float:
     return float(np.mean(scores))
 
 
-class Tool:
-    """One tool's process, as the benchmark sees it."""
-
-    def __init__(self, name: str, room: Path, peers: Path, threads: int) -> None:
-        python = sys.executable if name in OWN else environment(peers, PEERS)
-        variables = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2"} | (HUGE if "huge" in name else {})
-        command = [python, __file__, "--tool", name, "--room", room, "--threads", str(threads)]
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=variables,
-        )
-        self.name = name
-
-    def ask(self, line: str) -> list[float]:
-        """What it answers."""
-        print(line, file=self._process.stdin, flush=True)
-        told = self._process.stdout.readline()
-        if not told:
-            raise SystemExit(f"{self.name} failed; run it by itself: --tool '{self.name}' --room ... and type: {line}")
-        return [float(value) for value in told.split()]
-
-    def close(self) -> None:
-        """End it."""
-        self._process.stdin.close()
-        self._process.wait()
+def tool_of(name: str, room: Path, peers: Path, threads: int) -> Tool:
+    """One tool's process."""
+    python = sys.executable if name in OWN else environment(peers, PEERS)
+    command = [python, __file__, "--tool", name, "--room", room, "--threads", str(threads)]
+    return Tool(name, command, HUGE if "huge" in name else None)
 
 
 def make_room(room: Path) -> None:
@@ -386,7 +362,7 @@ def whole_runs(room: Path, peers: Path, threads: int, pairs: int) -> list[tuple[
                 raise SystemExit(f"r2d2 train failed; see {home}/log")
             time.sleep(0.01)
 
-    turns, bare = [], Tool("r2d2", room, peers, threads)
+    turns, bare = [], tool_of("r2d2", room, peers, threads)
     try:
         epoch_ends(2)
         for number in range(pairs + 1):
@@ -433,12 +409,12 @@ def main() -> None:
     subprocess.run([sys.executable, __file__, "--tool", "prepare", "--room", room], check=True)
     per_epoch = json.loads((room / "about.json").read_text())["steps_per_epoch"]
 
-    tools = [Tool(name, room, peers, given.threads) for name in TOOLS]
+    tools = [tool_of(name, room, peers, given.threads) for name in TOOLS]
     taken = steps_in_turn(tools, given.pairs, given.steps)
     for tool in tools:
         tool.close()
     best = min((n for n in taken if n not in OWN), key=lambda n: statistics.median(wall for wall, _ in taken[n]))
-    pair = [Tool(name, room, peers, given.threads) for name in ("r2d2", best)]
+    pair = [tool_of(name, room, peers, given.threads) for name in ("r2d2", best)]
     curves = to_dice(pair, per_epoch, given.dice, 20)
     for tool in pair:
         tool.close()

@@ -290,15 +290,16 @@ class _Worker:
 
     def _scores(self, part: str) -> tuple[list[dict], dict[str, float]]:
         """The scores of a part of the split: every worker predicts its share of the slices, the ring adds up."""
-        from r2d2.segeval.summary import case_rows, means
+        from r2d2.segeval import CaseScores, Tally, plain
 
         cases = self.prepared.select(self.task.split[part])
         if not cases:
             return [], {}
-        mine = self.predictor.confusions(self.prepared, cases, self.ring.rank, self.ring.size)
-        named = [(case.name, case.patient) for case in cases]
-        rows = case_rows(self.ring.sum(mine, part), named, self.prepared.labels)
-        return rows, means(rows)
+        slices = self.ring.sum(self.predictor.confusions(self.prepared, cases, self.ring.rank, self.ring.size), part)
+        tally = Tally(self.prepared.labels)
+        for case, of_case in zip(cases, np.split(slices, np.cumsum([case.slices for case in cases])[:-1]), strict=True):
+            tally.add(CaseScores(case.name, case.patient, of_case, float(np.prod(case.spacing_mm)) / 1000))
+        return plain(tally.rows), tally.means()
 
     def _validate(self) -> dict[str, float]:
         started = time.perf_counter()
@@ -321,6 +322,7 @@ class _Worker:
 
     def _hand_over(self, rows: list[dict], scores: dict[str, float]) -> dict[str, Any]:
         from r2d2.inference.saved import metadata
+        from r2d2.segeval import definition
         from r2d2.training.verdict import verdict
 
         self.run_record.log({f"test/{key}": value for key, value in scores.items()}, step=self.state.best_epoch)
@@ -331,6 +333,8 @@ class _Worker:
         if timeline.exists():
             self.run_record.attach_file(timeline, "horovod")
         self.run_record.attach_text("evaluation/test.json", json.dumps(rows, indent=1))
+        meanings = {name: definition(name) for name in scores}
+        self.run_record.attach_text("evaluation/definitions.json", json.dumps(meanings, indent=1))
         self._attach_overlays(rows)
         uri, version = self.run_record.register(
             self.learner.plain_model(),

@@ -103,6 +103,19 @@ def _passed_over(scans: list[Scan]) -> tuple[Path, ...]:
     )
 
 
+def class_names(folder: Path) -> dict[int, str] | None:
+    """The classes of a folder of masks by their numbers: those of the `dataset.json` in it or beside it, else None.
+
+    Raises:
+        InputError: That file is damaged.
+    """
+    for source in (folder / "dataset.json", folder.absolute().parent / "dataset.json"):
+        if source.exists():
+            about = _read_json(source)
+            return _nnunet_labels(about, source) if "channel_names" in about else _by_number(about, "labels", source)
+    return None
+
+
 def volumes(folder: Path) -> dict[str, Path]:
     """Return the volumes of a folder by their names without suffix; other files and hidden ones are passed over.
 

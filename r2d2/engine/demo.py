@@ -97,24 +97,21 @@ def _tissues(metrics: dict[str, float]) -> list[str]:
 
 def _baselines(experiment: config.Experiment, names: list[str]) -> dict[str, dict[str, float]]:
     """What a network has to beat: the undeformed template's labels, and the best intensity thresholds there are."""
-    import numpy as np
-
     from r2d2 import imgmed, segeval
     from r2d2.data.baselines import best_thresholds, template_labels
     from r2d2.data.cases import find_cases
-    from r2d2.segeval.summary import case_rows, means
 
     dataset = find_cases(experiment.data)
-    confusions: dict[str, list] = {"template, not deformed": [], "best thresholds": []}
+    tallies = {name: segeval.Tally(dataset.labels) for name in ("template, not deformed", "best thresholds")}
     for case in dataset.cases:
         if case.name in names:
             scan, reference = imgmed.read_volume(case.images[0]), imgmed.read_labels(case.label)
             x, y, z = reference.data.shape
             masks = (template_labels(scan.affine, (x, y, z)), best_thresholds(scan.data, reference.data, scored=(1, 2)))
-            for found, mask in zip(confusions.values(), masks, strict=True):
-                found.append(segeval.confusion_matrix(reference.data, mask, len(dataset.labels)))
-    cases = [(name, name) for name in names]
-    scores = {name: means(case_rows(np.stack(found), cases, dataset.labels)) for name, found in confusions.items()}
+            for tally, mask in zip(tallies.values(), masks, strict=True):
+                slices = segeval.confusion_matrices(reference.data, mask, len(dataset.labels))
+                tally.add(segeval.CaseScores(case.name, case.patient, slices, scan.voxel_ml))
+    scores = {name: tally.means() for name, tally in tallies.items()}
     return {name: {tissue: score[f"dice/{tissue}"] for tissue in _tissues(score)} for name, score in scores.items()}
 
 

@@ -1,8 +1,11 @@
 """Evaluate: a model, or a folder of predictions, against reference masks, patient by patient."""
 
+import re
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from r2d2 import config
 from r2d2.console import bar
@@ -10,57 +13,81 @@ from r2d2.engine.doctor import require
 from r2d2.engine.models import resolve
 from r2d2.engine.prepare import here, storage
 from r2d2.errors import InputError
+from r2d2.files import whole_file
+
+if TYPE_CHECKING:
+    from r2d2.segeval import CaseScores, Estimate, Tally
+
+WORST = 4
+"""How many cases the report has pictures of."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of whole volumes on the scans' own grids.
+    """Scores of whole volumes on the scans' own grids; see `segeval.definitions` for the names of the numbers.
 
     Attributes:
         about: One sentence on whose scans these are.
-        rows: A row a case, as `segeval.summary.case_rows` gives it.
-        means: Its columns' means over the patients that have them.
+        labels: The classes' names by value.
+        rows: A dictionary a case; None where there is no number, "inf" for a distance to what was missed.
+        means: Of every number over the patients that have it; pooled and slices' scores, too.
+        estimates: Every number of whole volumes with its interval over the patients.
+        document: All of it and more, as it is in `scores.json`.
+        report: The folder with `report.html`, `scores.json` and `scores.csv`.
     """
 
     about: str
+    labels: dict[int, str]
     rows: list[dict[str, Any]]
     means: dict[str, float]
+    estimates: "dict[str, Estimate]"
+    document: dict[str, Any]
+    report: Path
 
 
-def evaluate(model: str, data: Path | None = None) -> Evaluation:
+def evaluate(
+    model: str, data: Path | None = None, output: Path | None = None, tolerance_mm: float | None = None
+) -> Evaluation:
     """Predict annotated scans and score them.
 
     Args:
         model: See `engine.models.resolve`.
         data: A folder of annotated scans, all of which are taken; absent, the test patients of the model's own run,
             which it neither trained nor was chosen on.
+        output: The folder of the report; absent, one of R2D2_HOME/evaluations.
+        tolerance_mm: Of the surface Dice; absent, SegEval's.
 
     Raises:
         InputError: No such model or data, classes or channels that are not the model's, or files that cannot be scored.
     """
     saved, predictor = load_predictor(model)
-    from r2d2 import segeval
+    from r2d2 import imgmed, segeval
     from r2d2.data.check import inspect_case
-    from r2d2.segeval.summary import case_rows, means
 
     dataset = _dataset_for(saved, data)
     cases = [case for case in dataset.cases if data or case.name in saved.split["test"]]
     if not cases:
         raise InputError(f"{saved.experiment.data.path}: none of the model's test patients; name a folder of scans")
     seen = {saved.contents[name]: name for part in ("training", "validation") for name in saved.split[part]}
-    confusions, known = [], []
-    with bar("Evaluating", len(cases)) as advance:
+    known, plane = [], saved.experiment.preprocess.plane
+
+    def read(case: Any) -> "_Pair":
+        inspected = inspect_case(case, tuple(saved.labels), dataset.channels)
+        if inspected.errors or inspected.summary is None or inspected.image is None or inspected.mask is None:
+            raise InputError(inspected.errors[0])
+        if data is None and inspected.summary.content != saved.contents[case.name]:
+            raise InputError(f"{case.images[0]}: not the scan that it was when the model was trained")
+        if inspected.summary.content in seen and case.name not in known:
+            known.append(case.name)
+        prediction = predictor.volume(inspected.image, case.images[0])
+        return _Pair(inspected.mask, prediction, imgmed.to_canonical(inspected.image), plane)
+
+    def scored() -> "Iterator[CaseScores]":
         for case in cases:
-            inspected = inspect_case(case, tuple(saved.labels), dataset.channels)
-            if inspected.errors or inspected.summary is None or inspected.image is None or inspected.mask is None:
-                raise InputError(inspected.errors[0])
-            if data is None and inspected.summary.content != saved.contents[case.name]:
-                raise InputError(f"{case.images[0]}: not the scan that it was when the model was trained")
-            if inspected.summary.content in seen:
-                known.append(case.name)
-            prediction = predictor.volume(inspected.image, case.images[0])
-            confusions.append(segeval.confusion_matrix(inspected.mask.data, prediction.data, len(saved.labels)))
-            advance(case.name)
+            yield read(case).scores(case.name, case.patient, saved.labels, tolerance)
+
+    tolerance = segeval.TOLERANCE_MM if tolerance_mm is None else tolerance_mm
+    tally = _tally(saved.labels, scored(), len(cases))
     if known:
         names = ", ".join(known)
         about = f"{len(known)} of these {len(cases)} scans trained or chose the model, so this is no test: {names}"
@@ -68,52 +95,179 @@ def evaluate(model: str, data: Path | None = None) -> Evaluation:
         about = f"{len(cases)} test scans of the model's own data, which it was neither trained nor chosen on"
     else:
         about = f"{len(cases)} scans of {data}, none of which trained or chose the model"
-    rows = case_rows(_stack(confusions), [(case.name, case.patient) for case in cases], saved.labels)
-    return Evaluation(about, rows, means(rows))
+    of = {case.name: case for case in cases}
+    name = f"{model}-{data.name if data else 'test'}"
+    return _reported(tally, about, output or _place(name), lambda case: read(of[case]), tolerance)
 
 
-def compare_folders(reference: Path, prediction: Path) -> Evaluation:
+def compare_folders(
+    reference: Path, prediction: Path, output: Path | None = None, tolerance_mm: float | None = None
+) -> Evaluation:
     """Score a folder of predicted masks against a folder of reference masks of the same file names.
 
     Args:
         reference: Reference masks, of any format that `imgmed.read_labels` takes.
-        prediction: Predicted masks; more files than in `reference` are passed over.
+        prediction: Predicted masks.
+        output: The folder of the report; absent, one of R2D2_HOME/evaluations.
+        tolerance_mm: Of the surface Dice; absent, SegEval's.
 
     Returns:
-        The scores, the classes being 1 to the largest value in any mask.
+        The scores, the classes being those of a `dataset.json` in the folder of references or beside it, else 1 to the
+        largest value in any mask.
 
     Raises:
-        InputError: A prediction is missing, or its grid or classes differ from the reference's.
+        InputError: A prediction or a reference is missing, its grid or classes differ, or nothing can be compared.
     """
-    import numpy as np
-
-    from r2d2 import imgmed, segeval
-    from r2d2.data.layouts import volumes
-    from r2d2.segeval.summary import case_rows, means
+    from r2d2 import segeval
+    from r2d2.data.layouts import class_names, volumes
+    from r2d2.data.parallel import spread
 
     references, predictions = volumes(reference), volumes(prediction)
     if not references:
         raise InputError(f"{reference}: no volumes in it (.nii, .nii.gz, .mha, .nrrd, ...)")
-    confusions = []
-    with bar("Evaluating", len(references)) as advance:
-        for name, path in references.items():
-            if name not in predictions:
-                raise InputError(f"{prediction}: no prediction for {path.name}; every reference needs one")
-            left, right = imgmed.read_labels(path), imgmed.read_labels(predictions[name])
-            if left.data.shape != right.data.shape:
-                raise InputError(_shapes(name, left.data.shape, right.data.shape, "reference", "prediction"))
-            if not np.allclose(left.affine, right.affine, atol=1e-3):
-                raise InputError(
-                    f"case {name}: the grids differ, reference affine {left.affine.tolist()}, "
-                    f"prediction affine {right.affine.tolist()}"
-                )
-            confusions.append(segeval.confusion_matrix(left.data, right.data, 255))
-            advance(name)
-    used = np.flatnonzero(sum(matrix.sum(0) + matrix.sum(1) for matrix in confusions))
-    labels = {0: "background"} | {value: str(value) for value in range(1, int(used.max()) + 1)}
-    confusions = [matrix[: len(labels), : len(labels)] for matrix in confusions]
-    rows = case_rows(_stack(confusions), [(name, name) for name in references], labels)
-    return Evaluation(f"{len(rows)} masks of {prediction} against {reference}", rows, means(rows))
+    for name, path in references.items():
+        if name not in predictions:
+            raise InputError(f"{prediction}: no prediction for {path.name}; every reference needs one")
+    for name, path in predictions.items():
+        if name not in references:
+            raise InputError(f"{reference}: no reference for {path.name}; every prediction needs one")
+    pairs = [(number, name, path, predictions[name]) for number, (name, path) in enumerate(references.items())]
+    labels = class_names(reference)
+    if labels is None:
+        with bar("Looking for classes", len(pairs)) as advance:
+            largest = 0
+            for found in spread(_largest, pairs):
+                largest = max(largest, found)
+                advance()
+        labels = {}
+    else:
+        largest = max(labels)
+    labels = {value: labels.get(value, str(value) if value else "background") for value in range(largest + 1)}
+    tolerance = segeval.TOLERANCE_MM if tolerance_mm is None else tolerance_mm
+    found_in_order = _in_order(spread(partial(_score_pair, labels=labels, tolerance_mm=tolerance), pairs))
+    tally = _tally(labels, found_in_order, len(pairs))
+    about = f"{len(pairs)} masks of {prediction} against {reference}"
+    place = output or _place(f"{prediction.resolve().name}-against-{reference.resolve().name}")
+    return _reported(tally, about, place, lambda case: _read_pair(case, references[case], predictions[case]), tolerance)
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """A reference and a prediction on one grid, perhaps the scan (canonical) that they are of."""
+
+    reference: Any
+    prediction: Any
+    scan: Any = None
+    plane: str = "axial"
+
+    def scores(self, case: str, patient: str, labels: dict[int, str], tolerance_mm: float) -> "CaseScores":
+        """What SegEval says of them; slices are those of the plane."""
+        from r2d2 import imgmed, segeval
+
+        left, right = imgmed.to_canonical(self.reference), imgmed.to_canonical(self.prediction)
+        try:
+            return segeval.score_case(
+                case, patient, left.data, right.data, labels, left.spacing_mm, imgmed.PLANES[self.plane], tolerance_mm
+            )
+        except InputError as error:
+            raise InputError(f"case {case}: {error}") from None
+
+    def picture(self, case: str, labels: dict[int, str]) -> Any:
+        """The slice with most to find, or most found where there is nothing to find."""
+        import numpy as np
+
+        from r2d2 import imgmed
+        from r2d2.segeval.overlay import Panel, mosaic, upright
+
+        left, right = (imgmed.to_canonical(mask) for mask in (self.reference, self.prediction))
+        masks = [imgmed.to_slices(mask.data, self.plane) for mask in (left, right)]
+        area = next((mask for mask in masks if mask.any()), masks[0])
+        number = int(np.argmax((area > 0).sum(axis=(1, 2))))
+        shown = [upright(mask[number]) for mask in masks]
+        image = np.zeros(shown[0].shape)
+        if self.scan is not None:
+            data = self.scan.data if self.scan.data.ndim == 3 else self.scan.data[..., 0]
+            image = upright(imgmed.to_slices(data, self.plane)[number])
+        width_mm, height_mm = np.delete(left.spacing_mm, imgmed.PLANES[self.plane])
+        panels = [Panel(image, "reference", shown[0]), Panel(image, "prediction", shown[1])]
+        row = [Panel(image, "scan"), *panels] if self.scan is not None else panels
+        return mosaic([row], labels, f"{case}, {self.plane} slice {number}", [height_mm / width_mm])
+
+
+def _read_pair(name: str, reference: Path, prediction: Path) -> _Pair:
+    import numpy as np
+
+    from r2d2 import imgmed
+
+    left, right = imgmed.read_labels(reference), imgmed.read_labels(prediction)
+    if left.data.shape != right.data.shape:
+        raise InputError(_shapes(name, left.data.shape, right.data.shape, "reference", "prediction"))
+    if not np.allclose(left.affine, right.affine, atol=1e-3):
+        raise InputError(
+            f"case {name}: the grids differ, reference affine {left.affine.tolist()}, "
+            f"prediction affine {right.affine.tolist()}"
+        )
+    return _Pair(left, right)
+
+
+def _score_pair(
+    task: tuple[int, str, Path, Path], labels: dict[int, str], tolerance_mm: float
+) -> "tuple[int, CaseScores]":
+    number, name, reference, prediction = task
+    return number, _read_pair(name, reference, prediction).scores(name, name, labels, tolerance_mm)
+
+
+def _largest(task: tuple[int, str, Path, Path]) -> int:
+    """The largest label of two masks."""
+    pair = _read_pair(*task[1:])
+    return int(max(pair.reference.data.max(initial=0), pair.prediction.data.max(initial=0)))
+
+
+def _in_order(numbered: "Iterable[tuple[int, CaseScores]]") -> "Iterator[CaseScores]":
+    """What comes in any order, in order: sums are then the same each time."""
+    waiting: dict[int, CaseScores] = {}
+    following = 0
+    for number, found in numbered:
+        waiting[number] = found
+        while following in waiting:
+            yield waiting.pop(following)
+            following += 1
+
+
+def _tally(labels: dict[int, str], scans: "Iterable[CaseScores]", count: int) -> "Tally":
+    from r2d2 import segeval
+
+    tally = segeval.Tally(labels)
+    with bar("Evaluating", count) as advance:
+        for scan in scans:
+            tally.add(scan)
+            advance(scan.case)
+    return tally
+
+
+def _reported(
+    tally: "Tally", about: str, folder: Path, pair: Callable[[str], _Pair], tolerance_mm: float
+) -> Evaluation:
+    """Write the report; the worst cases are read again for their pictures."""
+    from r2d2.segeval import plain, report
+
+    rows = plain(tally.rows)
+    worst = sorted((row for row in rows if row["dice"] is not None), key=lambda row: row["dice"])[:WORST]
+    pictures = {row["case"]: pair(row["case"]).picture(row["case"], tally.labels) for row in worst}
+    files = report.files(tally, about, pictures, tolerance_mm)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in files.texts.items():
+            with whole_file(folder / name) as beside:
+                beside.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written ({error.strerror or error}); name another with -o") from None
+    return Evaluation(about, tally.labels, rows, tally.means(), files.estimates, files.document, folder)
+
+
+def _place(name: str) -> Path:
+    """A folder for the report of an evaluation of this name; the next one of the same name replaces it."""
+    return config.home() / "evaluations" / re.sub(r"[^A-Za-z0-9_.@-]+", "_", name).strip("._")
 
 
 def load_predictor(model: str) -> tuple[Any, Any]:
@@ -152,12 +306,6 @@ def _dataset_for(saved: Any, folder: Path | None) -> Any:
             "give the same channels the same places and names in dataset.json"
         )
     return dataset
-
-
-def _stack(confusions: list) -> Any:
-    import numpy as np
-
-    return np.stack(confusions)
 
 
 def _shapes(name: str, left: tuple, right: tuple, first: str = "image", second: str = "label") -> str:

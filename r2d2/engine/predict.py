@@ -29,8 +29,6 @@ def predict(model: str, scan: Sequence[Path], output: Path) -> Prediction:
     Raises:
         InputError: No such model or scan, or the mask cannot be written.
     """
-    import numpy as np
-
     from r2d2 import imgmed
 
     volume = imgmed.read_channels(scan)
@@ -41,8 +39,9 @@ def predict(model: str, scan: Sequence[Path], output: Path) -> Prediction:
     saved, predictor = load_predictor(model)
     mask = predictor.volume(volume, scan[0])
     imgmed.write_volume(mask, output)
-    voxel_ml = abs(np.linalg.det(mask.affine[:3, :3])) / 1000.0
     volumes_ml = {
-        name: float((mask.data == value).sum() * voxel_ml) for value, name in sorted(saved.labels.items()) if value > 0
+        name: float((mask.data == value).sum() * mask.voxel_ml)
+        for value, name in sorted(saved.labels.items())
+        if value > 0
     }
     return Prediction(output, mask.data.shape, volumes_ml)

@@ -42,6 +42,11 @@ class Volume:
         x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
         return float(x), float(y), float(z)
 
+    @property
+    def voxel_ml(self) -> float:
+        """The volume of a voxel."""
+        return float(abs(np.linalg.det(self.affine[:3, :3])) / 1000)
+
 
 def read_volume(path: str | Path, dtype: DTypeLike = np.float32) -> Volume:
     """Read a scan.

@@ -71,20 +71,23 @@ class Predictor:
         return imgmed.from_canonical(imgmed.from_slices(np.concatenate(parts), self.preprocess.plane), like=scan)
 
     def confusions(self, prepared: Prepared, cases: Sequence[PreparedCase], rank: int = 0, size: int = 1) -> np.ndarray:
-        """Every case's confusion matrix on its own grid, of the batches that worker `rank` of `size` takes.
+        """Every slice's confusion matrix on the case's own grid, of the batches that worker `rank` of `size` takes.
 
         Batches never hold slices of two cases and are the same for any number of workers, so the matrices summed over
         the workers are too.
 
         Returns:
-            (cases, classes, classes) int64, rows = reference.
+            (slices, classes, classes) int64, rows = reference, the slices of one case after those of another; zeros
+            for slices that another worker takes.
         """
-        totals = np.zeros((len(cases), self.num_classes, self.num_classes), np.int64)
+        first = np.cumsum([0, *(case.slices for case in cases)])
+        found = np.zeros((first[-1], self.num_classes, self.num_classes), np.int64)
         batches = [(number, start) for number, case in enumerate(cases) for start in range(0, case.slices, BATCH)]
         for number, start in batches[rank::size]:
             case = cases[number]
             stop = min(start + BATCH, case.slices)
             prediction = self.labels(prepared.images[case.first + start : case.first + stop], case.frame)
             reference = prepared.reference(case)[start:stop]
-            totals[number] += segeval.confusion_matrix(reference, prediction, self.num_classes)
-        return totals
+            at = slice(first[number] + start, first[number] + stop)
+            found[at] = segeval.confusion_matrices(reference, prediction, self.num_classes, axis=0)
+        return found

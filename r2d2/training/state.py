@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from r2d2.files import recover, remove_folder, whole_file, whole_folder
+from r2d2.files import recover, remove_folder, same_file, whole_file, whole_folder
 
 if TYPE_CHECKING:
     import keras
@@ -135,11 +135,15 @@ class Checkpoints:
         if self._current() != (self.owner, self.attempt):
             raise Superseded(f"attempt {self.attempt} of the run in {self.folder} has been superseded")
         named = {f"{number:04d}": array for number, array in enumerate(arrays)}
-        latest = self.folder / "checkpoints" / f"step-{state.step:08d}"
+        latest, written = self.folder / "checkpoints" / f"step-{state.step:08d}", None
         for place in [self.best(state), latest] if state.best_step == state.step else [latest]:
             with whole_folder(place, replace=True) as beside:
-                np.savez(beside / "variables.npz", **named)
+                if written:
+                    same_file(written / "variables.npz", beside / "variables.npz")
+                else:
+                    np.savez(beside / "variables.npz", **named)
                 (beside / "state.json").write_text(json.dumps(asdict(state)))
+            written = place
         for old in sorted(latest.parent.glob("step-*"))[: -self.keep]:
             remove_folder(old)
         for old in self.best(state).parent.glob("step-*"):

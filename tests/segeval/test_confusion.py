@@ -56,6 +56,29 @@ def test_255_classes_count():
     np.testing.assert_array_equal(segeval.confusion_matrix(labels, labels, 255), np.eye(255))
 
 
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 2**32 - 1), st.integers(0, 2), st.sampled_from("CF"))
+def test_slices_add_up_to_the_volume(seed, axis, order):
+    left, right = np.random.default_rng(seed).integers(0, 4, (2, 4, 5, 6)).astype(np.uint8)
+    left, right = np.array(left, order=order), np.array(right, order=order)
+    slices = segeval.confusion_matrices(left, right, 4, axis)
+    np.testing.assert_array_equal(slices.sum(0), segeval.confusion_matrix(left, right, 4))
+    for number in range(left.shape[axis]):
+        one = segeval.confusion_matrix(left.take(number, axis), right.take(number, axis), 4)
+        np.testing.assert_array_equal(slices[number], one)
+
+
+def test_whole_numbers_of_any_type_are_labels():
+    labels = [0, 1, 2, 3]
+    for dtype in (np.uint8, np.int64, np.float32, np.float64):
+        np.testing.assert_array_equal(segeval.confusion_matrix(*np.array([labels] * 2, dtype), 4), np.eye(4))
+
+
+def test_no_voxels_are_refused():
+    with pytest.raises(InputError, match="0x3: there are no voxels to compare"):
+        segeval.confusion_matrix(np.zeros((0, 3)), np.zeros((0, 3)), 2)
+
+
 def test_differing_shapes_are_refused_with_both():
     with pytest.raises(InputError, match="reference 240x240x155, prediction 240x240x154"):
         segeval.confusion_matrix(np.zeros((240, 240, 155), np.uint8), np.zeros((240, 240, 154), np.uint8), 2)

@@ -1,0 +1,137 @@
+"""What every number of SegEval is: its formula, its classes, its aggregation, its unit, its rule for empty masks.
+
+A number's name is `<score>[_pooled|_slice][/<class>]`: `dice/edema`, `mean_iou_pooled`. The same names are used in
+tables, in JSON, in CSV files and, behind `val/` or `test/`, in MLflow. `definition` spells a name out.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+EMPTY = (
+    "A class in neither mask has no score: it is left out of means and counted in n. A class in one mask alone scores "
+    "0, is infinitely far (a miss: counted as missed, and never left out of a median) and found no lesion. The "
+    "sensitivity to a class that the reference lacks is unknown, and left out likewise. Volumes and counts are always "
+    "known."
+)
+"""The one rule for empty masks, in words."""
+
+CLASS, FOREGROUND, ALL = (
+    "of the class",
+    "mean over the classes other than background that are in either mask",
+    ("over all classes, the background among them"),
+)
+
+
+@dataclass(frozen=True)
+class Score:
+    """One score.
+
+    Attributes:
+        title: What people call it.
+        text: What it is; n_ij are the voxels of class i predicted as j, t_i those of class i in the reference, p_i
+            those predicted as i, n all.
+        unit: Empty for a ratio.
+        better: Which way is better; empty where neither is.
+        per_class: It is also given for each class other than the background, and overall as the mean of those; else it
+            has only one value for all classes.
+        alone: Only for each class, never overall.
+        statistic: What is reported of many patients.
+    """
+
+    title: str
+    text: str
+    unit: str = ""
+    better: Literal["higher", "lower", ""] = "higher"
+    per_class: bool = True
+    alone: bool = False
+    statistic: Literal["mean", "median"] = "mean"
+
+
+SCORES: dict[str, Score] = {
+    "dice": Score("Dice", "2 n_ii / (t_i + p_i)"),
+    "iou": Score("IoU", "n_ii / (t_i + p_i - n_ii)"),
+    "sensitivity": Score("Sensitivity", "n_ii / t_i, the accuracy of a class", alone=True),
+    "specificity": Score("Specificity", "the part of the voxels of other classes not predicted as it", alone=True),
+    "precision": Score("Precision", "n_ii / p_i", alone=True),
+    "f2": Score("F2", "5 n_ii / (4 t_i + p_i), which weighs what was missed more than Dice does", alone=True),
+    "mean_dice": Score("Mean Dice", "mean of 2 n_ii / (t_i + p_i)", per_class=False),
+    "pixel_accuracy": Score("Pixel accuracy", "sum_i n_ii / n", per_class=False),
+    "mean_accuracy": Score("Mean accuracy", "mean of n_ii / t_i", per_class=False),
+    "mean_iou": Score("Mean IoU", "mean of n_ii / (t_i + p_i - n_ii)", per_class=False),
+    "frequency_weighted_iou": Score("Frequency-weighted IoU", "sum_i t_i IoU_i / n", per_class=False),
+    "kappa": Score("Cohen's kappa", "(o - e) / (1 - e), o = pixel accuracy, e = sum_i t_i p_i / n^2", per_class=False),
+    "surface_dice": Score("Surface Dice", "the part of both surfaces within {tolerance:g} mm of the other"),
+    "hausdorff_mm": Score(
+        "Hausdorff", "the largest distance from one surface to the other", "mm", "lower", statistic="median"
+    ),
+    "hd95_mm": Score(
+        "HD95",
+        "the larger of both directions' 95th percentiles of the distance from one surface to the other",
+        "mm",
+        "lower",
+        statistic="median",
+    ),
+    "assd_mm": Score(
+        "ASSD",
+        "the mean distance from the voxels of both surfaces to the other surface",
+        "mm",
+        "lower",
+        statistic="median",
+    ),
+    "reference_ml": Score("Volume, reference", "the volume in the reference", "ml", "", alone=True),
+    "volume_ml": Score("Volume, prediction", "the volume in the prediction", "ml", "", alone=True),
+    "volume_error_ml": Score(
+        "Volume error", "volume in the prediction less that in the reference", "ml", "", alone=True
+    ),
+    "lesions": Score("Lesions", "connected components of the reference (26 neighbours)", "a scan", "", alone=True),
+    "lesion_sensitivity": Score(
+        "Lesion sensitivity", "the part of them matched one to one by a component of IoU >= 0.1", alone=True
+    ),
+    "false_lesions": Score(
+        "False lesions",
+        "components of the prediction matched to none of the reference's",
+        "a scan",
+        "lower",
+        alone=True,
+    ),
+}
+"""Every score by its name."""
+
+AGGREGATIONS = {
+    "": "of each whole volume; a patient's scans are averaged, then the patients",
+    "_pooled": "of the voxels of all scans put together",
+    "_slice": "of each slice; mean over all slices of all scans",
+}
+"""How many scans become one number, by the ending of a name."""
+
+
+def split(name: str) -> tuple[str, str, str]:
+    """A number's name as (score, aggregation's ending, class), the class empty if it is none.
+
+    Raises:
+        KeyError: It is no name of SegEval's.
+    """
+    whole, _, of = name.partition("/")
+    for ending in ("_pooled", "_slice", ""):
+        if whole.endswith(ending) and whole.removesuffix(ending) in SCORES:
+            return whole.removesuffix(ending), ending, of
+    raise KeyError(name)
+
+
+def definition(name: str, tolerance_mm: float = 2.0) -> str:
+    """What a number is, in one sentence.
+
+    Args:
+        name: Such as `dice/edema` or `mean_iou_pooled`.
+        tolerance_mm: Of the surface Dice.
+
+    Raises:
+        KeyError: It is no name of SegEval's.
+    """
+    name, ending, of = split(name)
+    score = SCORES[name]
+    over = f"of {of}" if of else (FOREGROUND if score.per_class else ALL)
+    unit = f", in {score.unit}" if score.unit else ""
+    spread = f" ({score.statistic} over patients)" if not ending and score.statistic != "mean" else ""
+    text = score.text.format(tolerance=tolerance_mm)
+    return f"{score.title}: {text}{unit}; {over}; {AGGREGATIONS[ending]}{spread}"
