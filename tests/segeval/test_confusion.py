@@ -19,15 +19,12 @@ def test_rows_are_the_reference():
 
 
 @settings(deadline=None)
-@given(st.integers(2, 8), st.integers(0, 500), st.sampled_from([np.uint8, np.int16, np.int64]))
+@given(st.integers(2, 8), st.integers(1, 500), st.sampled_from([np.uint8, np.int16, np.int64]))
 def test_counts_are_those_of_scikit_learn(num_classes, size, dtype):
     reference, prediction = RNG.integers(0, num_classes, (2, size)).astype(dtype)
     matrix = segeval.confusion_matrix(reference, prediction, num_classes)
-    if size == 0:
-        assert (matrix == 0).all()
-    else:
-        labels = np.arange(num_classes)
-        np.testing.assert_array_equal(matrix, sklearn.metrics.confusion_matrix(reference, prediction, labels=labels))
+    labels = np.arange(num_classes)
+    np.testing.assert_array_equal(matrix, sklearn.metrics.confusion_matrix(reference, prediction, labels=labels))
 
 
 @pytest.mark.parametrize("orders", ["CC", "CF", "FC", "FF"])

@@ -78,7 +78,9 @@ def test_the_json_has_all_of_it_and_is_strict():
 
 def test_the_csv_has_a_line_for_each_scan_and_class():
     lines = list(csv.DictReader(io.StringIO(made().texts["scores.csv"])))
-    assert [(line["case"], line["class"]) for line in lines[:3]] == [(f"case_{0}", c) for c in ("all", "edema", LABELS[2])]
+    assert [(line["case"], line["class"]) for line in lines[:3]] == [
+        (f"case_{0}", c) for c in ("all", "edema", LABELS[2])
+    ]
     assert len(lines) == 9
     missed, absent = lines[5], lines[8]
     assert missed["class"] == absent["class"] == LABELS[2]
