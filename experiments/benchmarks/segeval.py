@@ -3,7 +3,8 @@
     python experiments/benchmarks/segeval.py --rounds 15
 
 - The paper's five scores (Dice, pixel accuracy, mean accuracy, mean IoU, frequency-weighted IoU) of all classes:
-  SegEval, scikit-learn, torchmetrics, MONAI, and numpy's bincount, which is what one would write oneself.
+  SegEval; scikit-learn, MONAI and torchmetrics, this both by its functions for each score and by its confusion matrix;
+  and numpy's bincount, which is what one would write oneself.
 - HD95 and surface Dice at 2 mm of one class of a tumour's size (some 90 ml): SegEval, MONAI, SimpleITK (contours and
   Maurer's distance maps), the surface-distance package, whose surfaces lie between voxels and so give other numbers.
 
@@ -99,6 +100,18 @@ def torchmetrics_five(left, right):
     return lambda: five(multiclass_confusion_matrix(*pair, num_classes=CLASSES, validate_args=False).numpy())
 
 
+def torchmetrics_each(left, right):
+    """Five functions of torchmetrics functions, as its users call them."""
+    import torch
+    from torchmetrics.functional import accuracy, f1_score, jaccard_index
+
+    pair = [torch.from_numpy(right).ravel(), torch.from_numpy(left).ravel().long()]
+    what = {"task": "multiclass", "num_classes": CLASSES}
+    calls = [(f1_score, "macro"), (accuracy, "micro"), (accuracy, "macro"), (jaccard_index, "macro")]
+    calls.append((jaccard_index, "weighted"))
+    return lambda: [float(call(*pair, average=average, **what)) for call, average in calls]
+
+
 def monai_five(left, right):
     """MONAI's confusion matrices of each class; masks already one-hot."""
     import torch
@@ -184,7 +197,8 @@ TOOLS = {
     "five": {
         "SegEval": segeval_five,
         "scikit-learn": sklearn_five,
-        "torchmetrics": torchmetrics_five,
+        "torchmetrics, five scores": torchmetrics_each,
+        "torchmetrics' confusion matrix": torchmetrics_five,
         "MONAI": monai_five,
         "numpy's bincount": numpy_five,
     },

@@ -436,8 +436,8 @@ def page(taken, curves, turns, given, per_epoch) -> str:
         "",
         f"U-Net of {FILTERS} filters and depth {DEPTH}, {SIZE}x{SIZE}, batch {BATCH}, bfloat16, {given.threads}",
         f"threads on {len(os.sched_getaffinity(0))} cores; {given.pairs} rounds in turn. Ratios of neighbouring turns:",
-        f"median and its 95 % interval. `python experiments/benchmarks/training.py {' '.join(sys.argv[1:])}`,",
-        f"commit {commit}.",
+        f"median and its 95 % interval. `python experiments/benchmarks/training.py --pairs {given.pairs} --run-pairs "
+        f"{given.run_pairs} --peak {given.peak:g}`, commit {commit}.",
         "",
         "| tool | images/s | core-ms an image | R2D2 is so many times as fast |",
         "|---|---|---|---|",

@@ -74,11 +74,12 @@ def score_case(
     """
     matrices = confusion_matrices(reference, prediction, len(labels), axis)
     voxel_ml = float(np.prod(spacing_mm)) / 1000
-    box = bounding_box((reference > 0) | (prediction > 0)) or (slice(0, 1),) * reference.ndim
+    box = bounding_box(reference > 0, prediction > 0) or (slice(0, 1),) * reference.ndim
+    there = [np.ascontiguousarray(mask[box]) for mask in (reference, prediction)]
     more: dict[str, float] = {}
     lesions: dict[str, Lesions] = {}
     for value, name in _foreground(labels):
-        masks = reference[box] == value, prediction[box] == value
+        masks = [mask == value for mask in there]
         surfaces = surface_distances(*masks, spacing_mm)
         lesions[name] = match_lesions(*masks)
         count, detected = lesions[name].detected.size, np.count_nonzero(lesions[name].detected)

@@ -9,14 +9,11 @@ score sees what: Reinke et al., "Understanding metric-related pitfalls in image 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from scipy.ndimage import distance_transform_edt
-from scipy.spatial import KDTree
 
 from r2d2.errors import InputError
-
-CROWDED = 0.1
-"""The part of a box's voxels on the surfaces above which a distance transform of the box is quicker than a search."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +21,8 @@ class SurfaceDistances:
     """The distances between two surfaces; with no surface on one side they are infinite, on both there are none.
 
     Attributes:
-        reference_mm: (n,) float64, from every surface voxel of the reference to the prediction's surface.
+        reference_mm: (n,) float64, from every surface voxel of the reference, in no particular order, to the
+            prediction's surface.
         prediction_mm: (m,) float64, the other way.
     """
 
@@ -75,16 +73,15 @@ def surface_distances(reference: np.ndarray, prediction: np.ndarray, spacing_mm:
         InputError: The shapes differ, or the spacing is not one positive number an axis.
     """
     check(reference, prediction, spacing_mm)
-    box = bounding_box(reference | prediction)
+    if reference.flags.f_contiguous:  # the same, in the order of memory
+        reference, prediction, spacing_mm = reference.T, prediction.T, spacing_mm[::-1]
+    box = bounding_box(reference, prediction)
     if box is None:
         return SurfaceDistances(np.empty(0), np.empty(0))
     left, right = surface(reference[box]), surface(prediction[box])
     counts = np.count_nonzero(left), np.count_nonzero(right)
     if not all(counts):
         return SurfaceDistances(np.full(counts[0], np.inf), np.full(counts[1], np.inf))
-    if sum(counts) > CROWDED * left.size:
-        to_left, to_right = (distance_transform_edt(~mask, sampling=spacing_mm) for mask in (left, right))
-        return SurfaceDistances(to_right[left], to_left[right])
     return SurfaceDistances(_nearest(left, right, spacing_mm), _nearest(right, left, spacing_mm))
 
 
@@ -108,24 +105,59 @@ def surface(mask: np.ndarray) -> np.ndarray:
     return mask & ~inside
 
 
-def bounding_box(mask: np.ndarray) -> tuple[slice, ...] | None:
-    """The smallest box that holds all of a mask, None for an empty one."""
-    box = []
-    for axis in range(mask.ndim):
-        # Axis by axis, each time in what is left: the first pass alone sees the whole.
+def bounding_box(*masks: np.ndarray) -> tuple[slice, ...] | None:
+    """The smallest box that holds all of some masks, bool and of one shape; None if they are empty."""
+    ends = [found for mask in masks if (found := _ends(mask))]
+    if not ends:
+        return None
+    return tuple(slice(min(low for low, _ in axis), max(high for _, high in axis)) for axis in zip(*ends, strict=True))
+
+
+def _ends(mask: np.ndarray) -> list[tuple[int, int]]:
+    """The first index and the one after the last along each axis, none for an empty mask."""
+    found = []
+    for _ in range(mask.ndim):
         rows = np.flatnonzero(mask.reshape(len(mask), -1).any(axis=1))
         if not rows.size:
-            return None
-        box.append(slice(int(rows[0]), int(rows[-1]) + 1))
-        mask = np.moveaxis(mask[box[axis]], 0, -1)
-    return tuple(box)
+            return []
+        found.append((int(rows[0]), int(rows[-1]) + 1))
+        mask = np.bitwise_or.reduce(mask[rows[0] : rows[-1] + 1], axis=0)  # the shadow along this axis
+    return found
 
 
 def _nearest(of: np.ndarray, to: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
-    """Distances from the voxels of one surface to the nearest of the other."""
-    apart = ~to[of]  # where the surfaces coincide there is nothing to search
-    distances = np.zeros(apart.size)
-    if apart.any():
-        points, others = (np.argwhere(mask) * np.asarray(spacing_mm, np.float64) for mask in (of, to))
-        distances[apart] = KDTree(others, balanced_tree=False, compact_nodes=False).query(points[apart])[0]
-    return distances
+    """Distances from the voxels of one surface to the nearest of the other, which has some."""
+    axis = _across(spacing_mm, to.shape)
+    if axis is None:
+        return distance_transform_edt(~to, sampling=spacing_mm)[of]
+    # OpenCV knows distances in a plane of square pixels. From there we go to the planes beside it, for as long as one
+    # can hold a voxel that is nearer.
+    between, within = float(spacing_mm[axis]), float(spacing_mm[axis - 1])
+    others = np.ascontiguousarray(np.moveaxis(to, axis, 0))
+    squared = np.full(others.shape, np.inf, np.float32)  # in pixels: whole numbers, and so exact
+    for plane in np.flatnonzero(others.any(axis=(1, 2))):
+        outside = (~others[plane]).view(np.uint8)
+        np.rint(cv2.distanceTransform(outside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) ** 2, out=squared[plane])
+    plane, *pixel = (index.astype(np.intp) for index in np.moveaxis(np.argwhere(np.moveaxis(of, axis, 0)), 1, 0))
+
+    def across(points: np.ndarray, gap: int) -> np.ndarray:
+        """Squared distances to the nearest voxel in the plane so far away."""
+        pixels = squared[plane[points] + gap, pixel[0][points], pixel[1][points]]
+        return pixels.astype(np.float64) * within**2 + (gap * between) ** 2
+
+    found = across(np.arange(len(plane)), 0)
+    for gap in range(1, len(squared)):
+        far = np.flatnonzero(found > (gap * between) ** 2)
+        if not far.size:
+            break
+        for points, step in ((far[plane[far] >= gap], -gap), (far[plane[far] + gap < len(squared)], gap)):
+            found[points] = np.minimum(found[points], across(points, step))
+    return np.sqrt(found)
+
+
+def _across(spacing_mm: Sequence[float], shape: Sequence[int]) -> int | None:
+    """The shortest axis across which a volume has square pixels, if there is one."""
+    if len(shape) != 3:
+        return None
+    square = [axis for axis in range(3) if spacing_mm[axis - 1] == spacing_mm[axis - 2]]
+    return min(square, key=lambda axis: shape[axis]) if square else None

@@ -58,23 +58,16 @@ def test_a_hole_has_a_surface_and_the_edge_of_the_grid_is_one():
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.integers(0, 2**32 - 1), st.sampled_from([SPACING, (1.0, 1.0, 1.0), (0.5, 0.7, 5.0)]))
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([SPACING, (1.0, 1.0, 1.0), (0.7, 0.7, 5.0), (2.0, 0.3, 0.3), (1.1, 4.0, 1.1)]),
+)
 def test_distances_are_those_of_each_voxel_to_each(seed, spacing):
     left, right = blobs(seed)
     found = segeval.surface_distances(left, right, spacing)
     expected = by_hand(left, right, np.array(spacing))
-    np.testing.assert_allclose(found.reference_mm, expected[0], rtol=1e-12)
-    np.testing.assert_allclose(found.prediction_mm, expected[1], rtol=1e-12)
-
-
-@pytest.mark.parametrize("crowded", [0.0, 1.0])
-def test_both_ways_to_search_find_the_same(monkeypatch, crowded):
-    left, right = blobs(5)
-    monkeypatch.setattr(surfaces, "CROWDED", crowded)
-    found = segeval.surface_distances(left, right, SPACING)
-    expected = by_hand(left, right, np.array(SPACING))
-    np.testing.assert_allclose(found.reference_mm, expected[0], rtol=1e-12)
-    np.testing.assert_allclose(found.prediction_mm, expected[1], rtol=1e-12)
+    np.testing.assert_allclose(np.sort(found.reference_mm), np.sort(expected[0]), rtol=1e-12)
+    np.testing.assert_allclose(np.sort(found.prediction_mm), np.sort(expected[1]), rtol=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -138,7 +131,7 @@ def test_memory_order_and_surroundings_change_nothing():
     turned = segeval.surface_distances(np.asfortranarray(left), np.asfortranarray(right), SPACING)
     wide = segeval.surface_distances(np.pad(left, 9), np.pad(right, 9), SPACING)
     for found in (turned, wide):
-        np.testing.assert_allclose(found.reference_mm, expected.reference_mm, rtol=1e-12)
+        np.testing.assert_allclose(np.sort(found.reference_mm), np.sort(expected.reference_mm), rtol=1e-12)
 
 
 @pytest.mark.parametrize("spacing", [(1, 1), (1, 1, 0), (1, 1, -2), (1, 1, math.nan), (1, 1, math.inf), (1, 1, 1, 1)])
