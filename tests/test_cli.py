@@ -481,10 +481,22 @@ def test_a_missing_scan_is_refused(command, tmp_path):
     assert refusal == f"r2d2: {tmp_path / 'none.nii.gz'}: no such file"
 
 
-def test_evaluate_scores_two_folders_in_json(command, dataset):
-    labels = dataset / "labels"
-    found = command("evaluate", "--reference", labels, "--prediction", labels, "--json").document
+def test_evaluate_scores_two_folders_in_json(command, dataset, tmp_path):
+    labels, report = dataset / "labels", tmp_path / "report"
+    asked = "evaluate", "--reference", labels, "--prediction", labels, "-o", report, "--tolerance", "1.5"
+    found = command(*asked, "--json").document
     assert found["means"]["dice"] == 1.0 and [row["case"] for row in found["rows"]] == ["a", "b", "c"]
+    assert found["report"] == str(report) and "within 1.5 mm" in found["definitions"]["surface_dice"]
+    told = json.loads((report / "scores.json").read_text())
+    assert {key: value for key, value in found.items() if key != "report"} == told
+    assert {path.name for path in report.iterdir()} == {"report.html", "scores.csv", "scores.json"}
+
+
+def test_evaluate_tells_people_every_score_with_its_interval(command, dataset):
+    labels = dataset / "labels"
+    told = command("evaluate", "--reference", labels, "--prediction", labels).out
+    assert "mean of 3 patients" in told and re.search(r"Dice +1\.000 \(1\.000 to 1\.000\)", told)
+    assert re.search(r"HD95, mm \(median\) +0\.0 ", told) and "Wrote report.html" in told
 
 
 @pytest.mark.parametrize("arguments", [[], ["m", "--reference", "x"], ["--prediction", "x"]])

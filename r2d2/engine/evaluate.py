@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 WORST = 4
 """How many cases the report has pictures of."""
+MARGIN = 10
+"""Pixels around the masks in a picture without a scan."""
 
 
 @dataclass(frozen=True)
@@ -178,16 +180,21 @@ class _Pair:
 
         from r2d2 import imgmed
         from r2d2.segeval.overlay import Panel, mosaic, upright
+        from r2d2.segeval.surface import bounding_box
 
         left, right = (imgmed.to_canonical(mask) for mask in (self.reference, self.prediction))
         masks = [imgmed.to_slices(mask.data, self.plane) for mask in (left, right)]
         area = next((mask for mask in masks if mask.any()), masks[0])
         number = int(np.argmax((area > 0).sum(axis=(1, 2))))
         shown = [upright(mask[number]) for mask in masks]
-        image = np.zeros(shown[0].shape)
         if self.scan is not None:
             data = self.scan.data if self.scan.data.ndim == 3 else self.scan.data[..., 0]
             image = upright(imgmed.to_slices(data, self.plane)[number])
+        else:  # nothing to see around the masks
+            box = bounding_box(*(mask > 0 for mask in shown)) or (slice(0, None),) * 2
+            rows, columns = (slice(max(0, side.start - MARGIN), side.stop and side.stop + MARGIN) for side in box)
+            shown = [mask[rows, columns] for mask in shown]
+            image = np.zeros(shown[0].shape)
         width_mm, height_mm = np.delete(left.spacing_mm, imgmed.PLANES[self.plane])
         panels = [Panel(image, "reference", shown[0]), Panel(image, "prediction", shown[1])]
         row = [Panel(image, "scan"), *panels] if self.scan is not None else panels

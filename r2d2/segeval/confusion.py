@@ -43,7 +43,10 @@ def confusion_matrices(reference: np.ndarray, prediction: np.ndarray, num_classe
     Returns:
         (slices, C, C) int64; their sum is the matrix of the whole.
     """
-    left, right = (_sliced(labels, axis) for labels in _checked(reference, prediction, num_classes))
+    left, right = _checked(reference, prediction, num_classes)
+    _check_range(left, "reference", num_classes)
+    _check_range(right, "prediction", num_classes)
+    left, right = _sliced(left, axis), _sliced(right, axis)
     return np.stack([_count(one, other, num_classes) for one, other in zip(left, right, strict=True)])
 
 

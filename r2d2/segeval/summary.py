@@ -79,9 +79,9 @@ def score_case(
     more: dict[str, float] = {}
     lesions: dict[str, Lesions] = {}
     for value, name in _foreground(labels):
-        masks = [mask == value for mask in there]
-        surfaces = surface_distances(*masks, spacing_mm)
-        lesions[name] = match_lesions(*masks)
+        left, right = (mask == value for mask in there)
+        surfaces = surface_distances(left, right, spacing_mm)
+        lesions[name] = match_lesions(left, right)
         count, detected = lesions[name].detected.size, np.count_nonzero(lesions[name].detected)
         of_class = {
             "hausdorff_mm": surfaces.hausdorff(),

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import pathlib
 import re
 import shutil
 import signal
@@ -151,11 +152,18 @@ def _refusal(answer):
     return err.strip()
 
 
+def _same(evaluation, result):
+    """Whether the numbers that a run gives of its test patients are those of their evaluation."""
+    mine = {name: evaluation["means"][name] for name in result["metrics"]}
+    return mine == pytest.approx(result["metrics"], rel=1e-12, abs=1e-12)
+
+
 def _evaluation_gives_the_scores_of_the_run(result):
     (answer,) = yield [("evaluate", "small@candidate", "--json")]
     evaluation = _document(answer)
     assert [row["case"] for row in evaluation["rows"]] == [row["case"] for row in result["rows"]]
-    assert evaluation["means"] == pytest.approx(result["metrics"], abs=1e-12)
+    assert _same(evaluation, result)
+    assert "hd95_mm/grey matter" in evaluation["means"] and pathlib.Path(evaluation["report"], "report.html").exists()
     assert evaluation["about"].startswith("1 test scans of the model's own data")
 
 
@@ -307,7 +315,7 @@ def test_resume_goes_on_after_the_driver_died(home, experiment, undisturbed, ser
     finished, evaluated = run_all(("train", "--resume", run_id), ("evaluate", run_id, "--json"), **live)
     assert finished[0] == 2
     assert "it is finished" in finished[2].splitlines()[-1]
-    assert _document(evaluated)["means"] == pytest.approx(result["metrics"], abs=1e-12)  # the server's model
+    assert _same(_document(evaluated), result)  # the server's model
 
 
 def _suspended(worker, home):
