@@ -10,7 +10,7 @@ from scipy import stats
 
 from r2d2.errors import InputError
 
-RESAMPLES = 10_000
+RESAMPLES, BATCH = 10_000, 1_000
 CONFIDENCE = 0.95
 
 
@@ -125,15 +125,13 @@ def _interval(values: np.ndarray, statistic: str) -> tuple[float, float]:
         return float(values[0]), float(values[0])
     rng = np.random.default_rng(0)
     if statistic == "median" or np.isinf(values).any():
-        draws = np.sort(rng.choice(values, (RESAMPLES, values.size)), axis=1)
-        middles = draws[:, (values.size - 1) // 2], draws[:, values.size // 2]
+        medians = [np.median(rng.choice(values, (BATCH, values.size)), axis=1) for _ in range(RESAMPLES // BATCH)]
         tail = 100 * (1 - CONFIDENCE) / 2
-        # Of an even number of patients the middle two: with one of them infinite, so is the median.
-        medians = (middles[0] + middles[1]) / 2
-        return tuple(float(np.percentile(medians, q, method="nearest")) for q in (tail, 100 - tail))  # type: ignore[return-value]
+        low, high = np.percentile(np.concatenate(medians), (tail, 100 - tail), method="nearest")
+        return float(low), float(high)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
         drawn = stats.bootstrap(
-            (values,), np.mean, n_resamples=RESAMPLES, confidence_level=CONFIDENCE, method="BCa", batch=1000, rng=rng
+            (values,), np.mean, n_resamples=RESAMPLES, confidence_level=CONFIDENCE, method="BCa", batch=BATCH, rng=rng
         ).confidence_interval
     return float(drawn.low), float(drawn.high)

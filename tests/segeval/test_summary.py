@@ -1,5 +1,6 @@
 import json
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -211,3 +212,22 @@ def test_wrong_masks_are_refused():
         scored(np.zeros((0, 2, 2)), np.zeros((0, 2, 2)))
     with pytest.raises(InputError, match="labels must be whole numbers"):
         segeval.score_case("a", "a", np.full((2, 2, 2), 0.5), np.zeros((2, 2, 2)), LABELS, (1, 1, 1))
+
+
+def test_what_is_kept_of_a_scan_is_a_row_of_numbers():
+    labels = {value: f"class {value}" for value in range(10)}
+    slices = np.random.default_rng(0).integers(0, 50, (155, 10, 10))
+    made = segeval.Tally(labels)
+
+    def add(count):
+        for number in range(count):
+            made.add(segeval.CaseScores(str(number), str(number), slices + number, 0.001))
+
+    add(3)
+    tracemalloc.start()
+    try:
+        add(50)
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 50 * slices.nbytes / 5  # 124 kB of matrices a scan, a row of a tenth of that
