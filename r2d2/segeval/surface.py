@@ -7,6 +7,7 @@ score sees what: Reinke et al., "Understanding metric-related pitfalls in image 
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import cv2
@@ -21,7 +22,7 @@ class SurfaceDistances:
     """The distances between two surfaces; with no surface on one side they are infinite, on both there are none.
 
     Attributes:
-        reference_mm: (n,) float64, from every surface voxel of the reference, in no particular order, to the
+        reference_mm: (n,) float64, in no particular order, from every surface voxel of the reference to the
             prediction's surface.
         prediction_mm: (m,) float64, the other way.
     """
@@ -73,16 +74,15 @@ def surface_distances(reference: np.ndarray, prediction: np.ndarray, spacing_mm:
         InputError: The shapes differ, or the spacing is not one positive number an axis.
     """
     check(reference, prediction, spacing_mm)
-    if reference.flags.f_contiguous:  # the same, in the order of memory
-        reference, prediction, spacing_mm = reference.T, prediction.T, spacing_mm[::-1]
     box = bounding_box(reference, prediction)
     if box is None:
         return SurfaceDistances(np.empty(0), np.empty(0))
-    left, right = surface(reference[box]), surface(prediction[box])
+    left, right = (surface(np.ascontiguousarray(mask[box])) for mask in (reference, prediction))
     counts = np.count_nonzero(left), np.count_nonzero(right)
     if not all(counts):
         return SurfaceDistances(np.full(counts[0], np.inf), np.full(counts[1], np.inf))
-    return SurfaceDistances(_nearest(left, right, spacing_mm), _nearest(right, left, spacing_mm))
+    with ThreadPoolExecutor(2) as pool:
+        return SurfaceDistances(*pool.map(_nearest, (left, right), (right, left), (spacing_mm, spacing_mm)))
 
 
 def check(reference: np.ndarray, prediction: np.ndarray, spacing_mm: Sequence[float]) -> None:
@@ -115,6 +115,8 @@ def bounding_box(*masks: np.ndarray) -> tuple[slice, ...] | None:
 
 def _ends(mask: np.ndarray) -> list[tuple[int, int]]:
     """The first index and the one after the last along each axis, none for an empty mask."""
+    if mask.flags.f_contiguous and not mask.flags.c_contiguous:
+        return _ends(mask.T)[::-1]
     found = []
     for _ in range(mask.ndim):
         rows = np.flatnonzero(mask.reshape(len(mask), -1).any(axis=1))
