@@ -6,7 +6,7 @@ from r2d2 import config
 from r2d2.data.prepare import open_prepared
 
 
-def learn(prepared_folder, cases, experiments, without_allreduce=False, deterministic=False):
+def learn(prepared_folder, cases, experiments, without_allreduce=False, deterministic=False, timeline=None):
     """Train each experiment for an epoch on this rank; return weights, loss and confusions by experiment."""
     from r2d2.training import device
 
@@ -16,7 +16,7 @@ def learn(prepared_folder, cases, experiments, without_allreduce=False, determin
     from r2d2.training.ring import Ring
     from r2d2.training.state import State
 
-    ring = Ring(deterministic=deterministic)
+    ring = Ring(config.Ring(timeline=timeline is not None), deterministic, timeline)
     if without_allreduce:
         ring.sum_gradients = list
     prepared = open_prepared(prepared_folder)

@@ -1,5 +1,6 @@
 """Data parallelism is right: real Horovod ranks against one rank with the same global batch."""
 
+import json
 from pathlib import Path
 
 import horovod.runner
@@ -109,11 +110,14 @@ def test_without_the_allreduce_the_difference_is_a_thousand_times_the_tolerance(
         assert between_ranks >= 1000 * TOLERANCE
 
 
-def test_three_deterministic_ranks_end_with_the_same_bits_each_time(prepared, virtual_patients):
-    name = "dice_cross_entropy-adam"
-    first, again = (_run(3, prepared, virtual_patients, [name], deterministic=True)[0][name] for _ in range(2))
+def test_three_deterministic_ranks_end_with_the_same_bits_each_time(prepared, virtual_patients, tmp_path):
+    name, timeline = "dice_cross_entropy-adam", tmp_path / "timeline.json"
+    first = _run(3, prepared, virtual_patients, [name], deterministic=True, timeline=timeline)[0][name]
+    again = _run(3, prepared, virtual_patients, [name], deterministic=True)[0][name]
     np.testing.assert_array_equal(first["weights"], again["weights"])
     assert first["losses"] == again["losses"]
+    names = {event.get("name") for event in json.loads(timeline.read_text())}
+    assert {"NEGOTIATE_ALLREDUCE", "ALLREDUCE", "GLOO_ALLREDUCE"} <= names
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
