@@ -126,6 +126,9 @@ def evaluate(
         Path | None, typer.Option("-o", "--output", help="The report's folder (one of R2D2_HOME/evaluations).")
     ] = None,
     tolerance: Annotated[float | None, typer.Option(min=0.0, help="Of the surface Dice, in mm (2).")] = None,
+    patient_pattern: Annotated[
+        str, typer.Option(help="Of two folders: the regular expression that takes the patient from a file's name.")
+    ] = "^.*$",
     as_json: Json = False,
 ) -> None:
     """Score a model on annotated scans, or a folder of masks against another, patient by patient."""
@@ -135,7 +138,7 @@ def evaluate(
     if model is not None and reference is None and prediction is None:
         result = run(model, data, output, tolerance)
     elif model is None and reference is not None and prediction is not None:
-        result = compare_folders(reference, prediction, output, tolerance)
+        result = compare_folders(reference, prediction, output, tolerance, patient_pattern)
     else:
         raise InputError("evaluate: give MODEL [DATA], or --reference DIR and --prediction DIR")
     if as_json:

@@ -12,6 +12,7 @@ import numpy as np
 
 from r2d2 import config
 from r2d2.cluster.leaving import ASKED, STOP, TIME_IS_UP, Reason, StopAsked
+from r2d2.files import whole_file
 
 if TYPE_CHECKING:
     from r2d2.training.ring import Ring
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 TIMELINE = "timeline.json"
 """The file in a run's folder that says what Horovod did."""
+VALIDATION = "validation"
+"""The folder in it with every validation's scores, patient by patient."""
 
 
 @dataclass(frozen=True)
@@ -303,7 +306,11 @@ class _Worker:
 
     def _validate(self) -> dict[str, float]:
         started = time.perf_counter()
-        _, scores = self._scores("validation")
+        rows, scores = self._scores("validation")
+        if self.ring.rank == 0 and rows:
+            (folder := Path(self.task.run_folder) / VALIDATION).mkdir(exist_ok=True)
+            with whole_file(folder / f"epoch-{self.state.epoch:04d}.json") as beside:
+                beside.write_text(json.dumps(rows, indent=1))
         return {f"val/{key}": value for key, value in scores.items()} | {
             "time/validation_s": time.perf_counter() - started
         }
@@ -322,7 +329,7 @@ class _Worker:
 
     def _hand_over(self, rows: list[dict], scores: dict[str, float]) -> dict[str, Any]:
         from r2d2.inference.saved import metadata
-        from r2d2.segeval import definition
+        from r2d2.segeval import definitions
         from r2d2.training.verdict import verdict
 
         self.run_record.log({f"test/{key}": value for key, value in scores.items()}, step=self.state.best_epoch)
@@ -333,8 +340,10 @@ class _Worker:
         if timeline.exists():
             self.run_record.attach_file(timeline, "horovod")
         self.run_record.attach_text("evaluation/test.json", json.dumps(rows, indent=1))
-        meanings = {name: definition(name) for name in scores}
+        meanings = definitions(scores, plane=self.experiment.preprocess.plane)
         self.run_record.attach_text("evaluation/definitions.json", json.dumps(meanings, indent=1))
+        for file in sorted((Path(self.task.run_folder) / VALIDATION).glob("epoch-*.json")):
+            self.run_record.attach_file(file, "evaluation/validation")
         self._attach_overlays(rows)
         uri, version = self.run_record.register(
             self.learner.plain_model(),

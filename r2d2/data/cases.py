@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from r2d2 import imgmed
@@ -100,7 +101,7 @@ def find_cases(data: Data) -> Dataset:
         for value in values:
             if value not in labels or (key == "structures" and not value):
                 raise InputError(f"data.{key}: leads to {value}, which is none of the classes {labels}")
-    patient_of = _patient_reader(data.patient_pattern)
+    patient_of = patient_reader(data.patient_pattern)
     cases = [
         Case(scan.name, patient_of(scan.name), scan.images, scan.label, regions)
         if scan.structures
@@ -125,20 +126,25 @@ def _numbered_channels(case: Case) -> tuple[str, ...]:
     return tuple(str(channel) for channel in range(shape[3] if len(shape) == 4 else 1))
 
 
-def _patient_reader(pattern: str) -> Callable[[str], str]:
+def patient_reader(pattern: str) -> Callable[[str], str]:
+    """Return what takes the patient from a case's name, by a `data.patient_pattern`.
+
+    Raises:
+        InputError: It is no regular expression; or, when called, it does not fit the name.
+    """
     try:
         compiled = re.compile(pattern)
     except re.error as error:
         raise InputError(f"data.patient_pattern {pattern!r}: not a regular expression ({error})") from None
+    return partial(_patient_of, compiled)
 
-    def patient_of(name: str) -> str:
-        match = compiled.search(name)
-        patient = match.group(1 if compiled.groups else 0) if match else None
-        if not patient:
-            raise InputError(f"data.patient_pattern {pattern!r}: takes no patient from the name of case {name}")
-        return patient
 
-    return patient_of
+def _patient_of(pattern: re.Pattern[str], name: str) -> str:
+    match = pattern.search(name)
+    patient = match.group(1 if pattern.groups else 0) if match else None
+    if not patient:
+        raise InputError(f"data.patient_pattern {pattern.pattern!r}: takes no patient from the name of case {name}")
+    return patient
 
 
 def _check_class_names(labels: Mapping[int, str], folder: Path) -> None:

@@ -112,7 +112,10 @@ def class_names(folder: Path) -> dict[int, str] | None:
     for source in (folder / "dataset.json", folder.absolute().parent / "dataset.json"):
         if source.exists():
             about = _read_json(source)
-            return _nnunet_labels(about, source) if "channel_names" in about else _by_number(about, "labels", source)
+            names = _nnunet_labels(about, source) if "channel_names" in about else _by_number(about, "labels", source)
+            if len({*names.values()}) < len(names):
+                raise InputError(f"{source}: two classes have one name: {', '.join(names.values())}")
+            return names
     return None
 
 

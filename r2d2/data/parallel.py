@@ -3,19 +3,22 @@
 import multiprocessing
 import os
 import signal
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
 from r2d2.errors import WorkFailed
 
+AHEAD = 4
+"""For each process, how many items may be in work or done before the one whose turn it is."""
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 def spread(work: Callable[[Item], Result], items: Sequence[Item], workers: int | None = None) -> Iterator[Result]:
-    """Yield what `work` makes of every item, as it comes.
+    """Yield what `work` makes of every item, in their order; only a few results wait for their turn.
 
     When the consumer stops early (an error, Ctrl-C), what has not begun is not begun any more.
 
@@ -40,9 +43,13 @@ def spread(work: Callable[[Item], Result], items: Sequence[Item], workers: int |
         initargs=(signal.SIGINT, signal.SIG_IGN),
     )
     try:
-        futures = [pool.submit(work, item) for item in items]
-        for future in as_completed(futures):
-            yield future.result()
+        waiting: deque[Future] = deque()
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) == AHEAD * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
     except BrokenProcessPool:
         raise WorkFailed(
             f"one of {workers} processes was killed, most likely because memory ran out: give the machine fewer "

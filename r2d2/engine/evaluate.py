@@ -1,5 +1,8 @@
 """Evaluate: a model, or a folder of predictions, against reference masks, patient by patient."""
 
+import contextlib
+import hashlib
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -62,6 +65,8 @@ def evaluate(
     Raises:
         InputError: No such model or data, classes or channels that are not the model's, or files that cannot be scored.
     """
+    place = output or _place(model, data.resolve() if data else "test")
+    _check_place(place)
     saved, predictor = load_predictor(model)
     from r2d2 import imgmed, segeval
     from r2d2.data.check import inspect_case
@@ -98,12 +103,15 @@ def evaluate(
     else:
         about = f"{len(cases)} scans of {data}, none of which trained or chose the model"
     of = {case.name: case for case in cases}
-    name = f"{model}-{data.name if data else 'test'}"
-    return _reported(tally, about, output or _place(name), lambda case: read(of[case]), tolerance)
+    return _reported(tally, about, place, lambda case: read(of[case]), tolerance, plane)
 
 
 def compare_folders(
-    reference: Path, prediction: Path, output: Path | None = None, tolerance_mm: float | None = None
+    reference: Path,
+    prediction: Path,
+    output: Path | None = None,
+    tolerance_mm: float | None = None,
+    patient_pattern: str = "^.*$",
 ) -> Evaluation:
     """Score a folder of predicted masks against a folder of reference masks of the same file names.
 
@@ -112,6 +120,7 @@ def compare_folders(
         prediction: Predicted masks.
         output: The folder of the report; absent, one of R2D2_HOME/evaluations.
         tolerance_mm: Of the surface Dice; absent, SegEval's.
+        patient_pattern: A regular expression that takes the patient from a file's name, by its group or as a whole.
 
     Returns:
         The scores, the classes being those of a `dataset.json` in the folder of references or beside it, else 1 to the
@@ -121,6 +130,7 @@ def compare_folders(
         InputError: A prediction or a reference is missing, its grid or classes differ, or nothing can be compared.
     """
     from r2d2 import segeval
+    from r2d2.data.cases import patient_reader
     from r2d2.data.layouts import class_names, volumes
     from r2d2.data.parallel import spread
 
@@ -133,7 +143,12 @@ def compare_folders(
     for name, path in predictions.items():
         if name not in references:
             raise InputError(f"{reference}: no reference for {path.name}; every prediction needs one")
-    pairs = [(number, name, path, predictions[name]) for number, (name, path) in enumerate(references.items())]
+    pairs = [(name, path, predictions[name]) for name, path in references.items()]
+    patients = patient_reader(patient_pattern)
+    for name in references:
+        patients(name)
+    place = output or _place(prediction.resolve(), reference.resolve())
+    _check_place(place)
     labels = class_names(reference)
     if labels is None:
         with bar("Looking for classes", len(pairs)) as advance:
@@ -141,15 +156,11 @@ def compare_folders(
             for found in spread(_largest, pairs):
                 largest = max(largest, found)
                 advance()
-        labels = {}
-    else:
-        largest = max(labels)
-    labels = {value: labels.get(value, str(value) if value else "background") for value in range(largest + 1)}
+        labels = {value: str(value) if value else "background" for value in range(largest + 1)}
     tolerance = segeval.TOLERANCE_MM if tolerance_mm is None else tolerance_mm
-    found_in_order = _in_order(spread(partial(_score_pair, labels=labels, tolerance_mm=tolerance), pairs))
-    tally = _tally(labels, found_in_order, len(pairs))
-    about = f"{len(pairs)} masks of {prediction} against {reference}"
-    place = output or _place(f"{prediction.resolve().name}-against-{reference.resolve().name}")
+    score = partial(_score_pair, labels=labels, patient_of=patients, tolerance_mm=tolerance)
+    tally = _tally(labels, spread(score, pairs), len(pairs))
+    about = f"{len(pairs)} mask{'s' if len(pairs) > 1 else ''} of {prediction} against {reference}"
     return _reported(tally, about, place, lambda case: _read_pair(case, references[case], predictions[case]), tolerance)
 
 
@@ -209,7 +220,11 @@ def _read_pair(name: str, reference: Path, prediction: Path) -> _Pair:
     left, right = imgmed.read_labels(reference), imgmed.read_labels(prediction)
     if left.data.shape != right.data.shape:
         raise InputError(_shapes(name, left.data.shape, right.data.shape, "reference", "prediction"))
-    if not np.allclose(left.affine, right.affine, atol=1e-3):
+    # As far apart as a hundredth of a voxel, at any corner: that is more than files round.
+    ends = np.array([[0, size] for size in left.data.shape])
+    corners = np.stack([*np.meshgrid(*ends, indexing="ij"), np.ones((2, 2, 2))]).reshape(4, -1)
+    apart = np.abs((left.affine - right.affine) @ corners).max()
+    if apart > 0.01 * min(*left.spacing_mm, *right.spacing_mm):
         raise InputError(
             f"case {name}: the grids differ, reference affine {left.affine.tolist()}, "
             f"prediction affine {right.affine.tolist()}"
@@ -218,27 +233,15 @@ def _read_pair(name: str, reference: Path, prediction: Path) -> _Pair:
 
 
 def _score_pair(
-    task: tuple[int, str, Path, Path], labels: dict[int, str], tolerance_mm: float
-) -> "tuple[int, CaseScores]":
-    number, name, reference, prediction = task
-    return number, _read_pair(name, reference, prediction).scores(name, name, labels, tolerance_mm)
+    task: tuple[str, Path, Path], labels: dict[int, str], patient_of: Callable[[str], str], tolerance_mm: float
+) -> "CaseScores":
+    return _read_pair(*task).scores(task[0], patient_of(task[0]), labels, tolerance_mm)
 
 
-def _largest(task: tuple[int, str, Path, Path]) -> int:
+def _largest(task: tuple[str, Path, Path]) -> int:
     """The largest label of two masks."""
-    pair = _read_pair(*task[1:])
+    pair = _read_pair(*task)
     return int(max(pair.reference.data.max(initial=0), pair.prediction.data.max(initial=0)))
-
-
-def _in_order(numbered: "Iterable[tuple[int, CaseScores]]") -> "Iterator[CaseScores]":
-    """What comes in any order, in order: sums are then the same each time."""
-    waiting: dict[int, CaseScores] = {}
-    following = 0
-    for number, found in numbered:
-        waiting[number] = found
-        while following in waiting:
-            yield waiting.pop(following)
-            following += 1
 
 
 def _tally(labels: dict[int, str], scans: "Iterable[CaseScores]", count: int) -> "Tally":
@@ -253,7 +256,12 @@ def _tally(labels: dict[int, str], scans: "Iterable[CaseScores]", count: int) ->
 
 
 def _reported(
-    tally: "Tally", about: str, folder: Path, pair: Callable[[str], _Pair], tolerance_mm: float
+    tally: "Tally",
+    about: str,
+    folder: Path,
+    pair: Callable[[str], _Pair],
+    tolerance_mm: float,
+    plane: str = "axial",
 ) -> Evaluation:
     """Write the report; the worst cases are read again for their pictures."""
     from r2d2.segeval import plain, report
@@ -261,20 +269,33 @@ def _reported(
     rows = plain(tally.rows)
     worst = sorted((row for row in rows if row["dice"] is not None), key=lambda row: row["dice"])[:WORST]
     pictures = {row["case"]: pair(row["case"]).picture(row["case"], tally.labels) for row in worst}
-    files = report.files(tally, about, pictures, tolerance_mm)
+    files = report.files(tally, about, pictures, tolerance_mm, plane)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, text in files.texts.items():
-            with whole_file(folder / name) as beside:
-                beside.write_text(text, encoding="utf-8")
+        with contextlib.ExitStack() as written:  # they take their places when all are whole
+            for name, text in files.texts.items():
+                written.enter_context(whole_file(folder / name)).write_text(text, encoding="utf-8")
     except OSError as error:
         raise InputError(f"{folder}: cannot be written ({error.strerror or error}); name another with -o") from None
     return Evaluation(about, tally.labels, rows, tally.means(), files.estimates, files.document, folder)
 
 
-def _place(name: str) -> Path:
-    """A folder for the report of an evaluation of this name; the next one of the same name replaces it."""
-    return config.home() / "evaluations" / re.sub(r"[^A-Za-z0-9_.@-]+", "_", name).strip("._")
+def _place(what: object, against: object) -> Path:
+    """A folder for the report of this evaluation; the same evaluation, done again, replaces it."""
+    shown = [
+        re.sub(r"[^A-Za-z0-9_.@-]+", "_", Path(str(one)).name if "/" in str(one) else str(one))
+        for one in (what, against)
+    ]
+    number = hashlib.sha256(f"{what}\n{against}".encode()).hexdigest()[:6]
+    return config.home() / "evaluations" / f"{'-'.join(shown)}-{number}"
+
+
+def _check_place(folder: Path) -> None:
+    """Raise an InputError if a report could not be written there, before there is one."""
+    above = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    taken = [name for name in ("report.html", "scores.json", "scores.csv") if (folder / name).is_dir()]
+    if not above.is_dir() or not os.access(above, os.W_OK) or taken:
+        raise InputError(f"{folder}: no report can be written there; name another folder with -o")
 
 
 def load_predictor(model: str) -> tuple[Any, Any]:

@@ -1,7 +1,7 @@
 """SegEval, the evaluation library: masks to a confusion matrix, a confusion matrix to scores. It stands alone."""
 
 from r2d2.segeval.confusion import confusion_matrices, confusion_matrix
-from r2d2.segeval.definitions import definition
+from r2d2.segeval.definitions import definition, definitions
 from r2d2.segeval.lesions import Lesions, by_size, match_lesions
 from r2d2.segeval.metrics import Scores, scores
 from r2d2.segeval.statistics import Comparison, Estimate, compare, estimate
@@ -22,6 +22,7 @@ __all__ = [
     "confusion_matrices",
     "confusion_matrix",
     "definition",
+    "definitions",
     "estimate",
     "match_lesions",
     "plain",

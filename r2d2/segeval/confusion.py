@@ -23,6 +23,7 @@ def confusion_matrix(reference: np.ndarray, prediction: np.ndarray, num_classes:
 
     Raises:
         InputError: The shapes differ, there are no voxels, labels are not whole numbers, or one is outside the classes.
+        ValueError: `num_classes` is out of range.
     """
     left, right = _checked(reference, prediction, num_classes)
     # Volumes come with the first axis fastest: in their own order they need no copy.
@@ -52,6 +53,8 @@ def confusion_matrices(reference: np.ndarray, prediction: np.ndarray, num_classe
 
 def _checked(reference: np.ndarray, prediction: np.ndarray, num_classes: int) -> list[np.ndarray]:
     """Both as uint8, once they are found to belong together; `_count` looks whether they are of the classes."""
+    if not 1 <= num_classes <= 255:
+        raise ValueError(f"num_classes {num_classes}: must be 1 to 255")
     if reference.shape != prediction.shape:
         raise InputError(f"reference {_text(reference)}, prediction {_text(prediction)}: the shapes must be the same")
     if not reference.size:
@@ -59,7 +62,7 @@ def _checked(reference: np.ndarray, prediction: np.ndarray, num_classes: int) ->
     found = []
     for labels, name in ((reference, "reference"), (prediction, "prediction")):
         kind = labels.dtype.kind
-        if kind not in "biuf" or (kind == "f" and not np.array_equal(labels, np.rint(labels))):
+        if kind not in "biuf" or (kind == "f" and not (np.isfinite(labels) & (labels == np.rint(labels))).all()):
             raise InputError(f"{name}: labels must be whole numbers, these are {labels.dtype} and some are not")
         if labels.dtype != np.uint8:
             _check_range(labels, name, num_classes)

@@ -4,22 +4,26 @@ A number's name is `<score>[_pooled|_slice][/<class>]`: `dice/edema`, `mean_iou_
 tables, in JSON, in CSV files and, behind `val/` or `test/`, in MLflow. `definition` spells a name out.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 EMPTY = (
-    "A class in neither mask has no score: it is left out of means and counted in n. A class in one mask alone scores "
-    "0, is infinitely far (a miss: counted as missed, and never left out of a median) and found no lesion. The "
-    "sensitivity to a class that the reference lacks is unknown, and left out likewise. Volumes and counts are always "
-    "known."
+    "A class in neither mask has no score: it is left out of means, whose n says of how many patients they are. Of a "
+    "class in one mask alone Dice, IoU, precision, F2 and surface Dice are 0, and distances infinite: counted as "
+    "missed (be it missed or invented), and never left out of a median. The sensitivity to a class that the reference "
+    "lacks is unknown, and so is kappa where one class fills both masks. Volumes and counts are always known."
 )
 """The one rule for empty masks, in words."""
 
-CLASS, FOREGROUND, ALL = (
-    "of the class",
-    "mean over the classes other than background that are in either mask",
-    ("over all classes, the background among them"),
+SYMBOLS = (
+    "n_ij: voxels of class i predicted as j; t_i: voxels of class i in the reference; p_i: voxels predicted as i; n: all "
+    "voxels. A surface is the voxels of a mask with a face on its outside; distances go from centre to centre."
 )
+"""What the definitions' letters and words mean."""
+
+FOREGROUND = "mean over the classes other than background that are in either mask"
+ALL = "over all classes, the background among them"
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ SCORES: dict[str, Score] = {
     "f2": Score("F2", "5 n_ii / (4 t_i + p_i), which weighs what was missed more than Dice does", alone=True),
     "mean_dice": Score("Mean Dice", "mean of 2 n_ii / (t_i + p_i)", per_class=False),
     "pixel_accuracy": Score("Pixel accuracy", "sum_i n_ii / n", per_class=False),
-    "mean_accuracy": Score("Mean accuracy", "mean of n_ii / t_i", per_class=False),
+    "mean_accuracy": Score("Mean accuracy", "mean of n_ii / t_i where the reference has the class", per_class=False),
     "mean_iou": Score("Mean IoU", "mean of n_ii / (t_i + p_i - n_ii)", per_class=False),
     "frequency_weighted_iou": Score("Frequency-weighted IoU", "sum_i t_i IoU_i / n", per_class=False),
     "kappa": Score("Cohen's kappa", "(o - e) / (1 - e), o = pixel accuracy, e = sum_i t_i p_i / n^2", per_class=False),
@@ -85,7 +89,9 @@ SCORES: dict[str, Score] = {
     ),
     "lesions": Score("Lesions", "connected components of the reference (26 neighbours)", "a scan", "", alone=True),
     "lesion_sensitivity": Score(
-        "Lesion sensitivity", "the part of them matched one to one by a component of IoU >= 0.1", alone=True
+        "Lesion sensitivity",
+        "the part of the reference's lesions matched by a component of IoU >= 0.1, one to one, best first",
+        alone=True,
     ),
     "false_lesions": Score(
         "False lesions",
@@ -100,7 +106,7 @@ SCORES: dict[str, Score] = {
 AGGREGATIONS = {
     "": "of each whole volume; a patient's scans are averaged, then the patients",
     "_pooled": "of the voxels of all scans put together",
-    "_slice": "of each slice; mean over all slices of all scans",
+    "_slice": "of each {plane} slice; mean over all slices of all scans that have it",
 }
 """How many scans become one number, by the ending of a name."""
 
@@ -118,12 +124,19 @@ def split(name: str) -> tuple[str, str, str]:
     raise KeyError(name)
 
 
-def definition(name: str, tolerance_mm: float = 2.0) -> str:
-    """What a number is, in one sentence.
+def definitions(names: Iterable[str], tolerance_mm: float = 2.0, plane: str = "axial") -> dict[str, str]:
+    """What numbers are by their names, and what holds for all of them: `symbols` and `empty_masks`."""
+    general = {"symbols": SYMBOLS, "empty_masks": EMPTY}
+    return general | {name: definition(name, tolerance_mm, plane) for name in names}
+
+
+def definition(name: str, tolerance_mm: float = 2.0, plane: str = "axial") -> str:
+    """What a number is, in one sentence; see SYMBOLS and EMPTY for what holds for all.
 
     Args:
         name: Such as `dice/edema` or `mean_iou_pooled`.
         tolerance_mm: Of the surface Dice.
+        plane: Of the slices.
 
     Raises:
         KeyError: It is no name of SegEval's.
@@ -134,4 +147,4 @@ def definition(name: str, tolerance_mm: float = 2.0) -> str:
     unit = f", in {score.unit}" if score.unit else ""
     spread = f" ({score.statistic} over patients)" if not ending and score.statistic != "mean" else ""
     text = score.text.format(tolerance=tolerance_mm)
-    return f"{score.title}: {text}{unit}; {over}; {AGGREGATIONS[ending]}{spread}"
+    return f"{score.title}: {text}{unit}; {over}; {AGGREGATIONS[ending].format(plane=plane)}{spread}"

@@ -36,8 +36,8 @@ def match_lesions(reference: np.ndarray, prediction: np.ndarray, overlap: float 
     intersection over union, the largest first, as long as it is at least `overlap`.
 
     Args:
-        reference: bool, any number of axes.
-        prediction: bool, of the same shape.
+        reference: Any number of axes; what is not 0 is of the mask.
+        prediction: Of the same shape.
         overlap: The least intersection over union, above 0 and at most 1.
 
     Raises:
@@ -47,6 +47,7 @@ def match_lesions(reference: np.ndarray, prediction: np.ndarray, overlap: float 
         raise InputError(f"reference {reference.shape}, prediction {prediction.shape}: the shapes must be the same")
     if not 0 < overlap <= 1:
         raise InputError(f"overlap {overlap}: give a number above 0 and at most 1")
+    reference, prediction = reference != 0, prediction != 0
     box = bounding_box(reference, prediction)
     if box is None:
         return Lesions(np.empty(0, np.int64), np.empty(0, bool), np.empty(0, np.int64))

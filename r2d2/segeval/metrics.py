@@ -4,8 +4,9 @@ n_ij are the voxels of class i in the reference that were predicted as j, t_i = 
 reference, p_i = sum_j n_ji those predicted as i, n all of them.
 
 **The empty mask.** A class in neither mask has no score: NaN, left out of every mean, and counted by its absence from
-`present`. A class in one mask alone scores 0, with one exception: of a class that the reference lacks there is nothing
-to be sensitive to, so its sensitivity is NaN.
+`present`. Of a class in one mask alone Dice, IoU, precision and F-beta are 0, and so is the sensitivity if it is
+missed; of a class that the reference lacks there is nothing to be sensitive to: NaN. Specificity is about the voxels of
+other classes, and keeps its value. Kappa is NaN where one class fills both masks.
 """
 
 from dataclasses import dataclass
@@ -97,8 +98,9 @@ def scores(confusion: np.ndarray) -> Scores:
     precision = np.where(present & (predicted == 0), 0.0, _divide(right, predicted))
     others = total[..., None] - reference
     specificity = np.where(present, _divide(others - predicted + right, others), np.nan)
-    observed = _divide(right.sum(-1), total)
-    chance = _divide((reference * predicted).sum(-1), total**2)
+    # Sums of what is wrong: 1 less the part that is right would lose the last digits.
+    crossed = reference[..., :, None] * predicted[..., None, :]
+    by_chance = _divide(np.where(np.eye(confusion.shape[-1], dtype=bool), 0.0, crossed).sum((-1, -2)), total)
     return Scores(
         confusion=confusion,
         dice=dice,
@@ -106,14 +108,14 @@ def scores(confusion: np.ndarray) -> Scores:
         sensitivity=sensitivity,
         specificity=specificity,
         precision=precision,
-        pixel_accuracy=observed,
+        pixel_accuracy=_divide(right.sum(-1), total),
         mean_accuracy=_mean(sensitivity),
         mean_iou=_mean(iou),
         frequency_weighted_iou=_divide((reference * np.nan_to_num(iou)).sum(-1), total),
         mean_dice=_mean(dice),
         foreground_dice=_mean(dice[..., 1:]),
         foreground_iou=_mean(iou[..., 1:]),
-        kappa=_divide(observed - chance, 1 - chance),
+        kappa=1.0 - _divide(total - right.sum(-1), by_chance),
         present=np.count_nonzero(present, axis=-1),
     )
 

@@ -1,5 +1,6 @@
 """A picture of a scan with its reference and its prediction, for people to judge what a number hides."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -67,13 +68,19 @@ def mosaic(
         )
         if panel.mask is not None:
             axes.imshow(_coloured(panel.mask, len(labels)), aspect=aspect, interpolation="nearest")
-        axes.set_title(panel.title, fontsize=10)
+        axes.set_title(plain_text(panel.title), fontsize=10)
         axes.set_axis_off()
     classes = [(COLOURS[(value - 1) % len(COLOURS)], name) for value, name in sorted(labels.items()) if value > 0]
-    handles = [Patch(color=colour, label=name) for colour, name in classes]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
-    figure.suptitle(title, fontsize=11)
+    handles = [Patch(color=colour, label=plain_text(textwrap.shorten(name, 24))) for colour, name in classes]
+    abreast = max(1, min(len(handles), round(1.3 * columns)))
+    figure.legend(handles=handles, loc="outside lower center", ncols=abreast, frameon=False, fontsize=9)
+    figure.suptitle(plain_text("\n".join(textwrap.wrap(title, 28 * columns))), fontsize=11)
     return figure
+
+
+def plain_text(text: str) -> str:
+    """Text as it is: matplotlib takes what stands between two $ for a formula."""
+    return text.replace("$", r"\$")
 
 
 def upright(slice_xy: np.ndarray) -> np.ndarray:

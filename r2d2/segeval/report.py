@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
@@ -14,8 +15,8 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from r2d2.segeval.definitions import AGGREGATIONS, EMPTY, SCORES, definition, split
-from r2d2.segeval.overlay import COLOURS
+from r2d2.segeval.definitions import AGGREGATIONS, EMPTY, SCORES, SYMBOLS, definitions, split
+from r2d2.segeval.overlay import COLOURS, plain_text
 from r2d2.segeval.statistics import Estimate
 from r2d2.segeval.summary import TOLERANCE_MM, Tally, plain
 
@@ -32,27 +33,33 @@ class Files:
     texts: dict[str, str]
 
 
-def files(tally: Tally, about: str, pictures: Mapping[str, Figure], tolerance_mm: float = TOLERANCE_MM) -> Files:
+def files(
+    tally: Tally,
+    about: str,
+    pictures: Mapping[str, Figure],
+    tolerance_mm: float = TOLERANCE_MM,
+    plane: str = "axial",
+) -> Files:
     """Make `scores.json`, `scores.csv` and `report.html`.
 
-    `scores.json` has `about`; `labels`; `empty_masks`, the rule; `definitions` of every number by its name; `estimates`
-    of whole volumes; `means` of these, and the pooled and the slices' scores; `confusion_matrix` of all voxels;
-    `lesions` by class and size; `rows`, a dictionary a scan. null stands where there is no number, "inf" for what was
-    missed.
+    `scores.json` has `about`; `labels`; `definitions` of every number by its name, and of what holds for all;
+    `estimates` of whole volumes; `means` of these, and the pooled and the slices' scores; `confusion_matrix` of all
+    voxels; `lesions` by class and size; `rows`, a dictionary a scan. null stands where there is no number, "inf" for
+    what was missed.
 
     Args:
         tally: The scores.
         about: One sentence on whose scans these are.
         pictures: Overlays of the worst cases by the case's name, in that order.
         tolerance_mm: Of the surface Dice.
+        plane: Of the slices.
     """
     estimates, means = tally.estimates(), tally.means()
     document = plain(
         {
             "about": about,
             "labels": {str(value): name for value, name in tally.labels.items()},
-            "empty_masks": EMPTY,
-            "definitions": {name: definition(name, tolerance_mm) for name in means},
+            "definitions": definitions(dict.fromkeys([*estimates, *means]), tolerance_mm, plane),
             "estimates": {name: asdict(one) for name, one in estimates.items()},
             "means": means,
             "confusion_matrix": tally.pooled.tolist(),
@@ -63,7 +70,7 @@ def files(tally: Tally, about: str, pictures: Mapping[str, Figure], tolerance_mm
     texts = {
         "scores.json": json.dumps(document, indent=1, allow_nan=False),
         "scores.csv": as_csv(tally),
-        "report.html": _page(tally, document, estimates, means, pictures),
+        "report.html": _page(tally, document, estimates, means, pictures, plane),
     }
     return Files(estimates, document, texts)
 
@@ -82,27 +89,30 @@ def as_csv(tally: Tally) -> str:
     return text.getvalue()
 
 
-def cell(one: Estimate, digits: int = 3) -> str:
-    """An estimate as people read it: the value and its interval, how many patients if that is worth a word."""
+def cell(one: Estimate, form: str = ".3f", patients: int | None = None) -> str:
+    """An estimate as people read it: the value and its interval, and n where it is not of all patients."""
     if not one.n:
         return "-"
-    text = f"{one.value:.{digits}f}"
+    text = f"{one.value:{form}}"
     if not math.isnan(one.low):
-        text += f" ({one.low:.{digits}f} to {one.high:.{digits}f})"
+        text += f" ({one.low:{form}} to {one.high:{form}})"
+    if patients is not None and one.n < patients:
+        text += f", n {one.n}"
     return text + (f", {one.missed} missed" if one.missed else "")
 
 
 def summary(estimates: Mapping[str, Estimate], labels: Mapping[int, str]) -> list[tuple[str, list[str]]]:
     """The estimates as a table: a row a score with its title, then a cell for all classes and for each class."""
     classes = ["", *(name for value, name in sorted(labels.items()) if value > 0)]
+    patients = max((one.n for one in estimates.values()), default=0)
     rows = []
     for name, score in SCORES.items():
         found = [estimates.get(f"{name}/{of}" if of else name) for of in classes]
         if any(found):
             unit = f", {score.unit}" if score.unit else ""
             title = f"{score.title}{unit}{' (median)' if score.statistic == 'median' else ''}"
-            digits = 1 if score.unit else 3
-            rows.append((title, ["" if one is None else cell(one, digits) for one in found]))
+            form = {"": ".3f", "ml": ".3g", "mm": ".1f"}.get(score.unit, ".2f")
+            rows.append((title, ["" if one is None else cell(one, form, patients) for one in found]))
     return rows
 
 
@@ -112,6 +122,7 @@ def _page(
     estimates: Mapping[str, Estimate],
     means: Mapping[str, float],
     pictures: Mapping[str, Figure],
+    plane: str,
 ) -> str:
     template = Environment(
         loader=PackageLoader("r2d2.segeval", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
@@ -126,7 +137,7 @@ def _page(
         n=max((one.n for one in estimates.values()), default=0),
         without={name: n for name in classes if (n := _without(tally, name))},
         aggregations=_aggregations(means, classes),
-        meanings=AGGREGATIONS,
+        meanings={ending: text.format(plane=plane) for ending, text in AGGREGATIONS.items()},
         distributions=_svg(_distributions(tally, classes)),
         pictures=[
             {
@@ -142,7 +153,8 @@ def _page(
             for row in sorted(tally.rows, key=lambda row: _ascending(row["dice"]))
         ],
         empty=EMPTY,
-        definitions=told["definitions"],
+        symbols=SYMBOLS,
+        definitions={name: text for name, text in told["definitions"].items() if name in (*estimates, *means)},
         inf=math.inf,
     )
 
@@ -178,7 +190,10 @@ def _distributions(tally: Tally, classes: Sequence[str]) -> Figure:
                 axes.annotate(
                     f"{missed} missed", (0.98, row), xycoords=("axes fraction", "data"), ha="right", fontsize=8
                 )
-        axes.set_yticks(range(len(classes)), [*reversed(classes)] if number == 0 else [""] * len(classes))
+        axes.set_yticks(
+            range(len(classes)),
+            [plain_text(textwrap.shorten(of, 24)) if number == 0 else "" for of in reversed(classes)],
+        )
         axes.set_ylim(-0.6, len(classes) - 0.4)
         axes.set_xlabel(f"{score.title}{f' ({score.unit})' if score.unit else ''}")
         if not score.unit:

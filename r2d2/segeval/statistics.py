@@ -68,8 +68,8 @@ class Comparison:
         high: Its upper end.
         p: Of Wilcoxon's signed-rank test, two-sided: how likely such differences are if the models are equally good; 1
             if there is no difference at all.
-        n: How many patients have the number from both.
-        left_out: Those who lack it from either (a class in neither mask).
+        n: How many patients were compared.
+        left_out: Those who have the number from neither: there was nothing to find, and neither found anything.
         first: The mean of the first's numbers.
         second: The mean of the second's.
     """
@@ -84,15 +84,17 @@ class Comparison:
     second: float
 
 
-def compare(first: Mapping[str, float], second: Mapping[str, float]) -> Comparison:
+def compare(first: Mapping[str, float], second: Mapping[str, float], perfect: float = 1.0) -> Comparison:
     """Compare two models, patient by patient.
 
     Args:
         first: One number of each patient, NaN where there is none.
         second: The same number of the same patients from the other model.
+        perfect: What a model is given that has no number where the other has one: it rightly found nothing where the
+            other invented something.
 
     Raises:
-        InputError: The patients differ, fewer than two have the number from both, or one is infinite (compare
+        InputError: The patients differ, fewer than two have the number, or one is infinite (compare
             distances by a score that is not, such as the surface Dice).
     """
     if first.keys() != second.keys():
@@ -100,7 +102,8 @@ def compare(first: Mapping[str, float], second: Mapping[str, float]) -> Comparis
         raise InputError(f"a paired comparison needs the same patients on both sides; {only[0]} is on one side only")
     patients = sorted(first)
     pairs = np.array([[first[name], second[name]] for name in patients], np.float64).reshape(-1, 2)
-    known = ~np.isnan(pairs).any(axis=1)
+    known = ~np.isnan(pairs).all(axis=1)
+    pairs[np.isnan(pairs)] = perfect
     if np.isinf(pairs[known]).any():
         raise InputError("an infinite distance has no difference to another; compare the surface Dice instead")
     if known.sum() < 2:

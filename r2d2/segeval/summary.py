@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from r2d2.errors import InputError
 from r2d2.segeval.confusion import confusion_matrices
 from r2d2.segeval.definitions import SCORES, split
 from r2d2.segeval.lesions import Lesions, SizeClass, by_size, match_lesions
@@ -64,7 +65,7 @@ def score_case(
         patient: Whose it is.
         reference: (X, Y, Z), whole numbers.
         prediction: The same.
-        labels: The classes' names by value, 0 (the background) to C - 1.
+        labels: The classes' names by value, the background (0) among them.
         spacing_mm: The voxels' size along each axis.
         axis: Across which the slices are.
         tolerance_mm: Of the surface Dice.
@@ -72,7 +73,12 @@ def score_case(
     Raises:
         InputError: Shapes that differ, no voxels, labels outside the classes or not whole numbers, a wrong spacing.
     """
-    matrices = confusion_matrices(reference, prediction, len(labels), axis)
+    matrices = confusion_matrices(reference, prediction, max(labels) + 1, axis)
+    used = np.flatnonzero(matrices.sum(axis=(0, 1)) + matrices.sum(axis=(0, 2)))
+    if unknown := sorted({*used.tolist()} - labels.keys()):
+        raise InputError(
+            f"label {unknown[0]} is none of the classes {', '.join(str(value) for value in sorted(labels))}"
+        )
     voxel_ml = float(np.prod(spacing_mm)) / 1000
     box = bounding_box(reference > 0, prediction > 0) or (slice(0, 1),) * reference.ndim
     there = [np.ascontiguousarray(mask[box]) for mask in (reference, prediction)]
@@ -112,7 +118,7 @@ class Tally:
     def __init__(self, labels: Mapping[int, str]) -> None:
         self.labels = dict(labels)
         self.rows: list[dict] = []
-        self.pooled = np.zeros((len(labels), len(labels)), np.int64)
+        self.pooled = np.zeros((max(labels) + 1, max(labels) + 1), np.int64)
         self._slices: dict[str, list[float]] = {}
         self._lesions: list[tuple[float, Mapping[str, Lesions]]] = []
 
@@ -133,9 +139,14 @@ class Tally:
     def means(self) -> dict[str, float]:
         """Every number's mean over the patients that have it, and the pooled and the slices' scores.
 
-        A patient with several scans counts once, with their mean. What nobody has is absent.
+        A patient with several scans counts once, with their mean. What nobody has is absent, and so are distances:
+        one miss makes their mean infinite, so that `estimates` gives their median.
         """
-        found = {name: float(np.mean(values[~np.isnan(values)])) for name, values in self._of_patients().items()}
+        found = {
+            name: float(np.mean(values[~np.isnan(values)]))
+            for name, values in self._of_patients().items()
+            if SCORES[split(name)[0]].statistic == "mean"
+        }
         return found | self.spread()
 
     def estimates(self) -> dict[str, Estimate]:

@@ -16,6 +16,9 @@ from scipy.ndimage import distance_transform_edt
 
 from r2d2.errors import InputError
 
+EXACT = 2048
+"""Pixels along a plane up to which OpenCV's squared distances are whole numbers without rounding, in float32."""
+
 
 @dataclass(frozen=True, eq=False)
 class SurfaceDistances:
@@ -46,9 +49,12 @@ class SurfaceDistances:
         return float("nan") if self._none else float(np.concatenate([self.reference_mm, self.prediction_mm]).mean())
 
     def dice(self, tolerance_mm: float) -> float:
-        """Surface Dice: the part of both surfaces' voxels that lie within a tolerance of the other (Nikolov 2021)."""
+        """Surface Dice: the part of both surfaces' voxels that lie within a tolerance of the other (Nikolov 2021).
+
+        A millionth more than the tolerance is within it: spacings in files are rounded.
+        """
         both = np.concatenate([self.reference_mm, self.prediction_mm])
-        return float("nan") if self._none else float(np.mean(both <= tolerance_mm))
+        return float("nan") if self._none else float(np.mean(both <= tolerance_mm * (1 + 1e-6)))
 
     @property
     def _none(self) -> bool:
@@ -63,8 +69,8 @@ def surface_distances(reference: np.ndarray, prediction: np.ndarray, spacing_mm:
     """Return the distances between the surfaces of two masks.
 
     Args:
-        reference: bool, any number of axes.
-        prediction: bool, of the same shape.
+        reference: Any number of axes; what is not 0 is of the mask.
+        prediction: Of the same shape.
         spacing_mm: The voxels' size along each axis.
 
     Returns:
@@ -74,6 +80,7 @@ def surface_distances(reference: np.ndarray, prediction: np.ndarray, spacing_mm:
         InputError: The shapes differ, or the spacing is not one positive number an axis.
     """
     check(reference, prediction, spacing_mm)
+    reference, prediction = reference != 0, prediction != 0
     box = bounding_box(reference, prediction)
     if box is None:
         return SurfaceDistances(np.empty(0), np.empty(0))
@@ -159,7 +166,7 @@ def _nearest(of: np.ndarray, to: np.ndarray, spacing_mm: Sequence[float]) -> np.
 
 def _across(spacing_mm: Sequence[float], shape: Sequence[int]) -> int | None:
     """The shortest axis across which a volume has square pixels, if there is one."""
-    if len(shape) != 3:
+    if len(shape) != 3 or max(shape) > EXACT:
         return None
     square = [axis for axis in range(3) if spacing_mm[axis - 1] == spacing_mm[axis - 2]]
     return min(square, key=lambda axis: shape[axis]) if square else None

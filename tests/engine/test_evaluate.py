@@ -8,7 +8,7 @@ from helpers import datasets
 from helpers.datasets import LABELS, plain
 
 from r2d2.config import parse
-from r2d2.engine.evaluate import _dataset_for, _in_order, compare_folders
+from r2d2.engine.evaluate import _dataset_for, compare_folders
 from r2d2.errors import InputError
 
 
@@ -60,8 +60,11 @@ def test_the_classes_have_the_names_of_the_dataset(tmp_path):
 def test_the_report_is_kept_at_home_by_default(tmp_path, monkeypatch):
     monkeypatch.setenv("R2D2_HOME", str(tmp_path / "home"))
     found = compare_folders(*pair(tmp_path))
-    assert found.report == tmp_path / "home/evaluations/prediction-against-reference"
+    assert found.report.parent == tmp_path / "home/evaluations" and found.report.name.startswith(
+        "prediction-reference-"
+    )
     assert compare_folders(*pair(tmp_path)).report == found.report
+    assert compare_folders(*pair(tmp_path / "other")).report != found.report
 
 
 def wrong(folder, rule):
@@ -83,7 +86,7 @@ def test_a_reference_and_a_prediction_need_each_other(tmp_path):
 def test_grids_that_differ_are_told_with_both(tmp_path):
     pair(tmp_path, lambda mask: mask[:-1], names=["a"])
     wrong(tmp_path, "case a: reference 5x6x7, prediction 4x6x7")
-    pair(tmp_path, names=["a"], affine=np.diag([3.0, 2.0, 1.5, 1.0]))
+    pair(tmp_path, names=["a"], affine=np.diag([3.0, 2.0, 1.01, 1.0]))
     wrong(tmp_path, "case a: the grids differ, reference affine [[3.0, 0.0, 0.0, 0.0], [0.0, 2.0")
 
 
@@ -98,5 +101,36 @@ def test_masks_that_are_not_whole_numbers_are_told_with_the_file(tmp_path):
     wrong(tmp_path, "prediction/a.nii.gz")
 
 
-def test_what_came_in_any_order_goes_on_in_order():
-    assert [*_in_order(iter([(2, "c"), (0, "a"), (3, "d"), (1, "b")]))] == ["a", "b", "c", "d"]
+def test_a_label_that_the_dataset_does_not_name_is_told_though_a_larger_one_is_named(tmp_path):
+    pair(tmp_path, names=["a"])
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"0": "background", "1": "edema", "4": "tumour"}}))
+    wrong(tmp_path, "case a: label 2 is none of the classes 0, 1, 4")
+
+
+def test_two_classes_of_one_name_are_told(tmp_path):
+    pair(tmp_path)
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"0": "background", "1": "tumour", "2": "tumour"}}))
+    wrong(tmp_path, f"{tmp_path / 'dataset.json'}: two classes have one name")
+
+
+def test_a_patient_s_scans_count_once_if_the_pattern_says_who_is_who(tmp_path):
+    folders = pair(tmp_path, names=("p1_t0", "p1_t1", "p2_t0"))
+    found = compare_folders(*folders, tmp_path / "report", patient_pattern="^([^_]+)")
+    assert [row["patient"] for row in found.rows] == ["p1", "p1", "p2"] and found.estimates["dice"].n == 2
+    with pytest.raises(InputError, match="takes no patient from the name of case p1_t0"):
+        compare_folders(*folders, tmp_path / "report", patient_pattern="^x")
+
+
+def test_names_are_shown_as_they_are(tmp_path):
+    folders = pair(tmp_path, missed, names=(r"$\frac$", "5$ of 6$", "a" * 90))
+    assert "$\\frac$" in compare_folders(*folders, tmp_path / "report").document["rows"][0]["case"]
+
+
+def test_a_place_where_no_report_can_be_is_told_before_the_work(tmp_path):
+    folders = pair(tmp_path)
+    (tmp_path / "file").touch()
+    (tmp_path / "report" / "scores.csv").mkdir(parents=True)
+    for place in (tmp_path / "file" / "x", tmp_path / "report"):
+        with pytest.raises(InputError, match="no report can be written there; name another folder with -o"):
+            compare_folders(*folders, place)
+    assert [*(tmp_path / "report").iterdir()] == [tmp_path / "report" / "scores.csv"]

@@ -163,7 +163,10 @@ def _evaluation_gives_the_scores_of_the_run(result):
     evaluation = _document(answer)
     assert [row["case"] for row in evaluation["rows"]] == [row["case"] for row in result["rows"]]
     assert _same(evaluation, result)
-    assert "hd95_mm/grey matter" in evaluation["means"] and pathlib.Path(evaluation["report"], "report.html").exists()
+    assert {"dice_pooled", "dice_slice/grey matter", "kappa", "volume_error_ml/grey matter"} <= result["metrics"].keys()
+    assert (
+        "hd95_mm/grey matter" in evaluation["estimates"] and pathlib.Path(evaluation["report"], "report.html").exists()
+    )
     assert evaluation["about"].startswith("1 test scans of the model's own data")
 
 
@@ -237,6 +240,9 @@ def _data_that_are_not_the_models_are_refused(tmp_path, virtual_patients):
 
 def _scans_that_trained_the_model_are_told(tmp_path, virtual_patients, home):
     (split,) = home.glob("artifacts/*/artifacts/split.json")
+    meanings = json.loads((split.parent / "evaluation/definitions.json").read_text())
+    assert [*(split.parent / "evaluation/validation").glob("epoch-*.json")]
+    assert "of grey matter" in meanings["dice/grey matter"] and "put together" in meanings["dice_pooled"]
     trained, tested = (json.loads(split.read_text())["split"][part][0] for part in ("training", "test"))
     folder = tmp_path / "seen"
     for name in (trained, tested):

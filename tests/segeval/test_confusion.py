@@ -71,6 +71,15 @@ def test_whole_numbers_of_any_type_are_labels():
         np.testing.assert_array_equal(segeval.confusion_matrix(*np.array([labels] * 2, dtype), 4), np.eye(4))
 
 
+def test_more_classes_than_a_byte_holds_are_refused():
+    for num_classes in (0, 256, 300):
+        with pytest.raises(ValueError, match="must be 1 to 255"):
+            segeval.confusion_matrix(np.zeros(3), np.zeros(3), num_classes)
+    for value in (np.inf, np.nan):
+        with pytest.raises(InputError, match="whole numbers"):
+            segeval.confusion_matrix(np.array([0.0, value]), np.zeros(2), 2)
+
+
 def test_no_voxels_are_refused():
     with pytest.raises(InputError, match="0x3: there are no voxels to compare"):
         segeval.confusion_matrix(np.zeros((0, 3)), np.zeros((0, 3)), 2)

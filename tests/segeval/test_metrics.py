@@ -1,5 +1,6 @@
 import math
 from dataclasses import fields
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -158,6 +159,14 @@ def test_a_stack_of_matrices_is_scored_one_by_one():
 def test_kappa_of_chance_alone_is_none():
     assert segeval.scores(np.array([[25, 25], [25, 25]])).kappa == 0
     assert math.isnan(segeval.scores(np.array([[9, 0], [0, 0]])).kappa)
+
+
+def test_kappa_of_a_few_voxels_in_a_volume_keeps_its_digits():
+    # By exact fractions: 1 - wrong n / sum of t_i p_j, i != j.
+    for matrix in ([[8927990, 3], [4, 3]], [[8927998, 1], [0, 1]], [[4463999997, 1], [1, 1]]):
+        (a, b), (c, d) = matrix
+        exact = 1 - Fraction((b + c) * (a + b + c + d), (a + b) * (b + d) + (c + d) * (a + c))
+        assert segeval.scores(np.array(matrix)).kappa == pytest.approx(float(exact), rel=0, abs=1e-12)
 
 
 def test_f_beta_needs_a_beta():

@@ -64,10 +64,11 @@ def made(pictures=None):
 
 def test_the_json_has_all_of_it_and_is_strict():
     told = json.loads(made().texts["scores.json"], parse_constant=lambda name: 1 / 0)
-    assert told["about"] == "3 scans <of> a test" and told["empty_masks"] == EMPTY
+    assert told["about"] == "3 scans <of> a test" and told["definitions"]["empty_masks"] == EMPTY
     assert [row["case"] for row in told["rows"]] == ["case_0", "case_1", "case_2"]
     assert told["rows"][1]["hd95_mm/a <b> & c"] == "inf" and told["rows"][2]["dice/a <b> & c"] is None
-    assert told["definitions"].keys() == told["means"].keys() > {"dice", "dice_pooled", "dice_slice/edema"}
+    named = told["definitions"].keys() - {"empty_masks", "symbols"}
+    assert named == told["means"].keys() | told["estimates"].keys() > {"dice_pooled", "dice_slice/edema", "hd95_mm"}
     assert "within 1.5 mm" in told["definitions"]["surface_dice/edema"]
     estimate = told["estimates"]["hd95_mm/a <b> & c"]
     assert (estimate["n"], estimate["missed"], estimate["statistic"], estimate["value"]) == (2, 1, "median", "inf")
@@ -114,5 +115,7 @@ def test_an_estimate_as_people_read_it():
     values = np.array([0.5, 0.6, 0.7])
     assert re.fullmatch(r"0\.600 \(0\.5\d\d to 0\.\d\d\d\)", report.cell(segeval.estimate(values)))
     assert report.cell(segeval.estimate(np.array([0.5]))) == "0.500"
-    assert report.cell(segeval.estimate(np.array([2.0, 3.0, np.inf]), "median"), 1).endswith("to inf), 1 missed")
+    assert report.cell(segeval.estimate(np.array([0.5, np.nan])), patients=2) == "0.500, n 1"
+    assert report.cell(segeval.estimate(np.array([0.0271])), ".3g") == "0.0271"
+    assert report.cell(segeval.estimate(np.array([2.0, 3.0, np.inf]), "median"), ".1f").endswith("to inf), 1 missed")
     assert report.cell(segeval.estimate(np.array([np.nan]))) == "-"

@@ -71,9 +71,16 @@ def test_the_order_of_patients_plays_no_part():
     assert segeval.compare(first, turned) == segeval.compare(first, second)
 
 
-def test_who_lacks_the_number_is_left_out_and_named():
-    found = segeval.compare(numbers([0.5, NAN, 0.7]), numbers([0.4, 0.0, 0.7]))
+def test_who_lacks_the_number_on_both_sides_is_left_out_and_named():
+    found = segeval.compare(numbers([0.5, NAN, 0.7]), numbers([0.4, NAN, 0.7]))
     assert found.n == 2 and found.left_out == ("patient 1",)
+
+
+def test_who_rightly_finds_nothing_is_better_than_who_invents_something():
+    invents, right = numbers([0.8, 0.0, 0.0, 0.9]), numbers([0.8, NAN, NAN, 0.9])
+    found = segeval.compare(invents, right)
+    assert (found.difference, found.n, found.left_out) == (-0.5, 4, ())
+    assert segeval.compare(right, invents, perfect=0.6).difference == pytest.approx(0.3)
 
 
 def test_no_difference_is_no_evidence():
@@ -85,6 +92,6 @@ def test_what_cannot_be_compared_is_refused():
     with pytest.raises(InputError, match=r"the same patients on both sides; b is on one side only"):
         segeval.compare({"a": 1.0, "b": 1.0}, {"a": 1.0})
     with pytest.raises(InputError, match=r"two patients or more with the number; there are 1"):
-        segeval.compare({"a": 1.0, "b": NAN}, {"a": 1.0, "b": 1.0})
+        segeval.compare({"a": 1.0, "b": NAN}, {"a": 1.0, "b": NAN})
     with pytest.raises(InputError, match="surface Dice instead"):
         segeval.compare({"a": 1.0, "b": INF}, {"a": 1.0, "b": 1.0})

@@ -115,6 +115,27 @@ def test_a_mask_and_itself_are_nowhere_apart():
     assert (found.hausdorff(), found.average(), found.dice(0)) == (0, 0, 1)
 
 
+def test_whatever_is_not_0_is_of_the_mask():
+    left, right = blobs(2)
+    expected = segeval.surface_distances(left, right, SPACING).hausdorff()
+    assert segeval.surface_distances(left.astype(np.uint8), 3 * right.astype(np.int16), SPACING).hausdorff() == expected
+
+
+def test_a_spacing_rounded_in_a_file_does_not_move_a_surface_out_of_tolerance():
+    mask = np.zeros((20, 9, 9), bool)
+    mask[2:9, 2:7, 2:7] = True
+    spacing = [float(np.float32(0.4))] * 3
+    assert segeval.surface_distances(mask, np.roll(mask, 5, 0), spacing).dice(2.0) == 1
+    assert segeval.surface_distances(mask, np.roll(mask, 6, 0), spacing).dice(2.0) < 1
+
+
+def test_planes_larger_than_float32_counts_are_exact():
+    left, right = np.zeros((2, 3000, 3000, 1), bool)
+    left[0, 0], right[2999, 2998] = True, True
+    found = segeval.surface_distances(left, right, (1, 1, 1)).hausdorff()
+    assert found == pytest.approx(math.hypot(2999, 2998), rel=1e-12)
+
+
 def test_the_empty_mask():
     full, empty = np.ones((3, 3, 3), bool), np.zeros((3, 3, 3), bool)
     none = segeval.surface_distances(empty, empty, SPACING)
