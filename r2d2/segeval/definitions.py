@@ -17,8 +17,8 @@ EMPTY = (
 """The one rule for empty masks, in words."""
 
 SYMBOLS = (
-    "n_ij: voxels of class i predicted as j; t_i: voxels of class i in the reference; p_i: voxels predicted as i; n: all "
-    "voxels. A surface is the voxels of a mask with a face on its outside; distances go from centre to centre."
+    "n_ij: voxels of class i predicted as j; t_i: voxels of class i in the reference; p_i: voxels predicted as i; n: "
+    "all voxels. A surface is the voxels of a mask with a face on its outside; distances go from centre to centre."
 )
 """What the definitions' letters and words mean."""
 
