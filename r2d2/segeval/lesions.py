@@ -47,7 +47,7 @@ def match_lesions(reference: np.ndarray, prediction: np.ndarray, overlap: float 
         raise InputError(f"reference {reference.shape}, prediction {prediction.shape}: the shapes must be the same")
     if not 0 < overlap <= 1:
         raise InputError(f"overlap {overlap}: give a number above 0 and at most 1")
-    reference, prediction = reference != 0, prediction != 0
+    reference, prediction = reference.astype(bool, copy=False), prediction.astype(bool, copy=False)
     box = bounding_box(reference, prediction)
     if box is None:
         return Lesions(np.empty(0, np.int64), np.empty(0, bool), np.empty(0, np.int64))

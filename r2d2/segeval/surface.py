@@ -7,7 +7,6 @@ score sees what: Reinke et al., "Understanding metric-related pitfalls in image 
 """
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import cv2
@@ -80,7 +79,7 @@ def surface_distances(reference: np.ndarray, prediction: np.ndarray, spacing_mm:
         InputError: The shapes differ, or the spacing is not one positive number an axis.
     """
     check(reference, prediction, spacing_mm)
-    reference, prediction = reference != 0, prediction != 0
+    reference, prediction = reference.astype(bool, copy=False), prediction.astype(bool, copy=False)
     box = bounding_box(reference, prediction)
     if box is None:
         return SurfaceDistances(np.empty(0), np.empty(0))
@@ -88,8 +87,7 @@ def surface_distances(reference: np.ndarray, prediction: np.ndarray, spacing_mm:
     counts = np.count_nonzero(left), np.count_nonzero(right)
     if not all(counts):
         return SurfaceDistances(np.full(counts[0], np.inf), np.full(counts[1], np.inf))
-    with ThreadPoolExecutor(2) as pool:
-        return SurfaceDistances(*pool.map(_nearest, (left, right), (right, left), (spacing_mm, spacing_mm)))
+    return SurfaceDistances(_nearest(left, right, spacing_mm), _nearest(right, left, spacing_mm))
 
 
 def check(reference: np.ndarray, prediction: np.ndarray, spacing_mm: Sequence[float]) -> None:
