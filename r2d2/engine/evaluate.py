@@ -277,7 +277,7 @@ def _reported(
                 written.enter_context(whole_file(folder / name)).write_text(text, encoding="utf-8")
     except OSError as error:
         raise InputError(f"{folder}: cannot be written ({error.strerror or error}); name another with -o") from None
-    return Evaluation(about, tally.labels, rows, tally.means(), files.estimates, files.document, folder)
+    return Evaluation(about, tally.labels, rows, files.means, files.estimates, files.document, folder)
 
 
 def _place(what: object, against: object) -> Path:

@@ -35,29 +35,25 @@ class Score:
         text: What it is; n_ij are the voxels of class i predicted as j, t_i those of class i in the reference, p_i
             those predicted as i, n all.
         unit: Empty for a ratio.
-        better: Which way is better; empty where neither is.
         per_class: It is also given for each class other than the background, and overall as the mean of those; else it
             has only one value for all classes.
-        alone: Only for each class, never overall.
         statistic: What is reported of many patients.
     """
 
     title: str
     text: str
     unit: str = ""
-    better: Literal["higher", "lower", ""] = "higher"
     per_class: bool = True
-    alone: bool = False
     statistic: Literal["mean", "median"] = "mean"
 
 
 SCORES: dict[str, Score] = {
     "dice": Score("Dice", "2 n_ii / (t_i + p_i)"),
     "iou": Score("IoU", "n_ii / (t_i + p_i - n_ii)"),
-    "sensitivity": Score("Sensitivity", "n_ii / t_i, the accuracy of a class", alone=True),
-    "specificity": Score("Specificity", "the part of the voxels of other classes not predicted as it", alone=True),
-    "precision": Score("Precision", "n_ii / p_i", alone=True),
-    "f2": Score("F2", "5 n_ii / (4 t_i + p_i), which weighs what was missed more than Dice does", alone=True),
+    "sensitivity": Score("Sensitivity", "n_ii / t_i, the accuracy of a class"),
+    "specificity": Score("Specificity", "the part of the voxels of other classes not predicted as it"),
+    "precision": Score("Precision", "n_ii / p_i"),
+    "f2": Score("F2", "5 n_ii / (4 t_i + p_i), which weighs what was missed more than Dice does"),
     "mean_dice": Score("Mean Dice", "mean of 2 n_ii / (t_i + p_i)", per_class=False),
     "pixel_accuracy": Score("Pixel accuracy", "sum_i n_ii / n", per_class=False),
     "mean_accuracy": Score("Mean accuracy", "mean of n_ii / t_i where the reference has the class", per_class=False),
@@ -65,40 +61,31 @@ SCORES: dict[str, Score] = {
     "frequency_weighted_iou": Score("Frequency-weighted IoU", "sum_i t_i IoU_i / n", per_class=False),
     "kappa": Score("Cohen's kappa", "(o - e) / (1 - e), o = pixel accuracy, e = sum_i t_i p_i / n^2", per_class=False),
     "surface_dice": Score("Surface Dice", "the part of both surfaces within {tolerance:g} mm of the other"),
-    "hausdorff_mm": Score(
-        "Hausdorff", "the largest distance from one surface to the other", "mm", "lower", statistic="median"
-    ),
+    "hausdorff_mm": Score("Hausdorff", "the largest distance from one surface to the other", "mm", statistic="median"),
     "hd95_mm": Score(
         "HD95",
         "the larger of both directions' 95th percentiles of the distance from one surface to the other",
         "mm",
-        "lower",
         statistic="median",
     ),
     "assd_mm": Score(
         "ASSD",
         "the mean distance from the voxels of both surfaces to the other surface",
         "mm",
-        "lower",
         statistic="median",
     ),
-    "reference_ml": Score("Volume, reference", "the volume in the reference", "ml", "", alone=True),
-    "volume_ml": Score("Volume, prediction", "the volume in the prediction", "ml", "", alone=True),
-    "volume_error_ml": Score(
-        "Volume error", "volume in the prediction less that in the reference", "ml", "", alone=True
-    ),
-    "lesions": Score("Lesions", "connected components of the reference (26 neighbours)", "a scan", "", alone=True),
+    "reference_ml": Score("Volume, reference", "the volume in the reference", "ml"),
+    "volume_ml": Score("Volume, prediction", "the volume in the prediction", "ml"),
+    "volume_error_ml": Score("Volume error", "volume in the prediction less that in the reference", "ml"),
+    "lesions": Score("Lesions", "connected components of the reference (26 neighbours)", "a scan"),
     "lesion_sensitivity": Score(
         "Lesion sensitivity",
         "the part of the reference's lesions matched by a component of IoU >= 0.1, one to one, best first",
-        alone=True,
     ),
     "false_lesions": Score(
         "False lesions",
         "components of the prediction matched to none of the reference's",
         "a scan",
-        "lower",
-        alone=True,
     ),
 }
 """Every score by its name."""

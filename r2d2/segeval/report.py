@@ -26,9 +26,10 @@ SHOWN = ("dice", "iou", "hd95_mm", "surface_dice")
 
 @dataclass(frozen=True)
 class Files:
-    """A report: its estimates, what `scores.json` says in Python's terms, and the text of each file by its name."""
+    """A report: its estimates and means, what `scores.json` says in Python's terms, each file's text by its name."""
 
     estimates: dict[str, Estimate]
+    means: dict[str, float]
     document: dict[str, Any]
     texts: dict[str, str]
 
@@ -72,7 +73,7 @@ def files(
         "scores.csv": as_csv(tally),
         "report.html": _page(tally, document, estimates, means, pictures, plane),
     }
-    return Files(estimates, document, texts)
+    return Files(estimates, means, document, texts)
 
 
 def as_csv(tally: Tally) -> str:
