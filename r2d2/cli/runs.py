@@ -1,0 +1,53 @@
+"""Training runs."""
+
+from typing import Annotated
+
+import typer
+
+from r2d2.cli.common import Json, answer, runs_app
+from r2d2.console import command
+
+
+@runs_app.command("list")
+def runs_list(as_json: Json = False) -> None:
+    """The runs, the latest first."""
+    from r2d2.tracking import queries
+
+    rows = queries.list_runs()
+    if as_json:
+        answer(rows)
+        return
+    if not rows:
+        print(f"No runs yet. Next: {command()} demo")
+    for row in rows:
+        dice = "" if row["test/dice"] is None else f"test dice {row['test/dice']:.3f}"
+        print(f"{row['run_id']}  {row['status']:<9} {row['started']}  {row['name']:<32} {dice}")
+
+
+@runs_app.command("show")
+def runs_show(run: Annotated[str, typer.Argument(help="A run's id or name.")], as_json: Json = False) -> None:
+    """One run: its state, its latest metrics, its settings."""
+    from r2d2.tracking import queries
+
+    found = queries.show_run(run)
+    if as_json:
+        answer(found)
+        return
+    for part in ("run_id", "name", "status", "started"):
+        print(f"{part:<24} {found[part]}")
+    for part in ("tags", "metrics", "params"):
+        print(f"\n{part}")
+        for key, value in found[part].items():
+            print(f"  {key:<34} {value:.6g}" if isinstance(value, float) else f"  {key:<34} {value}")
+
+
+@runs_app.command("stop")
+def runs_stop(run: Annotated[str, typer.Argument(help="A run's id or name.")], as_json: Json = False) -> None:
+    """Ask a run to leave well: with a checkpoint, evaluated and registered as it is; wait until it has."""
+    from r2d2.engine.runs import stop
+
+    result = stop(run)
+    if as_json:
+        answer(result)
+    else:
+        print(f"Run {result['run_id']}: {result['status'].lower()}, {result['reason']}")
