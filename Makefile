@@ -68,7 +68,7 @@ format: setup
 
 # No index address goes into the locks: they say what, and the reader's own pip settings say from where.
 lock:
-	$(BIN)/uv pip compile pyproject.toml --python-version 3.11 --extra cpu --extra horovod-build --extra dev \
+	$(BIN)/uv pip compile pyproject.toml --python-version 3.11 --extra cpu --extra horovod-build --extra server --extra dev \
 		--generate-hashes --no-annotate --no-header --upgrade -o requirements.lock
 	echo 'horovod==0.28.1' | $(BIN)/uv pip compile - --python-version 3.11 --no-deps \
 		--generate-hashes --no-annotate --no-header -o horovod.lock
