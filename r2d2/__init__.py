@@ -15,6 +15,8 @@ ENVIRONMENT = {
     # A scan's whereabouts are nobody's business: nothing calls home.
     "RAY_USAGE_STATS_ENABLED": "0",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    # Standard output belongs to the command's answer.
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     # Ray's workers step back behind everything else by default (15): training is what the machine is there for.
     "RAY_worker_niceness": "0",
     # Ray's own tables and warnings; R2D2 shows the progress.

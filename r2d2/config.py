@@ -1,6 +1,7 @@
 """An experiment file: what may stand in it, what it means, and one-line errors for what may not.
 
-An experiment is YAML with the sections `name, data, preprocess, model, training, cluster, tracking, evaluation`.
+An experiment is YAML with the sections `name, data, preprocess, model, training, cluster, tracking, evaluation,
+promotion, card`.
 Every key has its default here; `load` reads a file, applies dotted overrides (`training.epochs=5`) and checks all.
 """
 
@@ -471,12 +472,14 @@ class Tracking(Section):
     """Where runs are recorded: the MLflow server (absent: MLFLOW_TRACKING_URI, or SQLite in R2D2_HOME, no server).
 
     `storage` is the folder, common to all nodes, of checkpoints and prepared data (absent: R2D2_HOME).
-    `model_name` is the name in the registry (absent: the experiment's).
+    `model_name` is the name in the registry (absent: the experiment's). `monitor_s`: how often every node's load is
+    recorded, in seconds; null for never.
     """
 
     uri: str | None = None
     storage: Folder | None = None
     model_name: Name | None = None
+    monitor_s: Annotated[float, Field(ge=0.1)] | None = 10.0
 
 
 class Evaluation(Section):
@@ -484,6 +487,33 @@ class Evaluation(Section):
 
     every_epochs: Annotated[int, Field(ge=1)] = 1
     overlays: Annotated[int, Field(ge=0)] = 3
+
+
+class Promotion(Section):
+    """What a model must show before it takes an alias such as `champion` (`r2d2 zoo promote`).
+
+    It is compared with the alias' present holder on the same patients, none of whom either model, or a model it came
+    from, was trained or chosen on: at least `min_patients` of them. The lower end of the 95 % interval of the Dice's
+    difference, candidate less champion, may not be below minus `allowed_loss`; no patient's Dice may be below `floor`;
+    and no class may be found nowhere in a patient who has it and in whom the champion finds it.
+    """
+
+    min_patients: Annotated[int, Field(ge=2)] = 5
+    allowed_loss: Fraction = 0.01
+    floor: Fraction = 0.1
+
+
+class Card(Section):
+    """What only people know about a model, for its card in the zoo.
+
+    `licence` is the data's; absent, the one that its `dataset.json` states.
+    """
+
+    task: str = ""
+    modality: str = ""
+    intended_use: str = "Research. Not for use on patients."
+    licence: str = ""
+    known_failures: tuple[str, ...] = ()
 
 
 class Experiment(Section):
@@ -498,6 +528,8 @@ class Experiment(Section):
     cluster: Cluster = Cluster()
     tracking: Tracking = Tracking()
     evaluation: Evaluation = Evaluation()
+    promotion: Promotion = Promotion()
+    card: Card = Card()
 
     @model_validator(mode="after")
     def _flips_within_the_plane(self) -> "Experiment":

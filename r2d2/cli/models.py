@@ -29,7 +29,9 @@ def train(
         answer(result)
         return
     print(_table(result.rows, result.metrics))
-    print(f"\nRun {result.run_id}: registered {result.model} (alias candidate), weights of epoch {result.best_epoch}")
+    registered = "registered " if result.model_uri else "to be registered once the tracking server is back: "
+    aliases = " (alias candidate)" if result.model_uri else ""
+    print(f"\nRun {result.run_id}: {registered}{result.model}{aliases}, weights of epoch {result.best_epoch}")
     if result.reason != "all epochs done":
         print(f"It ended before its last epoch: {result.reason}")
     print(result.verdict)

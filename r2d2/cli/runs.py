@@ -51,3 +51,21 @@ def runs_stop(run: Annotated[str, typer.Argument(help="A run's id or name.")], a
         answer(result)
     else:
         print(f"Run {result['run_id']}: {result['status'].lower()}, {result['reason']}")
+
+
+@runs_app.command("send")
+def runs_send(
+    run: Annotated[str | None, typer.Argument(help="A run's id or name (all that have something).")] = None,
+    as_json: Json = False,
+) -> None:
+    """Deliver what runs recorded while their tracking server was away."""
+    from r2d2.engine.runs import send
+
+    sent = send(run)
+    if as_json:
+        answer(sent)
+        return
+    for one in sent:
+        print(f"Run {one['run_id']}: {one['delivered']} records delivered")
+    if not sent:
+        print("No run has anything to send")

@@ -2,13 +2,14 @@
 
 import contextlib
 import threading
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 STOP = "stop"
 """The file in a run's folder by which its driver asks."""
+TAGGED = "stopped"
+"""What it holds if somebody tagged the run."""
+EVERY_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -30,21 +31,19 @@ ASKED = {
 
 
 class StopAsked:
-    """Looks, in a thread of its own, whether the run is asked to stop: by its driver's file, or by a tag of the run.
+    """Looks, in a thread of its own, whether the driver asks the run to stop, and for what reason.
 
     Args:
-        file: The driver's, looked for all the time.
-        tag: Asks the run's server; it may take its time, or fail.
-        every_s: How often that is done.
+        file: The driver's, which holds `stopped` if somebody tagged the run, or else the name of a signal.
 
     Attributes:
-        code: TERMINATED or STOPPED once it is asked, 0 before.
+        code: STOPPED or TERMINATED once it is asked, 0 before; TERMINATED is the last word.
         found: Set then.
     """
 
-    def __init__(self, file: Path, tag: Callable[[], bool], every_s: float = 2.0) -> None:
+    def __init__(self, file: Path) -> None:
         self.code, self.found = 0, threading.Event()
-        self._file, self._tag, self._every_s, self._closed = file, tag, every_s, threading.Event()
+        self._file, self._closed = file, threading.Event()
         threading.Thread(target=self._look, name="stop", daemon=True).start()
 
     def close(self) -> None:
@@ -52,15 +51,7 @@ class StopAsked:
         self._closed.set()
 
     def _look(self) -> None:
-        asked = 0.0
-        while not self._closed.wait(min(0.2, self._every_s)):
-            if self._file.exists():
-                self.code = TERMINATED
+        while self.code != TERMINATED and not self._closed.wait(EVERY_S):
+            with contextlib.suppress(OSError):
+                self.code = STOPPED if self._file.read_text() == TAGGED else TERMINATED
                 self.found.set()
-                return
-            if self.code == 0 and time.monotonic() - asked >= self._every_s:
-                with contextlib.suppress(Exception):  # a server that is away is asked again
-                    self.code = STOPPED if self._tag() else 0
-                asked = time.monotonic()
-                if self.code:
-                    self.found.set()

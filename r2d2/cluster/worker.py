@@ -2,19 +2,18 @@
 
 import contextlib
 import json
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from r2d2 import config
 from r2d2.cluster.leaving import ASKED, STOP, TIME_IS_UP, Reason, StopAsked
 from r2d2.files import whole_file
+from r2d2.tracking.outbox import FOLDER, Outbox
 
 if TYPE_CHECKING:
+    from r2d2.segeval import Tally
     from r2d2.training.ring import Ring
     from r2d2.training.sentinel import Trouble
 
@@ -28,14 +27,14 @@ VALIDATION = "validation"
 class Task:
     """What the driver tells every worker; plain values, because it travels.
 
-    `prepared` is the folder of the prepared data, `run_folder` the one of the run's checkpoints, `owner` what
-    `Checkpoints.take_over` gave the driver, `split` the names of the cases in each part, `weights` the file of the
-    weights to start from, if any; the driver `began` and `asked` for the workers at these seconds of the clock.
+    `prepared` is the folder of the prepared data, `run_folder` the one of the run's checkpoints and outbox, `owner`
+    what `Checkpoints.take_over` gave the driver, `split` the names of the cases in each part, `weights` the file of the
+    weights to start from, if any, `parents` the models they come from; `git` and `packages` go onto the model's card.
+    The driver `began` and `asked` for the workers at these seconds of the clock.
     """
 
     experiment: str
     run_id: str
-    tracking_uri: str
     prepared: str
     run_folder: str
     owner: str
@@ -43,6 +42,9 @@ class Task:
     threads: int
     began: float
     asked: float
+    git: str
+    packages: dict[str, str]
+    parents: list[dict[str, Any]]
     weights: str | None = None
 
 
@@ -128,26 +130,24 @@ class _Worker:
         if attempt is None:
             return False
         if self.ring.rank == 0:
-            from r2d2.tracking import runs, store
-
-            self.run_record = runs.Run(store.connect(self.task.tracking_uri), self.task.run_id)
-            self.stop = StopAsked(Path(self.task.run_folder) / STOP, self.run_record.asked_to_stop)
+            self.outbox = Outbox(Path(self.task.run_folder) / FOLDER, f"attempt-{attempt:04d}")
+            self.stop = StopAsked(Path(self.task.run_folder) / STOP)
         latest = self.checkpoints.latest() if self.ring.rank == 0 else None
         if self.ring.rank == 0 and latest is None and self.task.weights:
             from r2d2.models.weights import carry_over
 
             carried = carry_over(self.learner.model, Path(self.task.weights))
-            self.run_record.tag(weights=str(carried)[:5000])
+            self.outbox.tag(weights=str(carried)[:5000])
         self._stand_at(latest)
         if self.ring.rank == 0:
-            self.run_record.tag(
+            self.outbox.tag(
                 attempts=attempt + 1,
                 started_at_step=self.state.step,
                 workers=self.ring.size,
                 precision=self.learner.precision,
                 steps_per_epoch=self.learner.steps_per_epoch,
             )
-            self.run_record.log_history(self.state.history)
+            self.outbox.log_history(self.state.history)
             if latest is None:  # what the sentinel can go back to
                 self._save()
         return True
@@ -194,7 +194,7 @@ class _Worker:
             took = [
                 f"{stage} {ended - start:.1f} s" for start, (stage, ended) in zip(before, self.stages, strict=False)
             ]
-            self.run_record.tag(start=f"{before[-1] - before[0]:.1f} s: {', '.join(took)}")
+            self.outbox.tag(start=f"{before[-1] - before[0]:.1f} s: {', '.join(took)}")
             self.stages = []
         trouble = sentinel.after_step(self.training.sentinel, self.state, told.loss, told.gradient_norm)
         leave = ASKED.get(told.code)
@@ -227,9 +227,7 @@ class _Worker:
     def _save(self) -> None:
         """Write the checkpoint first, then tell the run; what a crash keeps from the run is told after it."""
         if self.ring.rank == 0:
-            self.writer.save(
-                self.state, self.learner.variables, lambda state: self.run_record.log_history(state.history)
-            )
+            self.writer.save(self.state, self.learner.variables, lambda state: self.outbox.log_history(state.history))
             self.last_save = time.monotonic()
 
     def _end_epoch(self, leaving: bool = False) -> "tuple[Trouble | None, Reason | None]":
@@ -285,33 +283,32 @@ class _Worker:
         self.state.sentinel_restarts = before.sentinel_restarts + 1
         if self.ring.rank == 0:
             self.checkpoints.forget_after(self.state.step)
-            self.run_record.forget_after(self.state.epoch)
+            self.outbox.forget_after(self.state.epoch)
             number, factor = self.state.sentinel_restarts, self.state.rate_factor
             told = f"{trouble.text}; back to step {self.state.step} at {factor:g} times the rate"
-            self.run_record.tag(**{f"sentinel.{number}": told})
+            self.outbox.tag(**{f"sentinel.{number}": told})
         return None
 
-    def _scores(self, part: str) -> tuple[list[dict], dict[str, float]]:
+    def _scores(self, part: str) -> "Tally":
         """The scores of a part of the split: every worker predicts its share of the slices, the ring adds up."""
-        from r2d2.segeval import CaseScores, Tally, plain
+        from r2d2.inference import tallied
 
         cases = self.prepared.select(self.task.split[part])
         if not cases:
-            return [], {}
+            return tallied(self.prepared, cases, np.empty(0))
         slices = self.ring.sum(self.predictor.confusions(self.prepared, cases, self.ring.rank, self.ring.size), part)
-        tally = Tally(self.prepared.labels)
-        for case, of_case in zip(cases, np.split(slices, np.cumsum([case.slices for case in cases])[:-1]), strict=True):
-            tally.add(CaseScores(case.name, case.patient, of_case, float(np.prod(case.spacing_mm)) / 1000))
-        return plain(tally.rows), tally.means()
+        return tallied(self.prepared, cases, slices)
 
     def _validate(self) -> dict[str, float]:
+        from r2d2.segeval import plain
+
         started = time.perf_counter()
-        rows, scores = self._scores("validation")
-        if self.ring.rank == 0 and rows:
+        tally = self._scores("validation")
+        if self.ring.rank == 0 and tally.rows:
             (folder := Path(self.task.run_folder) / VALIDATION).mkdir(exist_ok=True)
             with whole_file(folder / f"epoch-{self.state.epoch:04d}.json") as beside:
-                beside.write_text(json.dumps(rows, indent=1))
-        return {f"val/{key}": value for key, value in scores.items()} | {
+                beside.write_text(json.dumps(plain(tally.rows), indent=1))
+        return {f"val/{key}": value for key, value in tally.means().items()} | {
             "time/validation_s": time.perf_counter() - started
         }
 
@@ -322,59 +319,32 @@ class _Worker:
         if self.ring.rank == 0:
             restore(self.checkpoints.best(self.state), self.learner.variables)
         self.ring.broadcast(self.learner.variables)
-        rows, scores = self._scores("test")
-        outcome = self._hand_over(rows, scores) if self.ring.rank == 0 else None
+        tally = self._scores("test")
+        outcome = self._hand_over(tally) if self.ring.rank == 0 else None
         # Ray listens to the first of its workers, which need not be rank 0 of the ring: all say the same.
         return self.ring.broadcast_object(outcome)
 
-    def _hand_over(self, rows: list[dict], scores: dict[str, float]) -> dict[str, Any]:
-        from r2d2.inference.saved import metadata
-        from r2d2.segeval import definitions
+    def _hand_over(self, tally: "Tally") -> dict[str, Any]:
+        from r2d2.cluster import handover
+        from r2d2.segeval import plain
         from r2d2.training.verdict import verdict
 
-        self.run_record.log({f"test/{key}": value for key, value in scores.items()}, step=self.state.best_epoch)
+        means, folder = tally.means(), Path(self.task.run_folder)
         wasted, said = self.state.elapsed_s - self.state.best_elapsed_s, verdict(self.state.run_s, self.ring.size)
-        self.run_record.log({"time/wasted_s": wasted, "time/training_s": self.state.elapsed_s})
-        self.run_record.tag(verdict=said)
-        timeline = Path(self.task.run_folder) / TIMELINE
-        if timeline.exists():
-            self.run_record.attach_file(timeline, "horovod")
-        self.run_record.attach_text("evaluation/test.json", json.dumps(rows, indent=1))
-        meanings = definitions(scores, plane=self.experiment.preprocess.plane)
-        self.run_record.attach_text("evaluation/definitions.json", json.dumps(meanings, indent=1))
-        for file in sorted((Path(self.task.run_folder) / VALIDATION).glob("epoch-*.json")):
-            self.run_record.attach_file(file, "evaluation/validation")
-        self._attach_overlays(rows)
-        uri, version = self.run_record.register(
-            self.learner.plain_model(),
-            self.experiment.registered_name,
-            metadata(self.experiment, self.prepared, self.task.split),
+        self.outbox.log({"time/wasted_s": wasted, "time/training_s": self.state.elapsed_s}, once="time")
+        self.outbox.tag(verdict=said)
+        if (folder / TIMELINE).exists():
+            self.outbox.attach_file(folder / TIMELINE, "horovod")
+        plane = self.experiment.preprocess.plane
+        handover.write_scores(self.outbox, tally, means, self.state.best_epoch, plane, folder / VALIDATION)
+        handover.draw_worst(self.outbox, self.prepared, self.predictor, tally, self.experiment.evaluation.overlays)
+        model = handover.write_model(
+            self.task, self.experiment, self.prepared, self.learner.plain_model(), tally, self.outbox
         )
         return {
-            "model_uri": uri,
-            "version": version,
+            "model": str(model),
             "best_epoch": self.state.best_epoch,
-            "test": scores,
-            "rows": rows,
+            "test": means,
+            "rows": plain(tally.rows),
             "verdict": said,
         }
-
-    def _attach_overlays(self, rows: list[dict]) -> None:
-        from r2d2.imgmed import frame
-        from r2d2.segeval.overlay import draw, upright
-
-        worst = sorted(rows, key=lambda row: row["dice"] if row["dice"] is not None else 1.0)
-        with tempfile.TemporaryDirectory() as folder:
-            for row in worst[: self.experiment.evaluation.overlays]:
-                (case,) = self.prepared.select([row["case"]])
-                number = case.first + int(np.argmax((self.prepared.reference(case) > 0).sum(axis=(1, 2))))
-                image, mask = self.prepared.images[number], self.prepared.masks[number]
-                prediction = self.predictor.labels(image[None], frame(mask.shape, mask.shape))[0]
-                masks = {"reference": upright(mask), "prediction": upright(prediction)}
-                dice = "none (no foreground)" if row["dice"] is None else f"{row['dice']:.3f}"
-                title = f"{case.name}, slice {number - case.first}, Dice of the volume {dice}"
-                width_mm, height_mm = case.pixel_mm  # upright exchanges rows and columns
-                scan = upright(image[..., 0].astype(np.float32))
-                figure = draw(scan, masks, self.prepared.labels, title, aspect=height_mm / width_mm)
-                figure.savefig(file := Path(folder) / f"{case.name}.png")
-                self.run_record.attach_file(file, "overlays")

@@ -42,7 +42,7 @@ from r2d2.imgmed.augment import Ranges
 
 Spread = Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Any]]
 
-FORMAT = 4
+FORMAT = 5
 """Raised when the layout or the arithmetic changes, so that older prepared data is not found any more."""
 
 
@@ -88,6 +88,7 @@ class Prepared:
     labels: dict[int, str]
     channels: tuple[str, ...]
     cases: tuple[PreparedCase, ...]
+    licence: str = ""
 
     @cached_property
     def images(self) -> np.ndarray:
@@ -194,7 +195,7 @@ def open_prepared(folder: Path) -> Prepared:
     index = json.loads((folder / "index.json").read_text())
     cases = tuple(TypeAdapter(PreparedCase).validate_python(case) for case in index["cases"])
     labels = {int(value): name for value, name in index["labels"].items()}
-    return Prepared(folder, index["key"], labels, tuple(index["channels"]), cases)
+    return Prepared(folder, index["key"], labels, tuple(index["channels"]), cases, index["licence"])
 
 
 def to_images(volume: imgmed.Volume, preprocess: config.Preprocess) -> tuple[np.ndarray, imgmed.Frame]:
@@ -272,6 +273,7 @@ def _write(
         "key": key,
         "labels": dataset.labels,
         "channels": channels,
+        "licence": dataset.licence,
         "preprocess": preprocess.model_dump(mode="json", exclude={"slices"}),
         "cases": [asdict(done.place) for done in in_order],
     }

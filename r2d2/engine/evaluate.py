@@ -71,14 +71,14 @@ def evaluate(
     from r2d2 import imgmed, segeval
     from r2d2.data.check import inspect_case
 
-    dataset = _dataset_for(saved, data)
+    dataset = dataset_for(saved, data)
     cases = [case for case in dataset.cases if data or case.name in saved.split["test"]]
     if not cases:
         raise InputError(f"{saved.experiment.data.path}: none of the model's test patients; name a folder of scans")
     seen = {saved.contents[name]: name for part in ("training", "validation") for name in saved.split[part]}
     known, plane = [], saved.experiment.preprocess.plane
 
-    def read(case: Any) -> "_Pair":
+    def read(case: Any) -> "Pair":
         inspected = inspect_case(case, tuple(saved.labels), dataset.channels)
         if inspected.errors or inspected.summary is None or inspected.image is None or inspected.mask is None:
             raise InputError(inspected.errors[0])
@@ -87,7 +87,7 @@ def evaluate(
         if inspected.summary.content in seen and case.name not in known:
             known.append(case.name)
         prediction = predictor.volume(inspected.image, case.images[0])
-        return _Pair(inspected.mask, prediction, imgmed.to_canonical(inspected.image), plane)
+        return Pair(inspected.mask, prediction, imgmed.to_canonical(inspected.image), plane)
 
     def scored() -> "Iterator[CaseScores]":
         for case in cases:
@@ -165,7 +165,7 @@ def compare_folders(
 
 
 @dataclass(frozen=True)
-class _Pair:
+class Pair:
     """A reference and a prediction on one grid, perhaps the scan (canonical) that they are of."""
 
     reference: Any
@@ -212,7 +212,7 @@ class _Pair:
         return mosaic([row], labels, f"{case}, {self.plane} slice {number}", [height_mm / width_mm])
 
 
-def _read_pair(name: str, reference: Path, prediction: Path) -> _Pair:
+def _read_pair(name: str, reference: Path, prediction: Path) -> Pair:
     import numpy as np
 
     from r2d2 import imgmed
@@ -229,7 +229,7 @@ def _read_pair(name: str, reference: Path, prediction: Path) -> _Pair:
             f"case {name}: the grids differ, reference affine {left.affine.tolist()}, "
             f"prediction affine {right.affine.tolist()}"
         )
-    return _Pair(left, right)
+    return Pair(left, right)
 
 
 def _score_pair(
@@ -259,7 +259,7 @@ def _reported(
     tally: "Tally",
     about: str,
     folder: Path,
-    pair: Callable[[str], _Pair],
+    pair: Callable[[str], Pair],
     tolerance_mm: float,
     plane: str = "axial",
 ) -> Evaluation:
@@ -310,7 +310,7 @@ def load_predictor(model: str) -> tuple[Any, Any]:
     return saved, Predictor(network, saved.experiment.preprocess)
 
 
-def _dataset_for(saved: Any, folder: Path | None) -> Any:
+def dataset_for(saved: Any, folder: Path | None) -> Any:
     """The model's own data, or a folder's, if its classes and channels are the model's."""
     from r2d2.data.cases import find_cases
 

@@ -2,7 +2,11 @@
 
 import hashlib
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from r2d2 import config
 from r2d2.engine.prepare import storage
@@ -32,14 +36,47 @@ def resolve(model: str) -> Path:
     try:
         run = runs.find(client, model)
     except InputError:
-        known = [
-            f"{v.name}/{v.version}" + "".join(f" @{alias}" for alias in v.aliases) for v in zoo.list_versions(client)
-        ]
+        known = [v.reference + "".join(f" @{alias}" for alias in v.aliases) for v in zoo.list_versions(client)]
         raise InputError(
             f"model {model!r}: no folder, run or registered model of that name (write name@alias or name/version); "
             f"the registry has: {', '.join(known) or 'none yet'}"
         ) from None
-    return zoo.fetch_of_run(client, run.run_id)
+    return zoo.fetch(client, zoo.version_of_run(client, run.run_id).reference)
+
+
+def parents(experiment: config.Experiment) -> list[dict[str, Any]]:
+    """The registered models that an experiment's network starts from, each with all patients it has seen.
+
+    Returns:
+        `model` (`name/version`) and `seen`, the hashes of the scans that it and those it came from were trained or
+        chosen on; the nearest first.
+    """
+    weights = experiment.model.weights or ""
+    if not weights.startswith("zoo:"):
+        return []
+    from r2d2.tracking import store, zoo
+
+    found = zoo.get(store.connect(store.resolve()), weights)
+    known = read_metadata(resolve(found.reference))
+    return [{"model": found.reference, "seen": own_scans(known)}, *known.get("parents", [])]
+
+
+def read_metadata(folder: Path) -> dict[str, Any]:
+    """What is saved beside the network in a model's folder, without loading that.
+
+    Raises:
+        InputError: R2D2 did not save it.
+    """
+    try:
+        return yaml.safe_load((folder / "MLmodel").read_text(encoding="utf-8"))["metadata"]["r2d2"]
+    except (OSError, KeyError, TypeError, yaml.YAMLError):
+        raise InputError(f"{folder}: not a model that R2D2 saved; its MLmodel has no metadata.r2d2") from None
+
+
+def own_scans(known: Mapping[str, Any]) -> list[str]:
+    """The hashes of the scans that a model itself was trained or chosen on, of what is saved beside it."""
+    names = [*known["split"]["training"], *known["split"]["validation"]]
+    return sorted(known["contents"][name] for name in names)
 
 
 def weights_file(experiment: config.Experiment) -> Path | None:

@@ -3,7 +3,7 @@
 import hashlib
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from r2d2 import config
 from r2d2.console import bar
@@ -79,3 +79,15 @@ def here(data: config.Data, store: Path) -> config.Data:
 def storage(experiment: config.Experiment) -> Path:
     """The folder of prepared data and checkpoints, common to all nodes."""
     return experiment.tracking.storage or config.home()
+
+
+def described(prepared: "Prepared", split: dict[str, tuple[str, ...]], parents: list[dict[str, Any]]) -> dict[str, Any]:
+    """What a run records of its data; see `tracking.runs.create`."""
+    return {
+        "hash": prepared.key,
+        "labels": prepared.labels,
+        "channels": prepared.channels,
+        "split": split,
+        "contents": {case.name: case.content for case in prepared.cases},
+        "parents": parents,
+    }

@@ -1,9 +1,11 @@
-"""Runs that go on: ask one to stop."""
+"""Runs that go on or went on without their server: ask one to stop, send what was kept back."""
 
 import time
 from typing import Any
 
+from r2d2 import config
 from r2d2.console import say
+from r2d2.engine.prepare import storage
 from r2d2.errors import InputError, WorkFailed
 
 PATIENCE_S = 900.0
@@ -38,3 +40,37 @@ def stop(name: str) -> dict[str, Any]:
             return {"run_id": run.run_id, "status": found.info.status, "reason": reason}
         time.sleep(1.0)
     raise WorkFailed(f"run {name}: still running after {PATIENCE_S / 60:g} minutes; perhaps its driver is gone")
+
+
+def send(name: str | None = None) -> list[dict[str, Any]]:
+    """Deliver what runs recorded while their tracking server was away.
+
+    Args:
+        name: A run's id or name; absent, every run in R2D2_HOME that has something to deliver.
+
+    Returns:
+        Of each run its `run_id` and how many records were `delivered`.
+
+    Raises:
+        InputError: There is no such run, it still goes on, or the server does not answer.
+    """
+    from r2d2.tracking import runs, store
+    from r2d2.tracking.delivery import Delivery, waiting
+    from r2d2.tracking.outbox import FOLDER
+
+    client, folder = store.connect(store.resolve()), config.home() / "runs"
+    if name is None:
+        outboxes = {path.parent.name: path for path in sorted(folder.glob(f"*/{FOLDER}")) if waiting(path)}
+    else:
+        run = runs.find(client, name)
+        outboxes = {run.run_id: storage(runs.read_experiment(run)) / "runs" / run.run_id / FOLDER}
+        if not outboxes[run.run_id].exists():
+            raise InputError(f"run {name}: nothing of it lies in {outboxes[run.run_id].parent}")
+    sent = []
+    for run_id, outbox in outboxes.items():
+        delivery = Delivery(client, run_id, outbox)
+        try:
+            sent.append({"run_id": run_id, "delivered": delivery.catch_up()})
+        finally:
+            delivery.close()
+    return sent

@@ -12,15 +12,18 @@ from typing import Any
 from r2d2 import config
 from r2d2.console import bar, command, say
 from r2d2.engine.doctor import require
-from r2d2.engine.models import weights_file
-from r2d2.engine.prepare import prepare, storage
+from r2d2.engine.models import parents, weights_file
+from r2d2.engine.prepare import described, prepare, storage
 from r2d2.errors import InputError, WorkFailed
+from r2d2.files import whole_file
 
 ELSEWHERE = {
     *("cluster.address", "cluster.cpus_per_worker", "cluster.gpus_per_worker", "cluster.max_restarts"),
-    *("tracking.uri", "tracking.storage"),
+    *("tracking.uri", "tracking.storage", "tracking.monitor_s"),
 }
 """Settings that may change when a run is resumed: where it runs, not what it computes."""
+PATIENCE_S = 10.0
+"""How long a run that is over waits for a tracking server that does not answer."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +32,9 @@ class RunResult:
 
     Attributes:
         run_id: The MLflow run.
-        model_uri: Its registered model, `models:/name/version`.
-        model: The same as people type it, `name/version`.
+        model: Its registered model as people type it, `name/version`; its folder if it could not be registered yet.
+        model_uri: The same for MLflow, `models:/name/version`; None then.
+        undelivered: How many records wait on the disk for the tracking server (`r2d2 runs send`).
         metrics: Means over the test patients, by the names `segeval.summary` gives them.
         rows: A row a test case, likewise.
         best_epoch: The epoch whose weights are the model.
@@ -40,8 +44,9 @@ class RunResult:
     """
 
     run_id: str
-    model_uri: str
     model: str
+    model_uri: str | None
+    undelivered: int
     metrics: dict[str, float]
     rows: list[dict[str, Any]]
     best_epoch: int
@@ -84,46 +89,99 @@ def train(experiment: config.Experiment | None, resume: str | None = None) -> Ru
             )
         # On a cluster of several nodes all of them prepare, each CPU a case.
         prepared, split = prepare(experiment, tasks.spread if placement.nodes > 1 else None)
-        dataset = {
-            "hash": prepared.key,
-            "labels": prepared.labels,
-            "channels": prepared.channels,
-            "split": split,
-            "contents": {case.name: case.content for case in prepared.cases},
-        }
         if run is None:
+            dataset = described(prepared, split, parents(experiment))
             run = runs.create(store.connect(uri), experiment, dataset)
         else:
-            _can_go_on(run, runs.read_dataset(run), dataset, _run_folder(experiment, run.run_id))
-            run.start_again()
-        return _fit(experiment, run, uri, prepared.folder, split, placement, began)
+            dataset = runs.read_dataset(run)
+            _can_go_on(run, dataset, prepared.key, _run_folder(experiment, run.run_id))
+        return _fit(experiment, run, prepared.folder, dataset, placement, began)
 
 
 def _fit(
-    experiment: config.Experiment, run: Any, uri: str, prepared: Any, split: Any, placement: Any, began: float
+    experiment: config.Experiment, run: Any, prepared: Path, dataset: dict[str, Any], placement: Any, began: float
 ) -> RunResult:
-    from r2d2.cluster import trainer
-    from r2d2.cluster.leaving import STOP
+    from r2d2.cluster.leaving import STOP, TAGGED
+    from r2d2.cluster.monitors import Monitors
     from r2d2.cluster.worker import Task
+    from r2d2.tracking.delivery import Delivery
+    from r2d2.tracking.outbox import FOLDER, Outbox
+    from r2d2.tracking.runs import git_commit, versions
     from r2d2.training.state import Checkpoints
 
     folder = _run_folder(experiment, run.run_id)
-    checkpoints = Checkpoints(folder)
+    checkpoints, stop = Checkpoints(folder), folder / STOP
+
+    def on_stop() -> None:
+        if not stop.exists():  # a signal's word weighs more
+            with whole_file(stop) as beside:
+                beside.write_text(TAGGED)
+
     weights = weights_file(experiment) if checkpoints.latest() is None else None
     task = Task(
         experiment=experiment.to_yaml(),
         run_id=run.run_id,
-        tracking_uri=uri,
         prepared=str(prepared),
         run_folder=str(folder),
         owner=checkpoints.take_over(),
-        split={part: list(names) for part, names in split.items()},
+        split={part: list(names) for part, names in dataset["split"].items()},
         threads=placement.cpus_per_worker,
         began=began,
         asked=time.time(),
+        git=git_commit(),
+        packages=versions(),
+        parents=dataset["parents"],
         weights=str(weights) if weights else None,
     )
-    (folder / STOP).unlink(missing_ok=True)
+    stop.unlink(missing_ok=True)
+    # What an earlier driver left goes first, an `end` perhaps; then the run goes on.
+    delivery = Delivery(run.client, run.run_id, folder / FOLDER, take_over=True, on_stop=on_stop)
+    delivery.catch_up()
+    run.start_again()
+    outbox = Outbox(folder / FOLDER, f"driver-{time.time_ns()}")
+    delivery.start()
+    monitors = Monitors(experiment.tracking.monitor_s, outbox, run.started_s(), placement, run.costs())
+    try:
+        result, restarts = _follow(experiment, task, placement, outbox, stop)
+        status = "FINISHED" if "model" in result else "FAILED" if result.get("failed") else "KILLED"
+        if "superseded" not in result:
+            monitors.close(result.get("test", {}).get("dice"))
+            outbox.end(status, result.get("left", "stopped"))
+    finally:
+        monitors.close()
+        undelivered = delivery.close(PATIENCE_S)
+        if undelivered:
+            say(
+                f"The tracking server does not answer: {undelivered} records of the run wait in {folder / FOLDER}; "
+                f"once it is back: {command()} runs send {run.run_id}"
+            )
+    if "superseded" in result:
+        raise WorkFailed(f"run {run.run_id} goes on elsewhere: another r2d2 train --resume has taken it over")
+    if status == "FAILED":
+        raise WorkFailed(f"run {run.run_id} failed: {result['left']}")
+    if status == "KILLED":
+        raise WorkFailed(f"run {run.run_id} was stopped; go on with {command()} train --resume {run.run_id}")
+    registered = "{}/{}".format(*delivery.model) if delivery.model else None
+    return RunResult(
+        run_id=run.run_id,
+        model=registered or result["model"],
+        model_uri=f"models:/{registered}" if registered else None,
+        undelivered=undelivered,
+        metrics=result["test"],
+        rows=result["rows"],
+        best_epoch=result["best_epoch"],
+        restarts=restarts,
+        reason=result["left"],
+        verdict=result["verdict"],
+    )
+
+
+def _follow(
+    experiment: config.Experiment, task: Any, placement: Any, outbox: Any, stop: Path
+) -> tuple[dict[str, Any], int]:
+    """Run the workers to their end under a bar; what rank 0 reported last, and how often workers were lost."""
+    from r2d2.cluster import trainer
+
     restarts: list[str] = []
     with bar(f"Training {experiment.name}", experiment.training.epochs) as advance:
 
@@ -134,44 +192,26 @@ def _fit(
 
         def on_restart(cause: str, traceback: str) -> None:
             restarts.append(cause)
-            run.tag(restarts=len(restarts), **{f"restart.{len(restarts)}": cause})
-            run.attach_text(f"failures/restart-{len(restarts)}.txt", traceback)
+            outbox.tag(restarts=len(restarts), **{f"restart.{len(restarts)}": cause})
+            outbox.attach_text(f"failures/restart-{len(restarts)}.txt", traceback)
             say(f"A worker was lost ({cause}); going on from the last checkpoint")
 
         advance("starting the workers", done=0)
         try:
-            with _leaving_well(folder / STOP):
-                result = trainer.fit(task, placement, experiment.cluster.max_restarts, on_epoch, on_restart)
+            with _leaving_well(stop):
+                return trainer.fit(task, placement, experiment.cluster.max_restarts, on_epoch, on_restart), len(
+                    restarts
+                )
         except trainer.TrainingFailed as error:
-            run.attach_text("failures/last.txt", error.traceback)
-            run.end("FAILED", str(error))
+            outbox.attach_text("failures/last.txt", error.traceback)
+            outbox.end("FAILED", str(error))
             raise WorkFailed(
-                f"run {run.run_id} failed: {error}; the traceback is its failures/last.txt; "
-                f"once mended: {command()} train --resume {run.run_id}"
+                f"run {task.run_id} failed: {error}; the traceback is its failures/last.txt; "
+                f"once mended: {command()} train --resume {task.run_id}"
             ) from error
         except BaseException as error:
-            run.end("KILLED", f"{type(error).__name__} in the driver")
+            outbox.end("KILLED", f"{type(error).__name__} in the driver")
             raise
-    if "superseded" in result:
-        raise WorkFailed(f"run {run.run_id} goes on elsewhere: another r2d2 train --resume has taken it over")
-    if result.get("failed"):
-        run.end("FAILED", result["left"])
-        raise WorkFailed(f"run {run.run_id} failed: {result['left']}")
-    if "model_uri" not in result:
-        run.end("KILLED", result.get("left", "stopped"))
-        raise WorkFailed(f"run {run.run_id} was stopped; go on with {command()} train --resume {run.run_id}")
-    run.end("FINISHED", result["left"])
-    return RunResult(
-        run_id=run.run_id,
-        model_uri=result["model_uri"],
-        model=result["model_uri"].removeprefix("models:/"),
-        metrics=result["test"],
-        rows=result["rows"],
-        best_epoch=result["best_epoch"],
-        restarts=len(restarts),
-        reason=result["left"],
-        verdict=result["verdict"],
-    )
 
 
 @contextlib.contextmanager
@@ -208,10 +248,11 @@ def _resumed(recorded: config.Experiment, given: config.Experiment | None, run: 
     return given
 
 
-def _can_go_on(run: Any, recorded: dict[str, Any], found: dict[str, Any], folder: Path) -> None:
+def _can_go_on(run: Any, recorded: dict[str, Any], prepared: str, folder: Path) -> None:
     from r2d2.training.state import Checkpoints
 
-    if recorded["hash"] != found["hash"]:
+    run.check_unfinished()
+    if recorded["hash"] != prepared:
         raise InputError(f"--resume {run.run_id}: the data has changed since the run began; start a new run")
     if Checkpoints(folder).latest() is None and run.has_epochs():
         raise InputError(

@@ -1,132 +1,58 @@
-"""One training run as one MLflow run: created by the driver, written by rank 0, found again by people."""
+"""One training run as one MLflow run: created by its driver, found again by people."""
 
 import importlib.metadata
 import json
 import subprocess
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import mlflow
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag, ViewType
+from mlflow.entities import Param, RunTag, ViewType
 from mlflow.exceptions import MlflowException
-from mlflow.models import Model
 
 from r2d2 import __version__, config
 from r2d2.errors import InputError
 from r2d2.tracking import store
+from r2d2.tracking.delivery import STOP_TAG
 
-STOP_TAG = "r2d2.stop"
 PACKAGES = ("tensorflow-cpu", "tensorflow", "keras", "horovod", "ray", "mlflow", "numpy", "opencv-python-headless")
 
 
 class Run:
-    """What writes to one MLflow run; training code knows this and not MLflow."""
+    """One MLflow run, to be read; what is written to it while it goes on takes the way of `outbox` and `delivery`."""
 
     def __init__(self, client: MlflowClient, run_id: str) -> None:
         self.client = client
         self.run_id = run_id
-        self._delivered: set[int] | None = None
-
-    def log_history(self, history: list[dict[str, float]]) -> None:
-        """Deliver every epoch's metrics that the run does not have yet, each once.
-
-        Args:
-            history: A dictionary of metrics an epoch, `epoch` (from 1) among them; it is the step.
-        """
-        if self._delivered is None:
-            self._delivered = {metric.step for metric in self.client.get_metric_history(self.run_id, "train/loss")}
-        now = int(time.time() * 1000)
-        metrics = [
-            Metric(key, value, now, int(row["epoch"]))
-            for row in history
-            if int(row["epoch"]) not in self._delivered
-            for key, value in row.items()
-            if key != "epoch"
-        ]
-        for start in range(0, len(metrics), 1000):
-            self.client.log_batch(self.run_id, metrics=metrics[start : start + 1000])
-        self._delivered |= {metric.step for metric in metrics}
-
-    def forget_after(self, epoch: int) -> None:
-        """Deliver the metrics of later epochs anew: the run has gone back to this one."""
-        self._delivered = {step for step in self._delivered or () if step <= epoch}
-
-    def asked_to_stop(self) -> bool:
-        """Whether somebody asked this run to stop, by `ask_to_stop`."""
-        return self.client.get_run(self.run_id).data.tags.get(STOP_TAG) == "true"
 
     def ask_to_stop(self) -> None:
         """Ask a run that goes on to leave well: with a checkpoint, and evaluated as it is."""
         self.client.set_tag(self.run_id, STOP_TAG, "true")
 
-    def log(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Metrics of one step."""
-        now = int(time.time() * 1000)
-        self.client.log_batch(self.run_id, metrics=[Metric(k, float(v), now, step) for k, v in metrics.items()])
-
-    def tag(self, **tags: object) -> None:
-        """Tags, each under `r2d2.`."""
-        pairs = [RunTag(f"r2d2.{key}", str(value)) for key, value in tags.items()]
-        self.client.log_batch(self.run_id, tags=pairs)
-
-    def attach_text(self, path: str, text: str) -> None:
-        """A text file of the run."""
-        self.client.log_text(self.run_id, text, path)
-
-    def attach_file(self, file: Path, folder: str) -> None:
-        """A copy of a local file, in a folder of the run's."""
-        self.client.log_artifact(self.run_id, str(file), folder)
-
-    def register(self, model: Any, name: str, metadata: dict[str, Any]) -> tuple[str, int]:
-        """Store a Keras model with the run and register it as a new version with the alias `candidate`.
-
-        Returns:
-            The model's URI (`models:/name/version`) and its version.
-        """
-        made = self.client.search_model_versions(f"run_id='{self.run_id}'")
-        if made:  # by an attempt that died after this; one run makes one version
-            version = int(made[0].version)
-        else:
-            requirements = [f"{package}=={number}" for package, number in _versions().items()]
-            # What mlflow.keras.log_model calls. That one wants an active run, whose end would mark this run as
-            # finished, which is for the driver to say.
-            mlflow.set_experiment(experiment_id=self.client.get_run(self.run_id).info.experiment_id)
-            info = Model.log(
-                artifact_path=None,
-                name="model",
-                flavor=mlflow.keras,
-                model=model,
-                registered_model_name=name,
-                metadata=metadata,
-                pip_requirements=requirements,
-                run_id=self.run_id,
-            )
-            version = int(info.registered_model_version)
-        self.client.set_registered_model_alias(name, "candidate", version)
-        return f"models:/{name}/{version}", version
-
     def has_epochs(self) -> bool:
         """Whether an epoch of training has been recorded."""
         return bool(self.client.get_metric_history(self.run_id, "train/loss"))
 
-    def start_again(self) -> None:
-        """Mark a run that did not finish as running.
-
-        Raises:
-            InputError: It did finish.
-        """
+    def check_unfinished(self) -> None:
+        """Raise an InputError if the run is finished."""
         if self.client.get_run(self.run_id).info.status == "FINISHED":
             raise InputError(f"run {self.run_id}: it is finished, there is nothing to go on with; start a new run")
+
+    def started_s(self) -> float:
+        """When it was created, in seconds of the clock."""
+        return self.client.get_run(self.run_id).info.start_time / 1000
+
+    def costs(self) -> dict[str, float]:
+        """What it has cost so far: its metrics `cost/...`."""
+        metrics = self.client.get_run(self.run_id).data.metrics
+        return {name: value for name, value in metrics.items() if name.startswith("cost/")}
+
+    def start_again(self) -> None:
+        """Mark a run as running."""
         self.client.set_tag(self.run_id, STOP_TAG, "false")
         self.client.update_run(self.run_id, status="RUNNING")
-
-    def end(self, status: str, reason: str) -> None:
-        """Close the run: `status` FINISHED, FAILED or KILLED, and why."""
-        self.tag(reason=reason)
-        self.client.set_terminated(self.run_id, status)
 
 
 def create(client: MlflowClient, experiment: config.Experiment, dataset: Mapping[str, object]) -> Run:
@@ -135,23 +61,31 @@ def create(client: MlflowClient, experiment: config.Experiment, dataset: Mapping
     Args:
         client: A client of the store.
         experiment: The checked experiment.
-        dataset: `split` (part -> case names), `labels`, `channels`, `hash` of the prepared data.
+        dataset: `split` (part -> case names), `labels`, `channels`, `contents`, `hash` of the prepared data, `parents`.
     """
-    found = client.get_experiment_by_name(experiment.name)
-    if found is None:
-        experiment_id = client.create_experiment(experiment.name, store.artifacts(client.tracking_uri))
-    elif found.lifecycle_stage != "active":
-        raise InputError(f"MLflow experiment {experiment.name!r} is deleted; restore it or choose another name")
-    else:
-        experiment_id = found.experiment_id
     name = f"{experiment.name}-{time.strftime('%m%d-%H%M%S')}"
-    created = client.create_run(experiment_id, run_name=name)
+    created = client.create_run(experiment_id(client, experiment.name), run_name=name)
     run = Run(client, created.info.run_id)
     client.log_batch(run.run_id, params=[Param(k, v[:6000]) for k, v in config.parameters(experiment).items()])
-    run.tag(version=__version__, data=dataset["hash"], git=_git_commit(), **{"packages": json.dumps(_versions())})
-    run.attach_text("experiment.yaml", experiment.to_yaml())
-    run.attach_text("split.json", json.dumps(dataset, indent=1))
+    tags = {"version": __version__, "data": dataset["hash"], "git": git_commit(), "packages": json.dumps(versions())}
+    client.log_batch(run.run_id, tags=[RunTag(f"r2d2.{key}", str(value)) for key, value in tags.items()])
+    client.log_text(run.run_id, experiment.to_yaml(), "experiment.yaml")
+    client.log_text(run.run_id, json.dumps(dataset, indent=1), "split.json")
     return run
+
+
+def experiment_id(client: MlflowClient, name: str) -> str:
+    """The id of MLflow's experiment of a name, which is made if there is none.
+
+    Raises:
+        InputError: It was deleted.
+    """
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        return client.create_experiment(name, store.artifacts(client.tracking_uri))
+    if found.lifecycle_stage != "active":
+        raise InputError(f"MLflow experiment {name!r} is deleted; restore it or choose another name")
+    return found.experiment_id
 
 
 def find(client: MlflowClient, run_id: str) -> Run:
@@ -190,7 +124,8 @@ def _read_text(run: Run, path: str) -> str:
         raise InputError(f"run {run.run_id}: it has no {path}; R2D2 did not make it, or its files are gone") from None
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """The versions of the packages that results depend on."""
     versions = {}
     for package in PACKAGES:
         try:
@@ -200,7 +135,7 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-def _git_commit() -> str:
+def git_commit() -> str:
     """The commit of the working folder's repository, where the experiment file mostly lies; `-dirty` if changed."""
     try:
         done = subprocess.run(

@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import pytest
 
 from r2d2 import config
-from r2d2.cluster.leaving import ASKED, STOPPED, TERMINATED, TIME_IS_UP, StopAsked
+from r2d2.cluster.leaving import ASKED, STOPPED, TAGGED, TERMINATED, TIME_IS_UP, StopAsked
 from r2d2.cluster.worker import _Worker
 from r2d2.training.state import State
 
@@ -24,21 +24,13 @@ def test_rank_0_tells_when_the_minutes_are_over_and_the_others_tell_nothing():
     assert ASKED[TIME_IS_UP].text == "training.max_minutes are over" and ASKED[TIME_IS_UP].evaluate
 
 
-@pytest.mark.parametrize(("tag", "file", "expected"), [(True, False, STOPPED), (False, True, TERMINATED)])
-def test_a_wish_to_stop_is_found_by_the_tag_and_by_the_file(tmp_path, tag, file, expected):
-    asked = []
-
-    def ask():
-        asked.append(1)
-        if len(asked) == 1:
-            raise ConnectionError("the server is away")
-        return tag
-
-    stop = StopAsked(tmp_path / "stop", ask, every_s=0.01)
+@pytest.mark.parametrize(("said", "expected"), [(TAGGED, STOPPED), ("SIGTERM", TERMINATED)])
+def test_the_driver_s_wish_to_stop_is_found_with_its_reason(tmp_path, said, expected):
+    stop = StopAsked(tmp_path / "stop")
     try:
-        if file:
-            (tmp_path / "stop").touch()
-        stop.found.wait(timeout=10)
+        assert stop.code == 0 and not stop.found.is_set()
+        (tmp_path / "stop").write_text(said)
+        assert stop.found.wait(timeout=10)
+        assert stop.code == expected
     finally:
         stop.close()
-    assert stop.code == expected

@@ -1,0 +1,182 @@
+"""The zoo: publish a model, show it, take it away as a package, bring one in."""
+
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from r2d2 import config
+from r2d2.engine.models import parents
+from r2d2.engine.prepare import described, prepare
+from r2d2.errors import InputError
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A version with all that is known of it: its card, every event of its model's aliases, its last judgement."""
+
+    model: str
+    aliases: tuple[str, ...]
+    run_id: str
+    card: dict[str, Any]
+    text: str
+    history: dict[str, list[dict[str, Any]]]
+    promotion: dict[str, Any] | None
+
+
+def publish(source: str, experiment: config.Experiment | None = None, name: str | None = None) -> str:
+    """Register a model.
+
+    Args:
+        source: A run's id or name; or a `.keras` file, which is tested on the experiment's test patients first.
+        experiment: Of a `.keras` file: what it was made from.
+        name: In the registry; absent, the experiment's.
+
+    Returns:
+        `name/version`.
+
+    Raises:
+        InputError: No such run or file, a network that does not fit its experiment or needs code to be trusted, or a
+            name that the registry does not take.
+    """
+    if name is not None:
+        _check_name(name)
+    if source.endswith(".keras"):
+        if experiment is None:
+            raise InputError(f"{source}: publish a file with its experiment: --experiment FILE.yaml")
+        return _publish_file(Path(source), experiment, name or experiment.registered_name)
+    from r2d2.tracking import card as cards
+    from r2d2.tracking import package, runs, store, zoo
+
+    client = store.connect(store.resolve())
+    run = runs.find(client, source)
+    made = zoo.version_of_run(client, run.run_id)
+    folder = zoo.fetch(client, made.reference)
+    card = package.verify(folder)
+    return "{}/{}".format(*zoo.register(client, folder, name or made.name, run.run_id, cards.tags(card)))
+
+
+def show(model: str) -> Shown:
+    """All that the registry knows of a model, by `name@alias` or `name/version`.
+
+    Raises:
+        InputError: No such model.
+    """
+    from r2d2.tracking import card as cards
+    from r2d2.tracking import package, promotion, store, zoo
+
+    client = store.connect(store.resolve())
+    found = zoo.get(client, model)
+    card = package.verify(zoo.fetch(client, found.reference))
+    tags = client.get_model_version(found.name, str(found.version)).tags
+    holders = {alias for version in zoo.list_versions(client, found.name) for alias in version.aliases}
+    trails = {alias: promotion.history(client, found.name, alias) for alias in sorted(holders)}
+    judged = tags.get("r2d2.promotion")
+    return Shown(
+        found.reference,
+        found.aliases,
+        found.run_id,
+        card,
+        cards.text(card),
+        {alias: trail for alias, trail in trails.items() if trail},
+        json.loads(judged) if judged else None,
+    )
+
+
+def pull(model: str, output: Path) -> Path:
+    """Write a registered model as a package: a new folder, or a file whose name ends in `.zip`.
+
+    Raises:
+        InputError: No such model, or the place is taken.
+    """
+    from r2d2.tracking import package, store, zoo
+
+    package.save(zoo.fetch(store.connect(store.resolve()), model), output)
+    return output
+
+
+def push(path: Path, name: str | None = None) -> str:
+    """Register a package that was pulled from a zoo, this one or another.
+
+    Args:
+        path: A folder or a zip.
+        name: In the registry; absent, the one on its card.
+
+    Returns:
+        `name/version`.
+
+    Raises:
+        InputError: No package, one that was changed, or a network that needs code to be trusted.
+    """
+    from r2d2.engine.doctor import require
+    from r2d2.tracking import card as cards
+    from r2d2.tracking import package, runs, store, zoo
+
+    with package.opened(path) as (folder, card):
+        name = name or str(card.get("name"))
+        _check_name(name)
+        require("tensorflow")
+        from r2d2.inference import load
+
+        load(folder)  # it must be one that can be used, and safely
+        client = store.connect(store.resolve())
+        experiment_id = runs.experiment_id(client, name)
+        tags = {"r2d2.pushed": path.name, "r2d2.origin": str(card["lineage"]["run"])}
+        run_id = client.create_run(experiment_id, run_name=f"{name}-pushed", tags=tags).info.run_id
+        registered = zoo.register(client, folder, name, run_id, cards.tags(card))
+        client.set_terminated(run_id)
+    return "{}/{}".format(*registered)
+
+
+def _publish_file(path: Path, experiment: config.Experiment, name: str) -> str:
+    """Test a `.keras` file on its experiment's test patients, and register it with a run of its own."""
+    from r2d2.engine.doctor import require
+
+    require("tensorflow")
+    from r2d2.inference import Predictor, tallied
+    from r2d2.inference.saved import load_network, metadata
+    from r2d2.models.precision import choose, with_precision
+    from r2d2.segeval import plain
+    from r2d2.tracking import card as cards
+    from r2d2.tracking import package, runs, store, zoo
+
+    network = load_network(path)
+    prepared, split = prepare(experiment)
+    has = (network.input_shape[-1], network.output_shape[-1])
+    wanted = (len(prepared.channels), len(prepared.labels))
+    if has != wanted:
+        raise InputError(
+            f"{path}: {has[0]} channels in and {has[1]} classes out; "
+            f"the experiment's data has {wanted[0]} and {wanted[1]}"
+        )
+    predictor = Predictor(with_precision(network, choose(experiment.training.precision)), experiment.preprocess)
+    cases = prepared.select(split["test"])
+    tally = tallied(prepared, cases, predictor.confusions(prepared, cases))
+    known = metadata(experiment, prepared, split)
+    known["r2d2"]["parents"] = parents(experiment)
+    client = store.connect(store.resolve(experiment.tracking.uri))
+    run = runs.create(client, experiment, described(prepared, split, known["r2d2"]["parents"]))
+    origin = cards.lineage(run.run_id, prepared.key, runs.git_commit(), runs.versions())
+    card = cards.make(
+        experiment, known["r2d2"], tally, prepared.fingerprint, prepared.licence, network.count_params(), origin
+    )
+    for key, value in tally.means().items():
+        client.log_metric(run.run_id, f"test/{key}", value)
+    client.set_tag(run.run_id, "r2d2.reason", f"published from {path.name}")
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / "model"
+        package.write(made, network, known, run.run_id, experiment.to_yaml(), card, plain(tally.rows))
+        registered = zoo.register(client, made, name, run.run_id, cards.tags(card))
+    client.set_terminated(run.run_id)
+    return "{}/{}".format(*registered)
+
+
+def _check_name(name: str) -> None:
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        TypeAdapter(config.Name).validate_python(name)
+    except ValidationError:
+        rule = "letters, digits, '.', '_' and '-', a letter or digit first"
+        raise InputError(f"model name {name!r:.110}: {rule}") from None

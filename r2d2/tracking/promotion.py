@@ -1,0 +1,166 @@
+"""Who holds an alias of a model: taken by one at a time, with a trail, and given back.
+
+The trail of an alias is a tag of the registered model, a list of events in their order. What is in force follows from
+it: a promotion puts a version on top, a rollback takes the top away. The lock is a registered model without versions,
+whose name nobody else can make a second time: the one thing that the registry does for one client alone, on any store.
+"""
+
+import contextlib
+import getpass
+import json
+import platform
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from r2d2.errors import InputError, WorkFailed
+
+STALE_S = 60.0
+"""A lock that nobody gave back in this time, which is a thousand times what its holders need, is its dead holder's."""
+
+
+class HolderChanged(Exception):  # noqa: N818
+    """The alias has another holder than the one that the candidate was judged against."""
+
+
+def holder(client: MlflowClient, name: str, alias: str) -> int | None:
+    """The version that holds an alias, or None.
+
+    Raises:
+        InputError: No such model.
+    """
+    try:
+        held = client.get_registered_model(name).aliases.get(alias)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            raise InputError(f"model {name}: the registry has none of that name (r2d2 zoo list)") from None
+        raise
+    return int(held) if held else None
+
+
+def history(client: MlflowClient, name: str, alias: str) -> list[dict[str, Any]]:
+    """Every event of an alias, the oldest first: `did`, `version` (which holds it then), `by`, `at`, `reason`."""
+    return json.loads(client.get_registered_model(name).tags.get(_tag(alias), "[]"))
+
+
+def take(
+    client: MlflowClient, name: str, version: int, alias: str, judged_against: int | None, did: str, reason: str
+) -> None:
+    """Give an alias to a version.
+
+    Args:
+        client: Of the registry.
+        name: The model's.
+        version: The candidate.
+        alias: What it takes.
+        judged_against: The holder at the time of the judgement.
+        did: `promoted` or `forced`.
+        reason: In words.
+
+    Raises:
+        HolderChanged: Somebody else was promoted, or rolled back, since.
+    """
+    with _alone(client, name):
+        if holder(client, name, alias) != judged_against:
+            raise HolderChanged
+        events = _with_holder(history(client, name, alias), judged_against)
+        _write(client, name, alias, version, [*events, _event(did, version, reason)])
+
+
+def roll_back(client: MlflowClient, name: str, alias: str, reason: str) -> tuple[int, int]:
+    """Give an alias back to its previous holder.
+
+    Returns:
+        The version that held it, and the one that holds it now.
+
+    Raises:
+        InputError: Nobody held it before.
+    """
+    with _alone(client, name):
+        now = holder(client, name, alias)
+        events = _with_holder(history(client, name, alias), now)
+        if now is None or len(stack := _stack(events)) < 2:
+            raise InputError(f"model {name}: @{alias} has no previous holder to go back to")
+        _write(client, name, alias, stack[-2], [*events, _event("rolled back", stack[-2], reason)])
+        return now, stack[-2]
+
+
+def record(client: MlflowClient, name: str, version: int, alias: str, evidence: Mapping[str, Any]) -> str:
+    """Keep a judgement: whole as a file of the version's run, in short as tags of the version.
+
+    Returns:
+        Where the file is.
+    """
+    run_id = client.get_model_version(name, str(version)).run_id
+    file = f"promotion/{name}-{version}-{alias}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}.json"
+    client.log_dict(run_id, dict(evidence), file)
+    short = {key: value for key, value in evidence.items() if key not in ("rows", "patients", "left_out")}
+    tags = {"promotion": json.dumps(short)[:5000], "promotion.verdict": evidence["verdict"], "promotion.file": file}
+    for key, value in tags.items():
+        client.set_model_version_tag(name, str(version), f"r2d2.{key}", value)
+    return f"runs:/{run_id}/{file}"
+
+
+@contextlib.contextmanager
+def _alone(client: MlflowClient, name: str) -> Iterator[None]:
+    """Keep others from changing the aliases of a model meanwhile."""
+    lock, own = f"{name} (promotion under way)", uuid.uuid4().hex
+    seen, since = "", time.monotonic()
+    while True:
+        try:
+            client.create_registered_model(lock, tags={"r2d2.holder": own})
+            break
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        with contextlib.suppress(MlflowException):  # given back in between
+            token = client.get_registered_model(lock).tags.get("r2d2.holder", "")
+            if token != seen:
+                seen, since = token, time.monotonic()
+            elif time.monotonic() - since > STALE_S:
+                client.delete_registered_model(lock)
+        time.sleep(0.1)
+    try:
+        yield
+    finally:
+        client.delete_registered_model(lock)
+
+
+def _write(client: MlflowClient, name: str, alias: str, version: int, events: list[dict[str, Any]]) -> None:
+    try:
+        client.set_registered_model_alias(name, alias, str(version))
+    except MlflowException as error:
+        told = " ".join(str(error).split())[:200]
+        raise WorkFailed(f"model {name}/{version}: it cannot take @{alias} ({told})") from None
+    client.set_registered_model_tag(name, _tag(alias), json.dumps(events))
+
+
+def _event(did: str, version: int, reason: str) -> dict[str, Any]:
+    at = time.strftime("%Y-%m-%d %H:%M:%S %z")
+    return {"did": did, "version": version, "by": f"{getpass.getuser()}@{platform.node()}", "at": at, "reason": reason}
+
+
+def _with_holder(events: list[dict[str, Any]], now: int | None) -> list[dict[str, Any]]:
+    """The trail, with the present holder on top also where somebody set the alias by other means."""
+    stack = _stack(events)
+    if now is None or (stack and stack[-1] == now):
+        return events
+    return [*events, {"did": "found", "version": now, "by": "", "at": "", "reason": "the alias was set elsewhere"}]
+
+
+def _stack(events: list[dict[str, Any]]) -> list[int]:
+    stack: list[int] = []
+    for event in events:
+        if event["did"] == "rolled back":
+            stack.pop()
+        else:
+            stack.append(event["version"])
+    return stack
+
+
+def _tag(alias: str) -> str:
+    return f"r2d2.history.{alias}"
