@@ -2,5 +2,6 @@
 
 from r2d2.inference.predict import Predictor
 from r2d2.inference.saved import SavedModel, load
+from r2d2.inference.segment import Segmenter
 
-__all__ = ["Predictor", "SavedModel", "load"]
+__all__ = ["Predictor", "SavedModel", "Segmenter", "load"]
