@@ -218,9 +218,7 @@ class _Work:
         spacing_mm = imgmed.to_canonical(volume).spacing_mm
         told = guard.outside(self.saved.ranges, spacing_mm, seen_percentiles(images))
         if told and self.strict:
-            raise InputError(
-                f"{source}: unlike the scans that {self.model} was trained on: {'; '.join(told)} (--strict)"
-            )
+            raise InputError(f"{source}: unlike all that {self.model} was trained on: {'; '.join(told)} (--strict)")
         for line in told:
             say(f"Warning: {source}: {line}; the mask may be wrong")
         return tuple(f"{source}: {line}" for line in told)

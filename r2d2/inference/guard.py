@@ -7,7 +7,14 @@ from r2d2 import imgmed
 from r2d2.data.prepare import PERCENTILES, Prepared, PreparedCase
 
 SPACING_FACTOR = 1.5
-INTENSITY_SHARE = 0.25
+OWN_SHARE, SPAN_SHARE = 0.5, 0.05
+"""How far beyond the training scans' range a scan may be: so many times the range of the percentile itself, and so many
+times what all intensities span. Tried on 40 virtual patients each of brain, brats and atrium, z-scored and by
+percentiles, drawn into training and the rest: with 28 training patients none of the rest is warned of, with 14 0.5 %
+(1.6 % of the worst of the six), with 5 6 % (21 %). All the while these are found: a brain turned dark for bright, one
+with 1024 added, noise, a head with its skull (88 % of the draws where normalized by percentiles, else all), a CT in
+stored values, in 1000 HU or in attenuation through a window. What z-scoring takes away is not missed: other units. A
+brain turned dark for bright inside its mask alone is not found, its histogram being much the same."""
 AXES = ("left-right", "back-front", "bottom-top")
 
 
@@ -48,20 +55,22 @@ def outside(known: Mapping[str, Any], spacing_mm: Sequence[float], intensities: 
 
     Returns:
         A clause each, with the number and the range. A spacing is outside if it is `SPACING_FACTOR` times beyond the
-        range, a percentile if it is beyond it by more than `INTENSITY_SHARE` of what the training scans' intensities
-        span (their largest p95 less their least p5).
+        range, a percentile if it is beyond it by more than `OWN_SHARE` of the range and `SPAN_SHARE` of what the
+        training scans' intensities span (their largest p95 less their least p5).
     """
     told = []
     for axis, size, (least, largest) in zip(AXES, spacing_mm, known["spacing_mm"], strict=True):
         if not least / SPACING_FACTOR <= size <= largest * SPACING_FACTOR:
             told.append(f"spacing {axis} {size:.3g} mm, the training scans' {_as_text(least, largest)} mm")
     for (channel, bounds), found in zip(known["intensities"].items(), intensities, strict=True):
-        margin = INTENSITY_SHARE * (bounds["p95"][1] - bounds["p5"][0])
+        span = bounds["p95"][1] - bounds["p5"][0]
         for (name, (least, largest)), value in zip(bounds.items(), found, strict=True):
+            share = f"{name.removeprefix('p')} %"
+            margin = OWN_SHARE * (largest - least) + SPAN_SHARE * span
             if not least - margin <= value <= largest + margin:
                 told.append(
-                    f"channel {channel}, {name.removeprefix('p')} % of its normalized intensities are below "
-                    f"{value:.3g}, in the training scans below {_as_text(least, largest)}"
+                    f"channel {channel}: {share} of its normalized intensities are below {value:.3g}, "
+                    f"in the training scans below {_as_text(least, largest)}"
                 )
     return told
 

@@ -15,7 +15,6 @@ from pathlib import Path
 import keras
 import numpy as np
 import tensorflow as tf
-from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from r2d2 import config, imgmed
 from r2d2.data.framing import frame_of
@@ -195,10 +194,16 @@ def frozen(network: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
 
     TensorFlow then casts and lays out the weights once, and makes one operation of a convolution, bias and ReLU.
     """
+    learned = [variable.numpy() for variable in network.trainable_variables]
+    others = [variable.numpy() for variable in network.non_trainable_variables]
     spec = tf.TensorSpec((None, *network.input_shape[1:]), tf.float32)
-    traced = tf.function(lambda images: network(images, training=False), autograph=False, input_signature=[spec])
-    constant = convert_variables_to_constants_v2(traced.get_concrete_function())
-    return lambda images: constant(tf.constant(images))[0].numpy()
+
+    @tf.function(autograph=False, input_signature=[spec])
+    def forward(images: tf.Tensor) -> tf.Tensor:
+        values = ([tf.constant(value) for value in some] for some in (learned, others))
+        return network.stateless_call(*values, images, training=False)[0]
+
+    return lambda images: forward(tf.constant(images)).numpy()
 
 
 def _halves(part: slice) -> Iterator[slice]:
