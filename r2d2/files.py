@@ -2,10 +2,17 @@
 
 import os
 import shutil
+import stat
 import uuid
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
+
+from r2d2.errors import InputError
+
+MOST_ENTRIES = 10_000
+"""Files in a zip that is unpacked here: a model's has three, a package's a few dozen."""
 
 
 @contextmanager
@@ -83,6 +90,50 @@ def to_disk(path: Path) -> None:
     for inner in path.rglob("*") if path.is_dir() else ():
         _to_disk(inner)
     _to_disk(path)
+
+
+def check_zip(path: Path, largest_bytes: int) -> None:
+    """Raise an InputError if a zip could do harm to whoever unpacks it; nothing of it is unpacked to tell.
+
+    Python's `zipfile` never gives more of an entry than its directory declares, so that what is declared can be
+    believed.
+
+    Args:
+        path: The file.
+        largest_bytes: What all of it may unpack to.
+
+    Raises:
+        InputError: It is missing or no zip; it holds more bytes or more than `MOST_ENTRIES` entries, the same name
+            twice, a link, an encrypted entry, or a name that leads out of the folder that it is unpacked in.
+    """
+    try:
+        with zipfile.ZipFile(path) as opened:
+            entries = opened.infolist()
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from None
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        raise InputError(f"{path}: not a sound zip file ({error}); fetch it again") from None
+    if len(entries) > MOST_ENTRIES:
+        raise InputError(f"{path}: holds {len(entries)} entries, more than {MOST_ENTRIES}; it is not unpacked")
+    unpacked = sum(entry.file_size for entry in entries)
+    if unpacked > largest_bytes:
+        raise InputError(
+            f"{path}: {path.stat().st_size} bytes that unpack to {unpacked}, more than the {largest_bytes} that are "
+            "allowed; it is not unpacked"
+        )
+    names = set()
+    for entry in entries:
+        name, kind = entry.orig_filename, stat.S_IFMT(entry.external_attr >> 16)
+        if kind not in (0, stat.S_IFREG, stat.S_IFDIR) or entry.flag_bits & 1:
+            wrong = "is encrypted" if entry.flag_bits & 1 else "is a link or a device"
+        elif PureWindowsPath(name).anchor or ".." in PureWindowsPath(name).parts:  # which knows both / and \
+            wrong = "leads out of the folder"
+        elif name in names:
+            wrong = "is there twice"
+        else:
+            names.add(name)
+            continue
+        raise InputError(f"{path}: its entry {name!r} {wrong}; it is not unpacked")
 
 
 def same_file(path: Path, other: Path) -> None:

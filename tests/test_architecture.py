@@ -30,7 +30,14 @@ FLOORS = {
     "cli": 6,
     "apps": 6,
 }
-BESIDE = {("config", "errors"), ("data", "imgmed"), ("data", "segeval"), ("img", "imgmed"), ("img", "data")}
+BESIDE = {
+    ("config", "errors"),
+    ("files", "errors"),
+    ("data", "imgmed"),
+    ("data", "segeval"),
+    ("img", "imgmed"),
+    ("img", "data"),
+}
 STAND_ALONE = {"imgmed", "segeval"}
 IMPORTERS = {
     "ray": {"cluster"},

@@ -11,7 +11,9 @@
 Volumes may have any format that ImgMed reads, masks in plain folders may be RTSTRUCT or SEG files (.dcm) too.
 """
 
+import itertools
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -22,6 +24,7 @@ from r2d2.errors import InputError
 
 VOXELS = (".img", ".raw", ".raw.gz", ".zraw")
 """What belongs to a header of its own: .hdr, .mhd, .nhdr."""
+CHANNEL = re.compile(r"(.+)_(\d{4})")
 TEXTS = (".txt", ".md", ".json", ".csv", ".tsv", ".yaml", ".yml", ".pdf")
 
 
@@ -128,6 +131,35 @@ def volumes(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
     return _by_name((path, imgmed.volume_name(path)) for path in sorted(folder.iterdir()))
+
+
+def unannotated(folder: Path) -> dict[str, tuple[Path, ...]]:
+    """Return the scans of a folder by name, in alphabetical order; nothing is read but the marks of DICOM files.
+
+    A scan is a volume's file; or, as nnU-Net names them, the files CASE_0000, CASE_0001, ..., a channel each; or a
+    sub-folder with one DICOM series in it, anywhere: other sub-folders are passed over, and one with several series is
+    returned with all of them, for whoever reads it to refuse.
+
+    Raises:
+        InputError: There is no such folder, or two volumes have one name.
+    """
+    found = volumes(folder)
+    scans: dict[str, tuple[Path, ...]] = {}
+    for name, path in found.items():
+        if path.is_dir():
+            if series := imgmed.find_dicom(path)[0]:
+                scans[name] = series
+            continue
+        numbered = CHANNEL.fullmatch(name)
+        case, channel = numbered.groups() if numbered else (name, "")
+        if not channel or f"{case}_0000" not in found:
+            scans[name] = (path,)
+        elif channel == "0000":
+            files = (f"{case}_{number:04d}" for number in range(len(found)))
+            scans[case] = tuple(found[file] for file in itertools.takewhile(found.__contains__, files))
+        elif f"{case}_{int(channel) - 1:04d}" not in found:
+            raise InputError(f"{path}: channel {int(channel)} of a scan whose channel {int(channel) - 1} is missing")
+    return dict(sorted(scans.items()))
 
 
 def _by_name(named: Iterable[tuple[Path, str | None]]) -> dict[str, Path]:

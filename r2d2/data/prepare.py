@@ -44,6 +44,9 @@ Spread = Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Any]]
 
 FORMAT = 5
 """Raised when the layout or the arithmetic changes, so that older prepared data is not found any more."""
+PERCENTILES = (5, 50, 95)
+SAMPLED = 250_000
+"""Pixels of a scan that its percentiles are taken from."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,8 @@ class PreparedCase:
 
     `grid` is the shape of the case's own slices (slices, rows, columns) and `spacing_mm` the distance of its voxels
     along each of them; `voxel` is where its reference starts; `frame` says how its slices lie in the images;
-    `labelled` are the slices with a label; `content` is `CaseSummary.content`.
+    `labelled` are the slices with a label; `content` is `CaseSummary.content`;
+    `intensities` are each channel's `seen_percentiles`.
     """
 
     name: str
@@ -64,6 +68,7 @@ class PreparedCase:
     frame: imgmed.Frame
     content: str = ""
     labelled: tuple[int, ...] = ()
+    intensities: tuple[tuple[float, ...], ...] = ()
 
     @property
     def slices(self) -> int:
@@ -209,13 +214,42 @@ def to_images(volume: imgmed.Volume, preprocess: config.Preprocess) -> tuple[np.
         The images, (slices, rows, columns, channels), float16 where intensities are normalized (finer than the
         bfloat16 that networks compute in, and half the memory), float32 where they are left as they are.
     """
-    data = with_channels(volume, preprocess)
     frame = frame_of(volume, preprocess)
+    return frame_normalized(normalized(volume, preprocess), frame, preprocess), frame
+
+
+def normalized(volume: imgmed.Volume, preprocess: config.Preprocess) -> np.ndarray:
+    """A canonical scan's data, (X, Y, Z, C), with the intensities that the network sees."""
+    data = with_channels(volume, preprocess)
     if preprocess.bias_correction == "n4":
         corrected = [imgmed.correct_bias(data[..., c], volume.spacing_mm) for c in range(data.shape[-1])]
         data = np.stack(corrected, axis=-1)
-    data = imgmed.normalize(data, preprocess.normalization, preprocess.window)
-    return imgmed.frame_images(imgmed.to_slices(data, preprocess.plane), frame, _dtype(preprocess)), frame
+    return imgmed.normalize(data, preprocess.normalization, preprocess.window)
+
+
+def frame_normalized(data: np.ndarray, frame: imgmed.Frame, preprocess: config.Preprocess) -> np.ndarray:
+    """The slices of `normalized` data as images, in a frame that `frame_of` gives."""
+    return imgmed.frame_images(imgmed.to_slices(data, preprocess.plane), frame, _dtype(preprocess))
+
+
+def seen_percentiles(images: np.ndarray) -> tuple[tuple[float, ...], ...]:
+    """The `PERCENTILES` of each channel's foreground in the images of a scan, to four significant digits.
+
+    Args:
+        images: (slices, rows, columns, channels), as `to_images` makes them; about `SAMPLED` pixels are looked at.
+
+    Returns:
+        Three numbers a channel, 0 where a channel has no foreground.
+    """
+    step = max(1, round((images[..., 0].size / SAMPLED) ** (1 / 3)))
+    found = []
+    for c in range(images.shape[-1]):
+        # From the middle of each step: the first rows and columns are rarely of the patient.
+        sample = images[step // 2 :: step, step // 2 :: step, step // 2 :: step, c].astype(np.float32)
+        inside = sample[imgmed.foreground(sample)]
+        values = np.percentile(inside, PERCENTILES) if inside.size else np.zeros(len(PERCENTILES))
+        found.append(tuple(float(f"{value:.4g}") for value in values))
+    return tuple(found)
 
 
 def augmentation(experiment: config.Experiment) -> Ranges | None:
@@ -350,7 +384,8 @@ def _write_case(
         array[where] = values
         array.flush()
     labelled = tuple(int(slice_) for slice_ in np.flatnonzero(reference.any(axis=(1, 2))))
-    place = replace(place, frame=frame, content=inspected.summary.content, labelled=labelled)
+    content, intensities = inspected.summary.content, seen_percentiles(images)
+    place = replace(place, frame=frame, content=content, labelled=labelled, intensities=intensities)
     written = _Written(place, replace(inspected.summary, left_out=left_out(reference, frame)))
     written.save(folder / "cases" / f"{number}.json")
     return number, written

@@ -300,14 +300,23 @@ def _check_place(folder: Path) -> None:
 
 def load_predictor(model: str) -> tuple[Any, Any]:
     """The saved model that people call `model`, and a predictor in the precision that its experiment asks for."""
+    saved, network = load_network(model)
+    from r2d2.inference import Predictor
+
+    return saved, Predictor(network, saved.experiment.preprocess)
+
+
+def load_network(model: str) -> tuple[Any, Any]:
+    """The saved model that people call `model`, and its network in the precision that its experiment asks for."""
     require("tensorflow")
     folder = resolve(model)
-    from r2d2.inference import Predictor, load
+    from r2d2.inference import load
+    from r2d2.inference.memory import take_as_needed
     from r2d2.models.precision import choose, with_precision
 
+    take_as_needed()
     saved = load(folder)
-    network = with_precision(saved.model, choose(saved.experiment.training.precision))
-    return saved, Predictor(network, saved.experiment.preprocess)
+    return saved, with_precision(saved.model, choose(saved.experiment.training.precision))
 
 
 def dataset_for(saved: Any, folder: Path | None) -> Any:

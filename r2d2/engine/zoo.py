@@ -134,14 +134,14 @@ def _publish_file(path: Path, experiment: config.Experiment, name: str) -> str:
     from r2d2.engine.doctor import require
 
     require("tensorflow")
-    from r2d2.inference import Predictor, tallied
-    from r2d2.inference.saved import load_network, metadata
+    from r2d2.inference import Predictor, read_network, tallied
+    from r2d2.inference.saved import metadata
     from r2d2.models.precision import choose, with_precision
     from r2d2.segeval import plain
     from r2d2.tracking import card as cards
     from r2d2.tracking import package, runs, store, zoo
 
-    network = load_network(path)
+    network = read_network(path)
     prepared, split = prepare(experiment)
     has = (network.input_shape[-1], network.output_shape[-1])
     wanted = (len(prepared.channels), len(prepared.labels))

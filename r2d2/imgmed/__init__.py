@@ -29,6 +29,7 @@ from r2d2.imgmed.intensity import (
 )
 from r2d2.imgmed.labels import largest_component, remap_labels
 from r2d2.imgmed.offline import augment_folder
+from r2d2.imgmed.segmentation import write_segments
 from r2d2.imgmed.slices import (
     PLANES,
     Frame,
@@ -42,11 +43,13 @@ from r2d2.imgmed.slices import (
     resize_probabilities,
     shown,
     to_slices,
+    unframe_labels,
     unframe_probabilities,
 )
 from r2d2.imgmed.volume import (
     AFFINE_TOLERANCE,
     Volume,
+    check_folder,
     check_writable,
     files_of,
     read_channels,
@@ -66,6 +69,7 @@ __all__ = [
     "augment",
     "augment_folder",
     "centred",
+    "check_folder",
     "check_writable",
     "choose_slices",
     "clip_percentiles",
@@ -102,7 +106,9 @@ __all__ = [
     "structure_names",
     "to_canonical",
     "to_slices",
+    "unframe_labels",
     "unframe_probabilities",
     "volume_name",
+    "write_segments",
     "write_volume",
 ]

@@ -62,7 +62,7 @@ def read(path: Path, dtype: DTypeLike | None) -> Volume:
     voxels = np.empty((len(headers), first.Rows, first.Columns), dtype or np.float64)
     for plane, header in zip(voxels, headers, strict=True):
         file = _file(header)
-        with _dicom_errors(file):
+        with dicom_errors(file):
             plane[:] = _pixels(header, file)
     return Volume(voxels.T, affine.copy())
 
@@ -77,7 +77,7 @@ def find_dicom(folder: str | Path) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
     for file in sorted(Path(folder).rglob("*")):
         if file.name.startswith(".") or not file.is_file() or not _is_dicom(file):
             continue
-        with _dicom_errors(file):
+        with dicom_errors(file):
             kind = pydicom.filereader.read_file_meta_info(file).get("MediaStorageSOPClassUID", "")
         if kind in (RTStructureSetStorage, SegmentationStorage):
             masks.append(file)
@@ -100,7 +100,7 @@ def read_structures(path: str | Path, like: Volume, names: Names, series: str | 
         InputError: As for the two; or the mask belongs to another series.
     """
     path = Path(path)
-    with _dicom_errors(path):
+    with dicom_errors(path):
         dataset = _dataset(path, stop_before_pixels=True)
         if series is not None and (elsewhere := _elsewhere(dataset, _series(Path(series))[0][0])):
             raise InputError(f"{path}: {elsewhere} {series}; take the series that it was drawn on")
@@ -114,7 +114,7 @@ def referenced_series(path: str | Path, folders: Iterable[Path]) -> tuple[Path, 
         InputError: A file cannot be read.
     """
     path = Path(path)
-    with _dicom_errors(path):
+    with dicom_errors(path):
         dataset = _dataset(path, stop_before_pixels=True)
     return tuple(
         folder for folder in folders if any(not _elsewhere(dataset, identity) for identity in _identities(folder))
@@ -137,7 +137,7 @@ def structure_names(path: str | Path) -> tuple[str, ...]:
         InputError: The file is missing, damaged, or neither of the two.
     """
     path = Path(path)
-    with _dicom_errors(path):
+    with dicom_errors(path):
         dataset = _dataset(path, stop_before_pixels=True)
         if dataset.SOPClassUID == RTStructureSetStorage:
             return tuple(str(region.ROIName) for region in dataset.StructureSetROISequence)
@@ -168,7 +168,7 @@ def read_contours(path: str | Path, like: Volume, names: Names) -> Volume:
             with nothing that says what lies between.
     """
     path = Path(path)
-    with _dicom_errors(path):
+    with dicom_errors(path):
         dataset = _dataset(path)
         if dataset.SOPClassUID != RTStructureSetStorage:
             raise InputError(f"{path}: no RTSTRUCT, but {dataset.SOPClassUID.name}")
@@ -201,7 +201,7 @@ def read_segments(path: str | Path, like: Volume, names: Names) -> Volume:
     import highdicom as hd  # half a second that nobody else needs
 
     path = Path(path)
-    with _dicom_errors(path):
+    with dicom_errors(path):
         dataset = _dataset(path)
         if dataset.SOPClassUID != SegmentationStorage:
             raise InputError(f"{path}: no DICOM SEG, but {dataset.SOPClassUID.name}")
@@ -255,7 +255,7 @@ def _identities(folder: Path) -> Iterator[pydicom.Dataset]:
     """Yield the headers of a folder's images, one of each series, with what says which series it is."""
     seen = set()
     for file in _visible_files(folder):
-        with _dicom_errors(file):
+        with dicom_errors(file):
             if _is_dicom(file):
                 header = _dataset(file, stop_before_pixels=True, specific_tags=[*TAGS[:3], "Rows"])
                 uid = header.get("SeriesInstanceUID")
@@ -270,7 +270,7 @@ def _visible_files(folder: Path) -> list[Path]:
 
 def _series(folder: Path) -> tuple[tuple[pydicom.Dataset, ...], np.ndarray]:
     """Return the headers of a folder's one series, in order along its normal, and its affine."""
-    with _dicom_errors(folder):
+    with dicom_errors(folder):
         states = [(file, file.stat()) for file in _visible_files(folder)]
         return _parsed(folder, tuple((file, state.st_size, state.st_mtime_ns) for file, state in states))
 
@@ -278,7 +278,7 @@ def _series(folder: Path) -> tuple[tuple[pydicom.Dataset, ...], np.ndarray]:
 @lru_cache(maxsize=16)  # a case's geometry, files, voxels and identity are asked for one after another
 def _parsed(folder: Path, files: tuple[tuple[Path, int, int], ...]) -> tuple[tuple[pydicom.Dataset, ...], np.ndarray]:
     """Return what `_series` does, of files in a known state."""
-    with _dicom_errors(folder):
+    with dicom_errors(folder):
         found: dict[str, list[pydicom.Dataset]] = {}
         for file, _, _ in files:
             header = _slice_header(file)
@@ -306,7 +306,7 @@ def _is_dicom(file: Path) -> bool:
     Raises:
         InputError: It has not, and its name says that it should.
     """
-    with _dicom_errors(file), file.open("rb") as opened:
+    with dicom_errors(file), file.open("rb") as opened:
         marked = opened.read(132)[128:] == b"DICM"
     if not marked and file.suffix.lower() in (".dcm", ".ima"):
         raise InputError(f"{file}: no DICOM file, although its name says so; remove it or fetch it again")
@@ -315,7 +315,7 @@ def _is_dicom(file: Path) -> bool:
 
 def _slice_header(file: Path) -> pydicom.Dataset | None:
     """Return the header of a slice; None for what is no DICOM image."""
-    with _dicom_errors(file):
+    with dicom_errors(file):
         if not _is_dicom(file):
             return None
         header = _dataset(file, stop_before_pixels=True, specific_tags=TAGS)
@@ -511,7 +511,7 @@ def _file(header: pydicom.Dataset) -> Path:
 
 
 @contextlib.contextmanager
-def _dicom_errors(path: Path) -> Iterator[None]:
+def dicom_errors(path: Path) -> Iterator[None]:
     """Turn anything that a bad file makes pydicom, GDCM or highdicom raise into one line that names it."""
     with input_errors(path), warnings.catch_warnings():
         warnings.simplefilter("ignore")

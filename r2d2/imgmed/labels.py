@@ -1,6 +1,6 @@
 """Masks: other numbers for the classes, and the largest piece of each."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 from scipy import ndimage
@@ -31,19 +31,25 @@ def remap_labels(labels: np.ndarray, numbers: Mapping[int, int]) -> np.ndarray:
     return table[labels]
 
 
-def largest_component(labels: np.ndarray) -> np.ndarray:
+def largest_component(labels: np.ndarray, classes: Collection[int] | None = None, corners: bool = False) -> np.ndarray:
     """Return a mask with, of every class, only its largest connected piece; the rest becomes background.
 
     Args:
-        labels: (X, Y, Z) uint8; voxels that share a face are connected.
+        labels: (X, Y, Z) uint8.
+        classes: The classes that this is done to; None for all. Others stay whole.
+        corners: Whether voxels that share no more than an edge or a corner are connected too (26 neighbours instead of
+            the 6 that share a face).
 
     Returns:
         (X, Y, Z) uint8. Of two pieces of one size the first along X, then Y, then Z stays.
     """
-    kept = np.zeros_like(labels)
-    for value in np.unique(labels[labels > 0]):
-        pieces, _ = ndimage.label(labels == value)
+    kept = labels.copy()
+    touching = ndimage.generate_binary_structure(3, 3 if corners else 1)
+    for value in np.unique(labels[labels > 0]) if classes is None else sorted({*classes} - {0}):
+        pieces, count = ndimage.label(labels == value, touching)
+        if count < 2:
+            continue
         sizes = np.bincount(pieces.ravel())
         sizes[0] = 0
-        kept[pieces == sizes.argmax()] = value
+        kept[(pieces > 0) & (pieces != sizes.argmax())] = 0
     return kept

@@ -175,12 +175,7 @@ def check_writable(path: str | Path, shape: tuple[int, ...] = ()) -> None:
     _refuse_lossy(path)
     if not path.name.endswith(WRITABLE):
         raise InputError(f"{path}: the name of a volume must end in {', '.join(WRITABLE[:-1])} or {WRITABLE[-1]}")
-    if not path.parent.is_dir():
-        raise InputError(f"{path}: there is no folder {path.parent}; make it first")
-    if not os.access(path.parent, os.W_OK):
-        raise InputError(f"{path}: the folder {path.parent} cannot be written")
-    if path.is_dir():
-        raise InputError(f"{path}: a folder, not a file")
+    check_folder(path)
     raw = path.with_suffix(".raw")
     if path.suffix == ".mhd" and raw.exists() and not (path.exists() and raw in files_of(path)):
         raise InputError(f"{path}: its voxels would replace {raw}, which belongs to something else; name another file")
@@ -188,6 +183,16 @@ def check_writable(path: str | Path, shape: tuple[int, ...] = ()) -> None:
         raise InputError(
             f"{path}: a picture holds one slice, grey or RGB, this volume is {as_text(shape)}; write .nii.gz"
         )
+
+
+def check_folder(path: Path) -> None:
+    """Raise an InputError if no file of this path could be written, whatever its name ends in."""
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: there is no folder {path.parent}; make it first")
+    if not os.access(path.parent, os.W_OK):
+        raise InputError(f"{path}: the folder {path.parent} cannot be written")
+    if path.is_dir():
+        raise InputError(f"{path}: a folder, not a file")
 
 
 def write_volume(volume: Volume, path: str | Path) -> None:

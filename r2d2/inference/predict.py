@@ -1,4 +1,4 @@
-"""Predict: slices through the network in batches of one size, probabilities back to the scan's own grid, argmax."""
+"""Predict for scores: slices in batches of one size, probabilities back to the scan's own grid, argmax."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,22 +50,16 @@ class Predictor:
         full = np.zeros((BATCH, *images.shape[1:]), np.float32)
         full[: len(images)] = images
         probabilities = self._forward(tf.constant(full)).numpy()[: len(images)]
-        return imgmed.unframe_probabilities(probabilities, frame).argmax(axis=-1).astype(np.uint8)
+        return imgmed.unframe_labels(probabilities, frame)
 
     def volume(self, scan: imgmed.Volume, source: Path) -> imgmed.Volume:
         """The label volume of a scan, on the scan's own grid; `source` is what errors call the scan.
 
         Raises:
-            InputError: The scan has another number of channels than the network was trained on, or holds NaN or
-                infinity.
+            InputError: As `check_scan`.
         """
+        check_scan(scan, source, self.preprocess, self.num_channels)
         canonical = imgmed.to_canonical(scan)
-        channels = 1 if scan.data.ndim == 3 else scan.data.shape[3]
-        wanted = self.preprocess.channels or range(self.num_channels)
-        if max(wanted) >= channels or (self.preprocess.channels is None and channels != self.num_channels):
-            raise InputError(f"{source}: {channels} channels, the model needs channels {[*wanted]} (counted from 0)")
-        if not np.isfinite(scan.data).all():
-            raise InputError(f"{source}: holds voxels of NaN or infinity; intensities must be finite")
         images, frame = to_images(canonical, self.preprocess)
         parts = [self.labels(images[start : start + BATCH], frame) for start in range(0, len(images), BATCH)]
         return imgmed.from_canonical(imgmed.from_slices(np.concatenate(parts), self.preprocess.plane), like=scan)
@@ -91,3 +85,16 @@ class Predictor:
             at = slice(first[number] + start, first[number] + stop)
             found[at] = segeval.confusion_matrices(reference, prediction, self.num_classes, axis=0)
         return found
+
+
+def check_scan(scan: imgmed.Volume, source: Path, preprocess: config.Preprocess, num_channels: int) -> None:
+    """Raise an InputError if a network of so many channels cannot be given a scan.
+
+    It has another number of channels than the network was trained on, or holds NaN or infinity.
+    """
+    channels = 1 if scan.data.ndim == 3 else scan.data.shape[3]
+    wanted = preprocess.channels or range(num_channels)
+    if max(wanted) >= channels or (preprocess.channels is None and channels != num_channels):
+        raise InputError(f"{source}: {channels} channels, the model needs channels {[*wanted]} (counted from 0)")
+    if not np.isfinite(scan.data).all():
+        raise InputError(f"{source}: holds voxels of NaN or infinity; intensities must be finite")

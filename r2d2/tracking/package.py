@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from r2d2.errors import InputError
-from r2d2.files import whole_file, whole_folder
+from r2d2.files import check_zip, whole_file, whole_folder
 from r2d2.tracking import card as cards
 
 SUMS = "SHA256SUMS"
@@ -129,8 +129,6 @@ def opened(path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     if path.is_dir():
         yield path, verify(path)
         return
-    from r2d2.files import check_zip
-
     check_zip(path, LARGEST_BYTES)
     with tempfile.TemporaryDirectory(prefix="r2d2-package-") as unpacked:
         try:
