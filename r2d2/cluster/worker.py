@@ -292,10 +292,11 @@ class _Worker:
     def _scores(self, part: str) -> "Tally":
         """The scores of a part of the split: every worker predicts its share of the slices, the ring adds up."""
         from r2d2.inference import tallied
+        from r2d2.segeval import Tally
 
         cases = self.prepared.select(self.task.split[part])
         if not cases:
-            return tallied(self.prepared, cases, np.empty(0))
+            return Tally(self.prepared.labels)
         slices = self.ring.sum(self.predictor.confusions(self.prepared, cases, self.ring.rank, self.ring.size), part)
         return tallied(self.prepared, cases, slices)
 

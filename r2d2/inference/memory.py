@@ -69,7 +69,7 @@ def free_bytes(cgroups: Path = CGROUPS, own: Path = Path("/proc/self/cgroup")) -
 
 def free_gpu_bytes() -> int | None:
     """The memory that is free on the first GPU that this process may use; None where the driver does not say."""
-    import pynvml  # type: ignore[import-untyped]
+    import pynvml
 
     first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
     try:

@@ -1,32 +1,26 @@
 import numpy as np
 import pytest
+from helpers.packages import experiment, network, write_package
 
-from r2d2 import config, models
-from r2d2.engine.models import weights_file
+from r2d2.engine.models import own_scans, parents, read_metadata, resolve, weights_file
 from r2d2.errors import InputError
 from r2d2.models import weights
 from r2d2.models.weights import carry_over
 
 
-def experiment(home, model="{}"):
-    return config.parse(f"{{name: heart, data: {{path: .}}, tracking: {{storage: {home}}}, model: {model}}}")
-
-
-def network():
-    return models.build(config.DistUNet(filters=1, depth=1), 1, 2, (8, 8))
-
-
 @pytest.fixture(scope="module")
 def registered(tmp_path_factory):
     """The address of a store with one registered model, and the model."""
-    from r2d2.tracking import runs, store
+    from r2d2.tracking import runs, store, zoo
 
     folder = tmp_path_factory.mktemp("registry")
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     model, dataset = network(), {"split": {}, "labels": {}, "channels": [], "hash": "0"}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", uri)  # MLflow sets it itself, for good; so it is taken back
-        runs.create(store.connect(uri), experiment(folder), dataset).register(model, "heart", {})
+        run = runs.create(client := store.connect(uri), experiment(folder), dataset)
+        write_package(folder / "model", run.run_id, model)
+        zoo.register(client, folder / "model", "heart", run.run_id, {})
     return uri, model
 
 
@@ -62,6 +56,23 @@ def test_a_registered_model_is_resolved_to_its_network(home, registered, monkeyp
     assert weights_file(experiment(home, "{weights: 'zoo:heart/1'}")) == kept
     with pytest.raises(InputError, match="heart/1 @candidate"):
         weights_file(experiment(home, "{weights: 'zoo:heart@production'}"))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_model_s_parents_are_all_it_comes_from_with_the_scans_they_have_seen(home, tmp_path, monkeypatch):
+    from r2d2.tracking import runs, store, zoo
+
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    client = store.connect(uri)
+    run = runs.create(client, experiment(tmp_path), {"hash": "0"})
+    grandparent = {"model": "brain/2", "seen": ["hash of x"]}
+    write_package(tmp_path / "model", run.run_id, training=["b", "a"], parents=[grandparent])
+    zoo.register(client, tmp_path / "model", "heart", run.run_id, {})
+    assert own_scans(read_metadata(resolve("heart/1"))) == ["hash of a", "hash of b"]
+    found = parents(experiment(home, "{weights: 'zoo:heart@candidate'}"))
+    assert found == [{"model": "heart/1", "seen": ["hash of a", "hash of b"]}, grandparent]
+    assert parents(experiment(home)) == []
 
 
 def test_imagenets_weights_are_those_of_the_encoder(home, monkeypatch):

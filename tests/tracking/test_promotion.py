@@ -9,6 +9,8 @@ from r2d2.errors import InputError, WorkFailed
 from r2d2.tracking import promotion, store
 from r2d2.tracking.promotion import HolderChanged
 
+pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's own, of SQLAlchemy and others
+
 
 @pytest.fixture
 def client(home, monkeypatch):
