@@ -516,11 +516,22 @@ class Card(Section):
     known_failures: tuple[str, ...] = ()
 
 
+def _zoo(value: str) -> str:
+    if not value.startswith("zoo:") or not value.removeprefix("zoo:"):
+        raise ValueError(f"should be zoo:name@alias or zoo:name/version (got {value!r})")
+    return value
+
+
 class Experiment(Section):
-    """A whole experiment file."""
+    """A whole experiment file.
+
+    `start_from`: a registered model that is trained further for this task. Its weights are carried over as far as they
+    fit; its network is taken too where the file has no `model` section.
+    """
 
     name: Name
     description: str = ""
+    start_from: Annotated[str, AfterValidator(_zoo)] | None = None
     data: Data
     preprocess: Preprocess = Preprocess()
     model: Annotated[Model, Discriminator(_network)] = DistUNet()
@@ -536,6 +547,12 @@ class Experiment(Section):
         across = {"sagittal": "left-right", "coronal": "front-back", "axial": "bottom-top"}[self.preprocess.plane]
         if self.training.augmentation and across in self.training.augmentation.flip:
             raise ValueError(f"training.augmentation.flip: {self.preprocess.plane} slices have no axis {across}")
+        return self
+
+    @model_validator(mode="after")
+    def _one_start(self) -> "Experiment":
+        if self.start_from and self.model.weights not in (None, self.start_from):
+            raise ValueError(f"start_from and model.weights ({self.model.weights}): give one of them")
         return self
 
     @model_validator(mode="after")

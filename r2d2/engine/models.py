@@ -44,6 +44,23 @@ def resolve(model: str) -> Path:
     return zoo.fetch(client, zoo.version_of_run(client, run.run_id).reference)
 
 
+def started(experiment: config.Experiment) -> config.Experiment:
+    """The experiment with the network and weights that its `start_from` means, if it has one.
+
+    Raises:
+        InputError: There is no such model.
+    """
+    if experiment.start_from is None:
+        return experiment
+    network = experiment.model
+    if "model" not in experiment.model_fields_set:
+        source = experiment.start_from.removeprefix("zoo:")
+        known = read_metadata(resolve(source))
+        network = config.parse(known["experiment"], source=source).model.model_copy(update={"freeze": None})
+    network = network.model_copy(update={"weights": experiment.start_from})
+    return experiment.model_copy(update={"model": network})
+
+
 def parents(experiment: config.Experiment) -> list[dict[str, Any]]:
     """The registered models that an experiment's network starts from, each with all patients it has seen.
 

@@ -12,7 +12,7 @@ from typing import Any
 from r2d2 import config
 from r2d2.console import bar, command, say
 from r2d2.engine.doctor import require
-from r2d2.engine.models import parents, weights_file
+from r2d2.engine.models import parents, started, weights_file
 from r2d2.engine.prepare import described, prepare, storage
 from r2d2.errors import InputError, WorkFailed
 from r2d2.files import whole_file
@@ -76,8 +76,9 @@ def train(experiment: config.Experiment | None, resume: str | None = None) -> Ru
     run = None
     if resume is not None:
         run = runs.find(store.connect(store.resolve(experiment.tracking.uri if experiment else None)), resume)
-        experiment = _resumed(runs.read_experiment(run), experiment, resume)
+        experiment = _resumed(runs.read_experiment(run), started(experiment) if experiment else None, resume)
     assert experiment is not None
+    experiment = started(experiment)
     uri = store.resolve(experiment.tracking.uri)
     store.check(uri)
 

@@ -27,6 +27,8 @@ from r2d2.tracking import card as cards
 SUMS = "SHA256SUMS"
 LARGEST_BYTES = 4 * 2**30
 """What a package may take unpacked: ten times the largest of the networks here."""
+MLFLOW_S_OWN = "registered_model_meta"
+"""What MLflow puts beside a version's files when it hands them out."""
 NEEDED = ("MLmodel", "data/model.keras", "experiment.yaml", "card.json", "card.md", "test.json")
 
 
@@ -113,7 +115,7 @@ def save(folder: Path, output: Path) -> None:
             if output.exists() and (not output.is_dir() or any(output.iterdir())):
                 raise InputError(f"{output}: it is there already; name a new folder")
             with whole_folder(output) as beside:
-                shutil.copytree(folder, beside, dirs_exist_ok=True)
+                shutil.copytree(folder, beside, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MLFLOW_S_OWN))
     except OSError as error:
         raise InputError(f"{output}: cannot be written ({error.strerror or error})") from None
 
@@ -144,7 +146,7 @@ def opened(path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MLFLOW_S_OWN)
 
 
 def _sums(folder: Path) -> dict[str, str]:

@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
+import yaml
 from helpers.packages import experiment, network, write_package
 
-from r2d2.engine.models import own_scans, parents, read_metadata, resolve, weights_file
+from r2d2 import config
+from r2d2.engine.models import own_scans, parents, read_metadata, resolve, started, weights_file
 from r2d2.errors import InputError
 from r2d2.models import weights
 from r2d2.models.weights import carry_over
@@ -73,6 +75,17 @@ def test_a_model_s_parents_are_all_it_comes_from_with_the_scans_they_have_seen(h
     found = parents(experiment(home, "{weights: 'zoo:heart@candidate'}"))
     assert found == [{"model": "heart/1", "seen": ["hash of a", "hash of b"]}, grandparent]
     assert parents(experiment(home)) == []
+
+    asked = experiment(home).model_dump(mode="json") | {"start_from": "zoo:heart@candidate"}
+    theirs = started(config.parse(yaml.safe_dump({key: asked[key] for key in asked if key != "model"})))
+    assert (theirs.model.filters, theirs.model.depth, theirs.model.weights) == (1, 1, "zoo:heart@candidate")
+    assert parents(theirs) == found and weights_file(theirs).suffix == ".keras"
+    assert started(config.parse(theirs.to_yaml())) == theirs  # as it is recorded, when it is resumed
+    asked["model"] = {"filters": 2, "depth": 1}
+    assert started(config.parse(yaml.safe_dump(asked))).model.filters == 2
+    asked["model"] = {"weights": "zoo:other/1"}
+    with pytest.raises(InputError, match="start_from and model.weights"):
+        config.parse(yaml.safe_dump(asked))
 
 
 def test_imagenets_weights_are_those_of_the_encoder(home, monkeypatch):
