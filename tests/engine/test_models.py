@@ -84,7 +84,7 @@ def test_a_model_s_parents_are_all_it_comes_from_with_the_scans_they_have_seen(h
     asked["model"] = {"filters": 2, "depth": 1}
     assert started(config.parse(yaml.safe_dump(asked))).model.filters == 2
     asked["model"] = {"weights": "zoo:other/1"}
-    with pytest.raises(InputError, match=r"start_from and model\\.weights"):
+    with pytest.raises(InputError, match=r"start_from and model\.weights"):
         config.parse(yaml.safe_dump(asked))
 
 
