@@ -41,6 +41,11 @@ EPOCHS, EVERY_STEPS = 30, 4
 ASKS_WHO_IS_THERE = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 """Of Ray clusters that listen on a network."""
 LIMIT_S = 400
+COURSE = (
+    "select key, step, value from metrics where key not like 'time/%' and key not like 'system/%' "
+    "and key not like 'cost/%' order by key, step, value"
+)
+"""What must be the same in two runs: every metric that is not of time and machine."""
 
 
 def main() -> None:
@@ -151,7 +156,7 @@ class TwoHosts(OneHost):
     """A run on two hosts: a Ray head and the driver on the first, a worker node on the second, an MLflow server."""
 
     def __enter__(self) -> "TwoHosts":
-        self.servers: list[subprocess.Popen] = []
+        self.server: subprocess.Popen | None = None
         try:
             self._begin()
         except BaseException:
@@ -163,22 +168,32 @@ class TwoHosts(OneHost):
         subprocess.run([HOSTS, "up", "2", "1gbit"], check=True)
         with socket.socket() as probe:
             probe.bind((OUTSIDE, 0))
-            port = probe.getsockname()[1]
-        self.address = f"http://{OUTSIDE}:{port}"
-        where = ["--host", OUTSIDE, "--port", str(port), "--workers", "1", "--allowed-hosts", f"{OUTSIDE}:{port}"]
-        kept = ["--backend-store-uri", f"sqlite:///{self.store}", "--artifacts-destination", str(self.home / "kept")]
-        self.servers.append(self._start([sys.executable, "-m", "mlflow", "server", *where, *kept], {}))
-        wait_for(self._answers, 120)
+            self.port = probe.getsockname()[1]
+        self.address = f"http://{OUTSIDE}:{self.port}"
+        self.serve()
         self._ray(0, "--head", f"--node-ip-address={HEAD}", "--port=6379", "--include-dashboard=false")
         self._ray(1, f"--address={HEAD}:6379", "--node-ip-address=10.77.0.11")
 
     def __exit__(self, *error: object) -> None:
         for host in (0, 1):
             end(on_host(host))
-        for server in self.servers:
-            end([*below(server.pid), psutil.Process(server.pid)])
-            server.wait()
+        self.stop_serving()
         subprocess.run([HOSTS, "down", "2"], check=False)
+
+    def serve(self) -> None:
+        """Start the MLflow server, on this machine itself, and wait until it answers."""
+        served = f"{OUTSIDE}:{self.port}"
+        where = ["--host", OUTSIDE, "--port", str(self.port), "--workers", "1", "--allowed-hosts", served]
+        kept = ["--backend-store-uri", f"sqlite:///{self.store}", "--artifacts-destination", str(self.home / "kept")]
+        self.server = self._start([sys.executable, "-m", "mlflow", "server", *where, *kept], {})
+        wait_for(self._answers, 120)
+
+    def stop_serving(self) -> None:
+        """Kill it."""
+        if self.server:
+            end([*below(self.server.pid), psutil.Process(self.server.pid)])
+            self.server.wait()
+        self.server = None
 
     def _answers(self) -> bool:
         with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.address}/health", timeout=2) as answer:
@@ -191,8 +206,12 @@ class TwoHosts(OneHost):
 
     def train(self, *arguments: str) -> subprocess.Popen:
         """Start the driver on the first host."""
+        return self.command("train", *arguments)
+
+    def command(self, *arguments: str) -> subprocess.Popen:
+        """Start a command of R2D2's there."""
         environment = ASKS_WHO_IS_THERE | {"RAY_ADDRESS": f"{HEAD}:6379", "MLFLOW_TRACKING_URI": self.address}
-        return self._start([HOSTS, "run", "0", BIN / "r2d2", "train", *arguments], environment)
+        return self._start([HOSTS, "run", "0", BIN / "r2d2", *arguments], environment)
 
     def ranks(self, driver: subprocess.Popen) -> list[psutil.Process]:  # noqa: ARG002
         """The workers on both hosts."""
@@ -229,8 +248,7 @@ def finished(place: OneHost, victim: str | None, at_step: int) -> dict:
         tags = dict(query(place.store, "select key, value from tags"))
         found |= {"status": status, "resumed_at": int(tags.get("r2d2.started_at_step", 0))}
         found["restarts"] = [value for key, value in tags.items() if key.startswith("r2d2.restart.")]
-        sql = "select key, step, value from metrics where key not like 'time/%' order by key, step, value"
-        found["metrics"] = query(place.store, sql)
+        found["metrics"] = query(place.store, COURSE)
         if driver.returncode:
             return found | {"step": latest_step(place.home)}
         latest = max((place.home / "runs" / run_id / "checkpoints").glob("step-*"))
