@@ -3,12 +3,13 @@
     sudo python experiments/outage.py
 
 trains one deterministic experiment three times on two hosts made of network namespaces (infra/several_hosts.sh; needs
-root): undisturbed; with the server killed in the middle and started again 60 seconds later; with the server killed in the
-middle and started again when `r2d2 train` has ended, after which `r2d2 runs send` delivers what waited. Every metric of
-all three must be the same in every step, once; the model registered; and each host must have a series of its own system
-metrics without a hole. The record goes to `outage.md` beside this file; the exit code is 1 if anything was lost.
+root): undisturbed; with the server killed in the middle and started again 60 seconds later; with the server killed in
+the middle and started again when `r2d2 train` has ended, after which `r2d2 runs send` delivers what waited. Every metric
+of all three must be the same in every step, once; the model registered; and each host must have a series of its own
+system metrics without a hole. The record goes to `outage.md` beside this file; the exit code is 1 if anything was lost.
 """
 
+import itertools
 import shutil
 import sys
 import time
@@ -98,7 +99,7 @@ def lost(row: dict, undisturbed: dict) -> str:
 
 def holes(steps: list[int]) -> int:
     """The longest time between two samples."""
-    return max(later - step for step, later in zip(steps, steps[1:], strict=False))
+    return max(later - step for step, later in itertools.pairwise(steps))
 
 
 def record(rows: list[dict]) -> str:
@@ -106,11 +107,11 @@ def record(rows: list[dict]) -> str:
     lines = [
         f"# The MLflow server goes away, {date.today()}",
         "",
-        f"`sudo python experiments/outage.py`: {EPOCHS} epochs on two hosts, a rank on each, deterministic; a monitor on each",
-        f"host samples every {MONITOR_S} s. `metrics` counts values that are compared with the undisturbed run's: all but times,",
-        "system metrics and costs.",
+        f"`sudo python experiments/outage.py`: {EPOCHS} epochs on two hosts, a rank on each, deterministic; a monitor on",
+        f"each host samples every {MONITOR_S} s. `metrics` counts the values that are compared with the undisturbed run's:",
+        "all but times, system metrics and costs.",
         "",
-        "| server away | for | epochs that waited for `runs send` | metrics | samples of node0, node1 | longest hole | lost |",
+        "| server away | for | epochs sent afterwards | metrics | samples of node0, node1 | longest hole | lost |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
