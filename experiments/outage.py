@@ -4,8 +4,8 @@
 
 trains one deterministic experiment three times on two hosts made of network namespaces (infra/several_hosts.sh; needs
 root): undisturbed; with the server killed in the middle and started again 60 seconds later; with the server killed in
-the middle and started again when `r2d2 train` has ended, after which `r2d2 runs send` delivers what waited. Every metric
-of all three must be the same in every step, once; the model registered; and each host must have a series of its own
+the middle and started again when `r2d2 train` has ended, after which `r2d2 runs send` delivers what waited. Every
+metric of all three must be the same in every step, once; the model registered; and each host must have a series of its own
 system metrics without a hole. The record goes to `outage.md` beside this file; the exit code is 1 if anything was lost.
 """
 
@@ -107,9 +107,9 @@ def record(rows: list[dict]) -> str:
     lines = [
         f"# The MLflow server goes away, {date.today()}",
         "",
-        f"`sudo python experiments/outage.py`: {EPOCHS} epochs on two hosts, a rank on each, deterministic; a monitor on",
-        f"each host samples every {MONITOR_S} s. `metrics` counts the values that are compared with the undisturbed run's:",
-        "all but times, system metrics and costs.",
+        f"`sudo python experiments/outage.py`: {EPOCHS} epochs on two hosts, a rank on each, deterministic; a monitor",
+        f"on each host samples every {MONITOR_S} s. `metrics` counts the values that are compared with the undisturbed",
+        "run's: all but times, system metrics and costs.",
         "",
         "| server away | for | epochs sent afterwards | metrics | samples of node0, node1 | longest hole | lost |",
         "|---|---|---|---|---|---|---|",
