@@ -3,10 +3,11 @@
     sudo python experiments/outage.py
 
 trains one deterministic experiment three times on two hosts made of network namespaces (infra/several_hosts.sh; needs
-root): undisturbed; with the server killed in the middle and started again 60 seconds later; with the server killed in
-the middle and started again when `r2d2 train` has ended, after which `r2d2 runs send` delivers what waited. Every
-metric of all three must be the same in every step, once; the model registered; and each host must have a series of its own
-system metrics without a hole. The record goes to `outage.md` beside this file; the exit code is 1 if anything was lost.
+root): undisturbed; with the server killed in the middle and started again 60 seconds later; and with the server killed
+in the middle and started again when `r2d2 train` has ended, after which `r2d2 runs send` delivers what waited. Every
+metric of all three must be the same in every step, once; the model registered; and each host must have a series of its
+own system metrics without a hole. The record goes to `outage.md` beside this file; the exit code is 1 if anything was
+lost.
 """
 
 import itertools
