@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from r2d2 import __version__, config
+from r2d2.data.cases import patient_reader
 from r2d2.data.fingerprint import Fingerprint
 from r2d2.segeval import Tally, plain
 
@@ -41,7 +42,7 @@ def make(
         parameters: How many numbers the network has learned.
         origin: From `lineage`.
     """
-    told, split = experiment.card, known["split"]
+    told, split, patient_of = experiment.card, known["split"], patient_reader(experiment.data.patient_pattern)
     estimates = tally.estimates() if tally.rows else {}
     dice = {patient: value for patient, value in tally.patients("dice").items() if not math.isnan(value)}
     worst = sorted(dice, key=lambda patient: dice[patient])[:WORST]
@@ -61,7 +62,7 @@ def make(
             "ranges": known.get("ranges"),
             "fingerprint": asdict(fingerprint) if fingerprint else None,
             "scans": {part: len(names) for part, names in split.items()},
-            "test_patients": len(tally.patients("dice")),
+            "patients": {part: len({patient_of(name) for name in names}) for part, names in split.items()},
             "scores": {name: asdict(estimate) for name, estimate in estimates.items()},
             "worst": [{"patient": patient, "dice": dice[patient]} for patient in worst],
             "known_failures": [*told.known_failures, *_failures(tally, dice)],
@@ -101,7 +102,7 @@ def text(card: Mapping[str, Any]) -> str:
         f"- Intended use: {card['intended_use']}",
         f"- Classes: {classes}",
         f"- Network: {card['network']}, {card['parameters']:,} parameters, {card['plane']} slices",
-        "- Scans: " + ", ".join(f"{count} {part}" for part, count in card["scans"].items()),
+        "- Patients: " + ", ".join(f"{count} {part}" for part, count in card["patients"].items()),
         f"- Licence of the data: {card['licence'] or 'not stated'}",
         "",
         "## Made for scans like these",

@@ -102,10 +102,8 @@ def version_of_run(client: MlflowClient, run_id: str) -> ModelVersion:
     return get(client, f"{newest.name}/{newest.version}")
 
 
-def register(
-    client: MlflowClient, folder: Path, name: str, run_id: str, tags: Mapping[str, str], description: str = ""
-) -> tuple[str, int]:
-    """Store a model's folder with a run and register it as a new version, which takes the alias `candidate`.
+def register(client: MlflowClient, folder: Path, name: str, run_id: str, tags: Mapping[str, str]) -> tuple[str, int]:
+    """Store a model's package with a run and register it as a new version, which takes the alias `candidate`.
 
     A version of this name that the run made already is taken as it is: its process may have died just after.
 
@@ -127,7 +125,12 @@ def register(
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
         created = client.create_model_version(
-            name, f"models:/{logged.model_id}", run_id, dict(tags), description=description, model_id=logged.model_id
+            name,
+            f"models:/{logged.model_id}",
+            run_id,
+            dict(tags),
+            description=(folder / "card.md").read_text(encoding="utf-8")[:5000],
+            model_id=logged.model_id,
         )
         version = int(created.version)
     client.set_registered_model_alias(name, "candidate", version)

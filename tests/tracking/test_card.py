@@ -17,14 +17,17 @@ def card(folder, scores, told=None, **known):
     settings = experiment(folder)
     settings = settings.model_copy(update={"card": config.Card(**(told or {}))})
     origin = cards.lineage("run1", "data1", "commit1", {"keras": "3"})
-    return cards.make(settings, metadata(folder, **known), scores, None, "CC BY-NC 3.0", 1234, origin)
+    tested = [row["case"] for row in scores.rows]
+    known = metadata(folder, **known)
+    known["split"]["test"] = tested
+    return cards.make(settings, known, scores, None, "CC BY-NC 3.0", 1234, origin)
 
 
 def test_a_card_says_what_the_run_knows_and_what_people_told(tmp_path):
     parent = {"model": "brain/2", "seen": []}
     found = card(tmp_path, tally(90, 80, 40), {"task": "lesions", "known_failures": ["metal"]}, parents=[parent])
     assert (found["task"], found["modality"], found["licence"]) == ("lesions", "T1w", "CC BY-NC 3.0")
-    assert found["labels"] == {"0": "background", "1": "lesion"} and found["test_patients"] == 3
+    assert found["labels"] == {"0": "background", "1": "lesion"} and found["patients"]["test"] == 3
     assert [one["patient"] for one in found["worst"]] == ["p2", "p1", "p0"]
     dice = [2 * hit / (hit + 100) for hit in (90, 80, 40)]
     assert abs(found["scores"]["dice"]["value"] - np.mean(dice)) < 1e-12
