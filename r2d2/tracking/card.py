@@ -120,7 +120,7 @@ def text(card: Mapping[str, Any]) -> str:
         lines.append("- Not recorded.")
     lines += [
         "",
-        f"## Scores of the test patients, {card['test_patients']} in number (95 % interval over patients)",
+        f"## Scores of {card['patients']['test']} test patients (95 % interval over patients)",
         "",
     ]
     shown = {name: one for name, one in card["scores"].items() if name.split("/")[0] in SHOWN}
