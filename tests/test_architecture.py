@@ -16,6 +16,7 @@ FLOORS = {
     "files": 0,
     "network": 0,
     "resources": 0,
+    "services": 0,
     "imgmed": 1,
     "img": 1,
     "kernels": 1,
@@ -30,7 +31,10 @@ FLOORS = {
     "cli": 6,
     "apps": 6,
 }
-BESIDE = {("config", "errors"), ("data", "imgmed"), ("data", "segeval"), ("img", "imgmed"), ("img", "data")}
+BESIDE = {
+    *(("config", "errors"), ("services", "config"), ("services", "files")),
+    *(("data", "imgmed"), ("data", "segeval"), ("img", "imgmed"), ("img", "data")),
+}
 STAND_ALONE = {"imgmed", "segeval"}
 IMPORTERS = {
     "ray": {"cluster"},
