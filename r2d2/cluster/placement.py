@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import ray
 from ray._private import ray_constants
+from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
 from r2d2 import ENVIRONMENT, config, services
 from r2d2.errors import InputError, WorkFailed
@@ -35,13 +36,20 @@ def connected(cluster: config.Cluster) -> Iterator[Placement]:
     address = _address(cluster)
     check(cluster)
     ours = address is not None and services.enter(address)
-    if os.environ.get(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR) == "0":
-        ray_constants.ENABLE_RAY_CLUSTER = False  # it was read when ray was imported
+    if ours:
+        _read_switches_again()
     # Processes of a local cluster, and of `r2d2 up`, have this environment; a runtime one would start them later.
     environment = {"env_vars": {key: os.environ[key] for key in ENVIRONMENT}} if address and not ours else None
     # Ray tells of lost workers on standard output, which belongs to the command's answer.
     with contextlib.redirect_stdout(sys.stderr):
         yield from _connected(cluster, address, environment)
+
+
+def _read_switches_again() -> None:
+    """Have Ray see what `services.enter` has set; it read these variables when it was imported."""
+    ray_constants.ENABLE_RAY_CLUSTER = ray_constants.env_bool(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, True)
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
 
 
 def check(cluster: config.Cluster) -> None:

@@ -36,7 +36,7 @@ START_S = 120.0
 """How long a service may take until it answers; MLflow's tables alone take ten seconds to make."""
 HUNG_S = 10.0
 """How long one that was started earlier may take."""
-END_S = 30.0
+END_S = 10.0
 """How long one that was asked to end may take, before it is made to."""
 
 
@@ -130,7 +130,7 @@ def down(force: bool = False) -> list[str]:
                 f"down: the cluster is in use by {'; '.join(users)}; let them end ({command()} runs stop RUN), "
                 f"or end all with {command()} down --force"
             )
-        ended = []
+        ended: list[str] = []
         # The server last: whoever loses the cluster can still say so in its run.
         for name in ("dashboard", "ray", "mlflow"):
             if name in record:
@@ -147,9 +147,7 @@ def status() -> list[Status]:
     for service in services.read().values():
         state, about = _state(service)
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(service.created))
-        rows.append(
-            Status(service.name, state, service.address, service.page, service.pid, since, about, service.log)
-        )
+        rows.append(Status(service.name, state, service.address, service.page, service.pid, since, about, service.log))
     return rows
 
 
@@ -409,7 +407,7 @@ def _mlflow(host: str, port: int, settings: Settings) -> tuple[list[str], dict[s
     # lost with any number: SQLite's writers wait for each other.
     workers = min(4, max(2, len(os.sched_getaffinity(0))))
     line = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", str(workers)]
-    line += ["--uvicorn-opts=--no-access-log"]
+    line += ["--uvicorn-opts=--no-access-log --timeout-graceful-shutdown 3"]
     artifacts = settings.artifacts or str(config.home() / "artifacts")
     if "://" not in artifacts:
         artifacts = Path(artifacts).expanduser().absolute().as_uri()
@@ -471,6 +469,8 @@ def _lock_doors() -> None:
             "admin_username": "admin",
             "admin_password": secrets.token_urlsafe(24),
             "authorization_function": "mlflow.server.auth:authenticate_request_basic_auth",
+            # Otherwise every request waits for the password's slow hash.
+            "auth_cache_ttl_seconds": "300",
             "secret_key": secrets.token_urlsafe(32),
         }
         text = io.StringIO()
@@ -567,7 +567,8 @@ def _last_words(service: Service) -> str:
         return f"it left no log ({service.log})"
     lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip() for line in text.splitlines()[-200:]]
     lines = [line for line in lines if line]
-    telling = [line for line in lines if re.search(r"error|refused|denied|cannot|fail|killed|exception", line, re.I)]
+    wrong = re.compile(r"error|refused|denied|cannot|fail|killed|exception", re.IGNORECASE)
+    telling = [line for line in lines if wrong.search(line) and "INFO" not in line]
     last = (telling or lines or ["its log is empty"])[-1]
     return f"{_shown(last)[:300]} ({service.log})"
 
