@@ -315,6 +315,8 @@ def _start_all(missing: Sequence[str], record: dict[str, Service], settings: Set
             _end(service)
             del record[service.name]
             services.write(record)
+        if not record:
+            _settings_file().unlink(missing_ok=True)
         raise
 
 
@@ -365,6 +367,8 @@ def _start(name: str, host: str, ports: dict[str, int], tracking: str, settings:
         # place of a cluster that somebody else has started on this machine.
         scratch = tempfile.mkdtemp(prefix="r2d2-ray-")
         line = _ray(host, ports, settings, scratch)
+        # `ray job stop` means: leave well, with a checkpoint. Three seconds are Ray's usual patience.
+        environment.setdefault("RAY_JOB_STOP_WAIT_TIME_S", "120")
         address, page = f"{reached}:{ports['ray']}", f"http://{reached}:{ports['ray_page']}"
     else:
         line, host = dashboard_command(ports["dashboard"]), LOOPBACK
@@ -418,7 +422,10 @@ def _mlflow(host: str, port: int, settings: Settings) -> tuple[list[str], dict[s
         # Files go through the server: nobody else needs its disk or its keys.
         line += ["--serve-artifacts", "--artifacts-destination", artifacts]
     environment = {
-        "MLFLOW_BACKEND_STORE_URI": settings.backend_store or services.file_store(),  # its password is in no `ps`
+        # Here, its password is in no `ps`. SQLAlchemy's own choice of a driver is not the one of r2d2[server].
+        "MLFLOW_BACKEND_STORE_URI": re.sub(
+            "^postgresql:", "postgresql+psycopg2:", settings.backend_store or services.file_store()
+        ),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
     if host != LOOPBACK:

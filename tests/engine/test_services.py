@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from mlflow import MlflowClient
 from helpers.processes import run, wait_for
 
 from r2d2 import services
@@ -57,6 +58,7 @@ def rows(*command):
     return {row["name"]: row for row in json.loads(out)}, code, err
 
 
+@pytest.mark.filterwarnings("ignore:The ``noload``")  # of SQLAlchemy's, at MLflow
 def test_up_finds_what_runs_mends_what_died_and_down_leaves_nothing(home, ended, monkeypatch):
     options = ports()
     with ThreadPoolExecutor() as pool:  # two at a time make one set
@@ -73,7 +75,7 @@ def test_up_finds_what_runs_mends_what_died_and_down_leaves_nothing(home, ended,
     assert _listening_elsewhere(everything) == []
     assert {stat.S_IMODE(path.stat().st_mode) for path in (home / "services").glob("*.*")} == {0o600}
 
-    client = store.connect(store.resolve())
+    client = MlflowClient(store.resolve())  # not `connect`, which would leave its address in this process
     run_id = client.create_run(client.create_experiment("kept")).info.run_id
     client.log_text(run_id, "some text", "note.txt")
 
@@ -104,7 +106,7 @@ def test_up_finds_what_runs_mends_what_died_and_down_leaves_nothing(home, ended,
     assert rows_of_nothing() == ([], 0)
     # What was recorded through the server is there without it.
     assert store.resolve() == services.file_store()
-    alone = store.connect(store.resolve())
+    alone = MlflowClient(store.resolve())
     path = Path(alone.download_artifacts(run_id, "note.txt"))
     assert path.read_text() == "some text" and path.is_relative_to(home / "artifacts")
 
