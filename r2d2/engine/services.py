@@ -2,6 +2,7 @@
 
 import configparser
 import contextlib
+import importlib
 import importlib.util
 import io
 import ipaddress
@@ -263,6 +264,7 @@ def _check(settings: Settings) -> None:
         raise InputError(f"--backend-store {kind}://...: give postgresql://USER:PASSWORD@HOST/NAME, or sqlite:///FILE")
     if kind == "postgresql":
         _need("psycopg2", "--backend-store postgresql://...")
+        _can_connect(store._replace(scheme=kind).geturl())
     if (settings.artifacts or "").startswith("s3://"):
         _need("boto3", "--artifacts s3://...")
 
@@ -270,6 +272,15 @@ def _check(settings: Settings) -> None:
 def _need(package: str, option: str) -> None:
     if importlib.util.find_spec(package) is None:
         raise InputError(f"{option}: {package} is not installed; pip install 'r2d2[server]'")
+
+
+def _can_connect(database: str) -> None:
+    """Ask PostgreSQL before MLflow does, which would go on asking for minutes."""
+    psycopg2 = importlib.import_module("psycopg2")
+    try:
+        psycopg2.connect(database, connect_timeout=10).close()
+    except psycopg2.Error as error:
+        raise InputError(f"--backend-store {_shown(database)}: {' '.join(str(error).split())}") from None
 
 
 def _listening(host: str | None) -> str:
@@ -401,7 +412,8 @@ _children: list[subprocess.Popen] = []
 
 
 def _environment() -> dict[str, str]:
-    kept = {key: value for key, value in os.environ.items() if key not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")}
+    others = ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "MLFLOW_TRACKING_URI")  # of services elsewhere
+    kept = {key: value for key, value in os.environ.items() if key not in others}
     return ENVIRONMENT | kept | {"R2D2_HOME": str(config.home()), "PYTHONUNBUFFERED": "1"}
 
 
