@@ -380,6 +380,8 @@ def _start(name: str, host: str, ports: dict[str, int], tracking: str, settings:
         line = _ray(host, ports, settings, scratch)
         # `ray job stop` means: leave well, with a checkpoint. Three seconds are Ray's usual patience.
         environment.setdefault("RAY_JOB_STOP_WAIT_TIME_S", "120")
+        # Half a minute in which work could move to another node, when the head ends: there is nowhere to go.
+        environment["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] = "0"
         address, page = f"{reached}:{ports['ray']}", f"http://{reached}:{ports['ray_page']}"
     else:
         line, host = dashboard_command(ports["dashboard"]), LOOPBACK
@@ -585,7 +587,7 @@ def _last_words(service: Service) -> str:
     except OSError:
         return f"it left no log ({service.log})"
     lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip() for line in text.splitlines()[-200:]]
-    lines = [line for line in lines if line]
+    lines = [line for line in lines if line and not line.startswith("(Background on this error")]
     wrong = re.compile(r"error|refused|denied|cannot|fail|killed|exception", re.IGNORECASE)
     telling = [line for line in lines if wrong.search(line) and "INFO" not in line]
     last = (telling or lines or ["its log is empty"])[-1]
