@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 
 from r2d2 import services
 from r2d2.engine import services as engine
-from r2d2.errors import InputError
+from r2d2.errors import InputError, WorkFailed
 from r2d2.network import answers, free_port
 from r2d2.tracking import store
 
@@ -126,12 +126,22 @@ def _listening_elsewhere(processes):
     return [place for place in found if place.ip not in ("127.0.0.1", "::1", "::ffff:127.0.0.1")]
 
 
-def test_one_that_cannot_start_ends_the_others_and_says_why(home, ended, listener):
-    code, out, err = run("up", *ports(), "--backend-store", f"sqlite:///{home}/services/lock/no.db")
-    assert (code, out) == (1, "")
-    last = err.splitlines()[-1]
-    assert last.startswith("r2d2: mlflow ended at once: ") and last.endswith("mlflow.log)")
-    assert services.read() == {} and answers(f"127.0.0.1:{listener}")
+def test_one_that_cannot_start_ends_the_others_and_says_why(home, ended, listener, monkeypatch):
+    def others(*_):
+        return [sys.executable, "-c", "import time; time.sleep(600)"]
+
+    began = []
+    start = engine._start
+    monkeypatch.setattr(engine, "_start", lambda *given: began.append(start(*given)) or began[-1])
+    monkeypatch.setattr(engine, "_ray", others)
+    monkeypatch.setattr(engine, "dashboard_command", others)
+    monkeypatch.setattr(engine, "_mlflow", lambda *_: ([sys.executable, "-c", "raise SystemExit('no such table')"], {}))
+    with pytest.raises(WorkFailed, match="mlflow ended at once: no such table .*/home/services/mlflow.log"):
+        engine.up(engine.Settings(mlflow=free_port("127.0.0.1")))
+    assert [service.name for service in began] == ["ray", "mlflow", "dashboard"]
+    assert [service for service in began if services.processes(service)] == []
+    assert services.read() == {} and not Path(began[0].scratch).exists()
+    assert answers(f"127.0.0.1:{listener}")
 
 
 def test_a_port_that_was_named_and_is_taken_is_refused_and_another_one_is_stepped_over(home, listener, capsys):
