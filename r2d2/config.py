@@ -457,7 +457,8 @@ class Cluster(Section):
     """Where the workers run: how many, and what each one takes of the Ray cluster.
 
     `cpus_per_worker`: as many as the cluster can give to all alike, if absent; a worker uses as many threads.
-    `address`: the Ray cluster's; absent, the one in RAY_ADDRESS, or a local one for this run alone.
+    `address`: the Ray cluster's; absent, the one in RAY_ADDRESS or of `r2d2 up`, or a local one for this run alone,
+    which is what `local` always means.
     `max_restarts`: how often a run that lost a worker is started again from its last checkpoint.
     """
 
@@ -469,8 +470,9 @@ class Cluster(Section):
 
 
 class Tracking(Section):
-    """Where runs are recorded: the MLflow server (absent: MLFLOW_TRACKING_URI, or SQLite in R2D2_HOME, no server).
+    """Where runs are recorded.
 
+    `uri` is an MLflow server's (absent: MLFLOW_TRACKING_URI, the server of `r2d2 up`, or SQLite in R2D2_HOME).
     `storage` is the folder, common to all nodes, of checkpoints and prepared data (absent: R2D2_HOME).
     `model_name` is the name in the registry (absent: the experiment's). `monitor_s`: how often every node's load is
     recorded, in seconds; null for never.

@@ -1,5 +1,6 @@
 """Whether anybody is there, asked before a client that would go on asking for minutes."""
 
+import errno
 import socket
 from urllib.parse import urlsplit
 
@@ -17,3 +18,23 @@ def answers(address: str, seconds: float = 5.0) -> bool:
             return True
     except (OSError, ValueError):
         return False
+
+
+def free_port(host: str, wanted: int = 0) -> int:
+    """The first port from `wanted` on that nobody listens on at this address; 0: any.
+
+    Raises:
+        OSError: The address is not this machine's, or there is none among the next hundred.
+    """
+    for port in range(wanted, min(wanted + 100, 65536)) if wanted else (0,):
+        with socket.socket() as probe:
+            # As servers do: a port whose connections have only just ended is free.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                    raise
+                continue
+            return int(probe.getsockname()[1])
+    raise OSError(errno.EADDRINUSE, f"no port from {wanted} to {wanted + 99} is free on {host}")

@@ -16,6 +16,7 @@ FLOORS = {
     "files": 0,
     "network": 0,
     "resources": 0,
+    "services": 0,
     "imgmed": 1,
     "img": 1,
     "kernels": 1,
@@ -31,12 +32,8 @@ FLOORS = {
     "apps": 6,
 }
 BESIDE = {
-    ("config", "errors"),
-    ("files", "errors"),
-    ("data", "imgmed"),
-    ("data", "segeval"),
-    ("img", "imgmed"),
-    ("img", "data"),
+    *(("config", "errors"), ("files", "errors"), ("services", "config"), ("services", "files")),
+    *(("data", "imgmed"), ("data", "segeval"), ("img", "imgmed"), ("img", "data")),
 }
 STAND_ALONE = {"imgmed", "segeval"}
 IMPORTERS = {

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from r2d2.cli import data, models, runs, start, zoo  # noqa: F401  (they add their commands to the app)
+from r2d2.cli import data, models, runs, services, start, zoo  # noqa: F401  (they add their commands to the app)
 from r2d2.cli.common import app
 from r2d2.errors import InputError, WorkFailed
 

@@ -11,7 +11,7 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from r2d2.cluster.services import Placement
+from r2d2.cluster.placement import Placement
 from r2d2.tracking.outbox import Outbox
 from r2d2.tracking.system import Sampler
 

@@ -12,7 +12,7 @@ from ray.train.base_trainer import TrainingFailedError
 from ray.train.horovod import HorovodTrainer
 from ray.tune import Callback
 
-from r2d2.cluster.services import Placement
+from r2d2.cluster.placement import Placement
 from r2d2.cluster.worker import Task, work
 
 Row = dict[str, float]

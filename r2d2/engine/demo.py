@@ -48,14 +48,14 @@ def demo(folder: Path | None = None, workers: int = 2) -> Demo:
         folder: Where the data, the mask and the picture go; `demo` in R2D2_HOME if absent.
         workers: Workers in the ring.
     """
-    from r2d2.cluster import services
+    from r2d2.cluster import placement
     from r2d2.data.synthesis import is_made_so
 
     folder = (folder or config.home() / "demo").absolute()
     file = resources.find("experiments/brain_tissue.yaml")
     data = folder / f"virtual-patients-{PATIENTS}"
     experiment = config.load(file, [f"data.path={data}", f"cluster.workers={workers}"])
-    services.check(experiment.cluster)
+    placement.check(experiment.cluster)
     clock = _Clock()
     if not data.exists():
         from r2d2.engine.data import synthesize

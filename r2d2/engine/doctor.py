@@ -8,7 +8,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
-from r2d2 import config
+from r2d2 import config, services
 from r2d2.errors import InputError
 
 HOROVOD_REMEDY = (
@@ -125,12 +125,12 @@ def _tracking() -> Check:
 
 
 def _cluster() -> Check:
-    address = os.environ.get("RAY_ADDRESS")
+    address = os.environ.get("RAY_ADDRESS") or services.address("ray")
     if not address:
-        return Check("ray cluster", True, "a local one for each run (RAY_ADDRESS is not set)")
-    from r2d2.cluster import services
+        return Check("ray cluster", True, "a local one for each run (no r2d2 up, RAY_ADDRESS is not set)")
+    from r2d2.cluster.placement import connected
 
-    with services.connected(config.Cluster(address=address)) as placement:
+    with connected(config.Cluster(address=address)) as placement:
         return Check("ray cluster", True, f"{address}, {placement.nodes} nodes")
 
 

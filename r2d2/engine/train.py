@@ -70,7 +70,8 @@ def train(experiment: config.Experiment | None, resume: str | None = None) -> Ru
     if experiment is None and resume is None:
         raise InputError("nothing to train: give an experiment file, or --resume RUN")
     require("tensorflow", "horovod")
-    from r2d2.cluster import services, tasks
+    from r2d2.cluster import tasks
+    from r2d2.cluster.placement import connected
     from r2d2.tracking import runs, store
 
     run = None
@@ -82,7 +83,7 @@ def train(experiment: config.Experiment | None, resume: str | None = None) -> Ru
     uri = store.resolve(experiment.tracking.uri)
     store.check(uri)
 
-    with services.connected(experiment.cluster) as placement:
+    with connected(experiment.cluster) as placement:
         if placement.nodes > 1 and uri.startswith("sqlite:"):
             raise InputError(
                 f"tracking.uri {uri}: workers on {placement.nodes} nodes cannot write one SQLite file; "

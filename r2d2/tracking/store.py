@@ -12,14 +12,17 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
-from r2d2 import config
+from r2d2 import services
 from r2d2.errors import InputError
 from r2d2.network import answers
 
 
 def resolve(uri: str | None = None) -> str:
-    """The tracking URI in force: an experiment's `tracking.uri`, MLFLOW_TRACKING_URI, or SQLite in R2D2_HOME."""
-    return uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{config.home()}/mlflow.db"
+    """The tracking URI in force.
+
+    An experiment's `tracking.uri`, MLFLOW_TRACKING_URI, the server of `r2d2 up`, or SQLite in R2D2_HOME.
+    """
+    return uri or os.environ.get("MLFLOW_TRACKING_URI") or services.address("mlflow") or services.file_store()
 
 
 def artifacts(uri: str) -> str | None:
@@ -69,6 +72,7 @@ def connect(uri: str) -> MlflowClient:
         one_at_a_time = contextlib.nullcontext()
         # MLflow would go on asking a server that has gone away for minutes.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+        services.enter(uri)
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
     try:

@@ -6,7 +6,7 @@ from helpers.processes import wait_for
 from ray.cluster_utils import Cluster
 
 from r2d2.cluster.monitors import Monitors
-from r2d2.cluster.services import Placement
+from r2d2.cluster.placement import Placement
 from r2d2.tracking.outbox import Outbox, entries
 
 

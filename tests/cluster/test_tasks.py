@@ -7,14 +7,14 @@ import pytest
 from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError
 
 from r2d2 import config
-from r2d2.cluster import services, tasks
+from r2d2.cluster import placement, tasks
 from r2d2.errors import InputError, WorkFailed
 
 
 @pytest.fixture(scope="module")
 def cluster():
-    with services.connected(config.Cluster(workers=1)) as placement:
-        yield placement
+    with placement.connected(config.Cluster(workers=1)) as placed:
+        yield placed
 
 
 def test_every_item_is_worked_on_once_by_other_processes(cluster):

@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import ray
+from ray._private import ray_constants
+from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
-from r2d2 import ENVIRONMENT, config
+from r2d2 import ENVIRONMENT, config, services
 from r2d2.errors import InputError, WorkFailed
 from r2d2.network import answers
 
@@ -33,11 +35,21 @@ def connected(cluster: config.Cluster) -> Iterator[Placement]:
     """
     address = _address(cluster)
     check(cluster)
-    # Processes of a local cluster inherit this one's environment; a runtime environment would only start them later.
-    environment = {"env_vars": {key: os.environ[key] for key in ENVIRONMENT}} if address else None
+    ours = address is not None and services.enter(address)
+    if ours:
+        _read_switches_again()
+    # Processes of a local cluster, and of `r2d2 up`, have this environment; a runtime one would start them later.
+    environment = {"env_vars": {key: os.environ[key] for key in ENVIRONMENT}} if address and not ours else None
     # Ray tells of lost workers on standard output, which belongs to the command's answer.
     with contextlib.redirect_stdout(sys.stderr):
         yield from _connected(cluster, address, environment)
+
+
+def _read_switches_again() -> None:
+    """Have Ray see what `services.enter` has set; it read these variables when it was imported."""
+    ray_constants.ENABLE_RAY_CLUSTER = ray_constants.env_bool(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, True)
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
 
 
 def check(cluster: config.Cluster) -> None:
@@ -52,7 +64,7 @@ def check(cluster: config.Cluster) -> None:
 
 
 def _address(cluster: config.Cluster) -> str | None:
-    address = cluster.address or os.environ.get("RAY_ADDRESS")
+    address = cluster.address or os.environ.get("RAY_ADDRESS") or services.address("ray")
     return None if address in ("", "local") else address
 
 
