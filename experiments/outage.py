@@ -21,7 +21,7 @@ import soak
 import yaml
 from soak import COURSE, ROOM, TwoHosts, below, end, latest_step, make_experiment, only_run, query, wait_for
 
-EPOCHS, MONITOR_S, AWAY_S = 200, 5, 60
+EPOCHS, MONITOR_S, AWAY_S = 600, 5, 60
 
 
 def main() -> None:

@@ -185,7 +185,8 @@ class TwoHosts(OneHost):
         served = f"{OUTSIDE}:{self.port}"
         where = ["--host", OUTSIDE, "--port", str(self.port), "--workers", "1", "--allowed-hosts", served]
         kept = ["--backend-store-uri", f"sqlite:///{self.store}", "--artifacts-destination", str(self.home / "kept")]
-        self.server = self._start([sys.executable, "-m", "mlflow", "server", *where, *kept], {})
+        quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # six processes that wait for jobs
+        self.server = self._start([sys.executable, "-m", "mlflow", "server", *where, *kept], quiet)
         wait_for(self._answers, 120)
 
     def stop_serving(self) -> None:

@@ -68,8 +68,9 @@ def write_scores(
     outbox.log({f"test/{key}": value for key, value in means.items()}, step=best_epoch, once="test")
     outbox.attach_text("evaluation/test.json", json.dumps(plain(tally.rows), indent=1))
     outbox.attach_text("evaluation/definitions.json", json.dumps(definitions(means, plane=plane), indent=1))
-    for file in sorted(validations.glob("epoch-*.json")):
-        outbox.attach_file(file, "evaluation/validation")
+    every = {int(file.stem.removeprefix("epoch-")): file for file in sorted(validations.glob("epoch-*.json"))}
+    told = {epoch: json.loads(file.read_text(encoding="utf-8")) for epoch, file in every.items()}
+    outbox.attach_text("evaluation/validation.json", json.dumps(told, indent=1))
 
 
 def draw_worst(outbox: Outbox, prepared: "Prepared", predictor: "Predictor", tally: "Tally", count: int) -> None:

@@ -110,15 +110,17 @@ class Delivery:
         self._thread.start()
 
     def close(self, patience_s: float = 0.0) -> int:
-        """Deliver what there is as far as that is possible within the time, and end.
+        """Deliver what there is, until nothing more has arrived for so long, and end.
 
         Returns:
             How many entries could not be delivered; 0 if another driver has taken over.
         """
-        deadline = time.monotonic() + patience_s
-        while self._thread.is_alive() and waiting(self._outbox) and time.monotonic() < deadline:
+        left, deadline = waiting(self._outbox), time.monotonic() + patience_s
+        while self._thread.is_alive() and left and time.monotonic() < deadline:
             self._wake.set()
             time.sleep(0.05)
+            if (now := waiting(self._outbox)) < left:
+                left, deadline = now, time.monotonic() + patience_s
         self._ending.set()
         self._wake.set()
         if self._thread.is_alive():

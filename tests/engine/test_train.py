@@ -241,7 +241,9 @@ def _data_that_are_not_the_models_are_refused(tmp_path, virtual_patients):
 def _scans_that_trained_the_model_are_told(tmp_path, virtual_patients, home):
     (split,) = home.glob("artifacts/*/artifacts/split.json")
     meanings = json.loads((split.parent / "evaluation/definitions.json").read_text())
-    assert [*(split.parent / "evaluation/validation").glob("epoch-*.json")]
+    validations = json.loads((split.parent / "evaluation/validation.json").read_text())
+    assert [*validations] == [str(epoch) for epoch in range(5, EPOCHS + 1, 5)]
+    assert {row["case"] for row in validations["5"]} == {*json.loads(split.read_text())["split"]["validation"]}
     assert "of grey matter" in meanings["dice/grey matter"] and "put together" in meanings["dice_pooled"]
     trained, tested = (json.loads(split.read_text())["split"][part][0] for part in ("training", "test"))
     folder = tmp_path / "seen"

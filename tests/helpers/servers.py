@@ -1,6 +1,7 @@
 """A real MLflow server that can go away and come back."""
 
 import contextlib
+import os
 import socket
 import subprocess
 import sys
@@ -27,7 +28,11 @@ class Server:
         files = ["--artifacts-destination", str(self.folder / "artifacts")]
         with (self.folder / "log").open("a") as log:
             self._process = subprocess.Popen(
-                [*command, *store, *files], stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                [*command, *store, *files],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},  # six processes that wait for jobs
             )
         wait_for(self._answers, 90, self._process)
 
