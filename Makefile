@@ -42,8 +42,9 @@ $(KERNELS): $(PROJECT)
 demo: setup
 	$(BIN)/r2d2 demo
 
+# Two files of tests side by side: most of their time is waiting for processes to start.
 test: setup
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -84,11 +84,6 @@ def train(experiment: config.Experiment | None, resume: str | None = None) -> Ru
     store.check(uri)
 
     with connected(experiment.cluster) as placement:
-        if placement.nodes > 1 and uri.startswith("sqlite:"):
-            raise InputError(
-                f"tracking.uri {uri}: workers on {placement.nodes} nodes cannot write one SQLite file; "
-                "start an MLflow server and give its http address"
-            )
         # On a cluster of several nodes all of them prepare, each CPU a case.
         prepared, split = prepare(experiment, tasks.spread if placement.nodes > 1 else None)
         if run is None:
