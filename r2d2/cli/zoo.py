@@ -26,14 +26,15 @@ def zoo_list(as_json: Json = False) -> None:
     if not versions:
         print(f"No models yet. Next: {command()} demo")
         return
-    lines = [("model", "aliases", "Dice (95 % interval)", "modality", "classes")]
+    lines = [("model", "aliases", "Dice (95 % interval)", "task", "modality", "classes")]
     for version in versions:
         dice = "not tested"
         if version.dice is not None:
             known = version.dice_low is not None and version.dice_high is not None
             dice = f"{version.dice:.3f}" + (f" ({version.dice_low:.3f} to {version.dice_high:.3f})" if known else "")
         aliases = " ".join(f"@{alias}" for alias in version.aliases)
-        lines.append((version.reference, aliases, dice, version.modality[:30], version.classes[:50]))
+        about = (textwrap.shorten(text, 32) for text in (version.task, version.modality, version.classes))
+        lines.append((version.reference, aliases, dice, *about))
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     for line in lines:
         print("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
