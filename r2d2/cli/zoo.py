@@ -1,5 +1,6 @@
 """The model zoo."""
 
+import textwrap
 from pathlib import Path
 from typing import Annotated
 
