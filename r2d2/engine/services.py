@@ -145,7 +145,8 @@ def down(force: bool = False) -> list[str]:
 def status() -> list[Status]:
     """A row for each service on record, none if `up` was not called."""
     rows = []
-    for service in services.read().values():
+    record = services.read()
+    for service in (record[name] for name in services.NAMES if name in record):
         state, about = _state(service)
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(service.created))
         rows.append(Status(service.name, state, service.address, service.page, service.pid, since, about, service.log))
@@ -172,9 +173,7 @@ def dashboard() -> str | None:
         return address
     port = free_port(LOOPBACK, PORTS["dashboard"])
     say(f"The dashboard is at http://{LOOPBACK}:{port}; Ctrl-C ends it")
-    with contextlib.suppress(KeyboardInterrupt):
-        subprocess.run(dashboard_command(port), env=_environment(), stdout=subprocess.DEVNULL, check=False)
-    return None
+    os.execve(sys.executable, dashboard_command(port), _environment())
 
 
 def access() -> dict[str, list[str]]:
