@@ -167,13 +167,14 @@ def dashboard_command(port: int) -> list[str]:
     return [sys.executable, "-m", "streamlit", "run", str(resources.find("apps/dashboard/app.py")), *words]
 
 
-def dashboard() -> str | None:
-    """The address of the dashboard that `up` started; without one, serve it until Ctrl-C."""
-    if address := services.address("dashboard"):
-        return address
-    port = free_port(LOOPBACK, PORTS["dashboard"])
-    say(f"The dashboard is at http://{LOOPBACK}:{port}; Ctrl-C ends it")
-    os.execve(sys.executable, dashboard_command(port), _environment())
+def dashboard() -> str:
+    """The address of the dashboard that `up` started; without one, serve it until Ctrl-C and never return."""
+    address = services.address("dashboard")
+    if address is None:
+        port = free_port(LOOPBACK, PORTS["dashboard"])
+        say(f"The dashboard is at http://{LOOPBACK}:{port}; Ctrl-C ends it")
+        os.execve(sys.executable, dashboard_command(port), _environment())
+    return address
 
 
 def access() -> dict[str, list[str]]:
