@@ -78,8 +78,7 @@ def dashboard() -> None:
     """Where the dashboard is; without `up`, serve it until Ctrl-C."""
     from r2d2.engine.services import dashboard as run
 
-    if address := run():
-        print(f"The dashboard is at {address}")
+    print(f"The dashboard is at {run()}")
 
 
 def _show(rows: list[Any]) -> None:

@@ -145,7 +145,8 @@ def down(force: bool = False) -> list[str]:
 def status() -> list[Status]:
     """A row for each service on record, none if `up` was not called."""
     rows = []
-    for service in services.read().values():
+    record = services.read()
+    for service in (record[name] for name in services.NAMES if name in record):
         state, about = _state(service)
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(service.created))
         rows.append(Status(service.name, state, service.address, service.page, service.pid, since, about, service.log))
@@ -166,15 +167,14 @@ def dashboard_command(port: int) -> list[str]:
     return [sys.executable, "-m", "streamlit", "run", str(resources.find("apps/dashboard/app.py")), *words]
 
 
-def dashboard() -> str | None:
-    """The address of the dashboard that `up` started; without one, serve it until Ctrl-C."""
-    if address := services.address("dashboard"):
-        return address
-    port = free_port(LOOPBACK, PORTS["dashboard"])
-    say(f"The dashboard is at http://{LOOPBACK}:{port}; Ctrl-C ends it")
-    with contextlib.suppress(KeyboardInterrupt):
-        subprocess.run(dashboard_command(port), env=_environment(), stdout=subprocess.DEVNULL, check=False)
-    return None
+def dashboard() -> str:
+    """The address of the dashboard that `up` started; without one, serve it until Ctrl-C and never return."""
+    address = services.address("dashboard")
+    if address is None:
+        port = free_port(LOOPBACK, PORTS["dashboard"])
+        say(f"The dashboard is at http://{LOOPBACK}:{port}; Ctrl-C ends it")
+        os.execve(sys.executable, dashboard_command(port), _environment())
+    return address
 
 
 def access() -> dict[str, list[str]]:

@@ -136,7 +136,7 @@ def test_one_that_cannot_start_ends_the_others_and_says_why(home, ended, listene
     monkeypatch.setattr(engine, "_ray", others)
     monkeypatch.setattr(engine, "dashboard_command", others)
     monkeypatch.setattr(engine, "_mlflow", lambda *_: ([sys.executable, "-c", "raise SystemExit('no such table')"], {}))
-    with pytest.raises(WorkFailed, match=r"mlflow ended at once: no such table .*/home/services/mlflow\.log"):
+    with pytest.raises(WorkFailed, match=r"mlflow ended at once: no such table .*/home/services/mlflow.log"):
         engine.up(engine.Settings(mlflow=free_port("127.0.0.1")))
     assert [service.name for service in began] == ["ray", "mlflow", "dashboard"]
     assert [service for service in began if services.processes(service)] == []
