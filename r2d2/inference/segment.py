@@ -1,8 +1,8 @@
 """Segment: whole scans as fast as the machine can, averaged over flips and planes where that is asked for.
 
-`Predictor` is for scores, which must not depend on the machine. Here batches are as large as memory allows, and a thread
-lays out its slices while another computes. For many scans the weights are constants of the graph, so that what is made
-of them is made once. Results are `Predictor`'s within the rounding of the precision that both compute in.
+`Predictor` is for scores, which must not depend on the machine. Here batches are as large as memory allows, and a
+thread lays out its slices while another computes. For many scans the weights are constants of the graph, so that what
+is made of them is made once. Results are `Predictor`'s within the rounding of the precision that both compute in.
 """
 
 import math

@@ -104,6 +104,6 @@ def test_a_frozen_network_keeps_the_weights_that_it_had(scan, tmp_path):
     images = frozen.images(scan, tmp_path)
     before = frozen.segment(scan, images).mask.data
     bias = network.get_layer("logits").bias
-    bias.assign(bias + [0.0, 0.0, 50.0])
+    bias.assign(bias + np.array([0, 0, 50], np.float32))
     np.testing.assert_array_equal(frozen.segment(scan, images).mask.data, before)
     assert (other.segment(scan, images).mask.data == 2).all()
