@@ -12,6 +12,8 @@ from r2d2.errors import InputError, WorkFailed
 
 SEG = ".dcm"
 """What the name of a mask ends in that is to be a DICOM SEG."""
+MANY = 5
+"""Scans for which a network is made ready at more length, to be faster then."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,7 @@ def predict_folder(
     for folder in folders:
         if folder.resolve() in sources:
             raise InputError(f"{folder}: the scans are in it, which the masks would replace; name another folder")
-    work = _Work(model, flips, planes, largest, strict)
+    work = _Work(model, flips, planes, largest, strict, len(scans))
     for folder in folders:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -167,7 +169,9 @@ def predict_folder(
 class _Work:
     """A model with the options, ready for one scan after another."""
 
-    def __init__(self, model: str, flips: bool, planes: bool, largest: Sequence[str], strict: bool) -> None:
+    def __init__(
+        self, model: str, flips: bool, planes: bool, largest: Sequence[str], strict: bool, scans: int = 1
+    ) -> None:
         self.model, self.strict = model, strict
         self.saved, network = load_network(model)
         self.classes = {name: value for value, name in sorted(self.saved.labels.items()) if value > 0}
@@ -179,7 +183,7 @@ class _Work:
             raise InputError(f"{model}: was saved before training scans' ranges were kept; --strict cannot judge by it")
         from r2d2.inference import Segmenter
 
-        self.segmenter = Segmenter(network, self.saved.experiment.preprocess, flips, planes)
+        self.segmenter = Segmenter(network, self.saved.experiment.preprocess, flips, planes, many=scans >= MANY)
 
     def segment(
         self, volume: Any, scan: Sequence[Path], output: Path, probabilities: Path | None, shown: bool = False

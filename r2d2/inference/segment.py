@@ -1,11 +1,11 @@
 """Segment: whole scans as fast as the machine can, averaged over flips and planes where that is asked for.
 
-`Predictor` is for scores, which must not depend on the machine. Here the weights are constants of the graph, so that
-what is made of them is made once and a convolution, its bias and its ReLU are one operation; batches are as large as
-memory allows; and a thread lays out its slices while another computes. Results are `Predictor`'s within the rounding of
-the precision that both compute in.
+`Predictor` is for scores, which must not depend on the machine. Here batches are as large as memory allows, and a
+thread lays out its slices while another computes. For many scans the weights are constants of the graph, so that what
+is made of them is made once. Results are `Predictor`'s within the rounding of the precision that both compute in.
 """
 
+import math
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +25,9 @@ from r2d2.inference.predict import check_scan
 
 MOST_THREADS = 4
 """That compute side by side on CPUs, each a batch of its own; more share operations, too. A GPU has one."""
+FROZEN_BYTES = 64 << 20
+"""Networks of more weights are not frozen: TensorFlow copies constants a dozen times, and saves a few milliseconds a
+batch (experiments/benchmarks/prediction.md)."""
 FLIPS = ((), (1,), (2,), (1, 2))
 """Axes of a stack of images that are turned round: none, rows, columns, both."""
 
@@ -46,22 +49,29 @@ class Segmenter:
     """A trained network that segments scans.
 
     Args:
-        network: As `models.build` makes it, in the precision that it is to compute in. Its weights are taken as they
-            are now.
+        network: As `models.build` makes it, in the precision that it is to compute in; its weights must stay as they
+            are.
         preprocess: The settings that its training images were made with.
         flips: Whether to average the probabilities over the slices' flips along rows, columns and both.
         planes: Whether to average them over slices along all three axes.
+        many: Whether many scans will come: then a small network is frozen, which takes a second and pays after a few.
     """
 
     def __init__(
-        self, network: keras.Model, preprocess: config.Preprocess, flips: bool = False, planes: bool = False
+        self,
+        network: keras.Model,
+        preprocess: config.Preprocess,
+        flips: bool = False,
+        planes: bool = False,
+        many: bool = False,
     ) -> None:
         self.preprocess, self.num_channels = preprocess, network.input_shape[-1]
         self.num_classes: int = network.output_shape[-1]
         others = (plane for plane in imgmed.PLANES if plane != preprocess.plane)
         self._planes = (preprocess.plane, *others) if planes else (preprocess.plane,)
         self._flips = FLIPS if flips else FLIPS[:1]
-        self._forward = frozen(network)
+        few = sum(4 * math.prod(weight.shape) for weight in network.weights) <= FROZEN_BYTES
+        self._forward = _forward(network, frozen=many and few)
         gpu = bool(tf.config.list_physical_devices("GPU"))
         self._batch = batch_size(network)
         self._threads = 1 if gpu else min(MOST_THREADS, len(os.sched_getaffinity(0)), self._batch)
@@ -189,17 +199,19 @@ class Segmenter:
             self._within_memory(work, part)
 
 
-def frozen(network: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
-    """A network as a function from images (n, rows, columns, channels) float32 to probabilities, its weights constant.
+def _forward(network: keras.Model, frozen: bool) -> Callable[[np.ndarray], np.ndarray]:
+    """A network as a function from images (n, rows, columns, channels) float32 to probabilities.
 
-    TensorFlow then casts and lays out the weights once, and makes one operation of a convolution, bias and ReLU.
+    Frozen, its weights are constants, which TensorFlow casts and lays out once and not for every batch.
     """
-    learned = [variable.numpy() for variable in network.trainable_variables]
-    others = [variable.numpy() for variable in network.non_trainable_variables]
+    learned = [variable.numpy() for variable in network.trainable_variables] if frozen else []
+    others = [variable.numpy() for variable in network.non_trainable_variables] if frozen else []
     spec = tf.TensorSpec((None, *network.input_shape[1:]), tf.float32)
 
     @tf.function(autograph=False, input_signature=[spec])
     def forward(images: tf.Tensor) -> tf.Tensor:
+        if not frozen:
+            return network(images, training=False)
         values = ([tf.constant(value) for value in some] for some in (learned, others))
         return network.stateless_call(*values, images, training=False)[0]
 

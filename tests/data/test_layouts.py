@@ -4,12 +4,13 @@ import cv2
 import numpy as np
 import pytest
 from helpers.datasets import AFFINE, LABELS, decathlon, mask, plain, refusal, save, scan
-from helpers.dicoms import write_contours, write_segments, write_series
+from helpers.dicoms import oblique_affine, write_contours, write_segments, write_series
 from pydicom.uid import generate_uid
 
 from r2d2.config import Data, Preprocess
 from r2d2.data.cases import find_cases
 from r2d2.data.check import check_cases
+from r2d2.data.layouts import unannotated
 from r2d2.data.prepare import prepare
 from r2d2.imgmed import Volume, write_volume
 
@@ -313,3 +314,21 @@ def test_a_folder_in_no_layout_is_refused_with_all_of_them(tmp_path):
     (tmp_path / "stuff").mkdir()
     message = refusal(Data(path=tmp_path, labels=TUMOUR))
     assert all(name in message for name in ("dataset.json", "images and labels", "gt_binary.mhd", "RTSTRUCT"))
+
+
+def test_scans_without_masks_are_files_channels_of_one_name_and_folders_with_a_series(tmp_path):
+    scan = Volume(np.ones((4, 5, 6), np.uint8), AFFINE)
+    for name in ("b.nii.gz", "visit_0001.mha", "P_0000.nii.gz", "P_0001.nii.gz", "P_0002.nrrd", "Q_0000.nii.gz"):
+        write_volume(scan, tmp_path / name)
+    (tmp_path / "list.csv").touch()
+    (tmp_path / "masks").mkdir()
+    write_volume(scan, tmp_path / "masks" / "b.nii.gz")
+    write_series(tmp_path / "a" / "study" / "ct", np.ones((4, 5, 6), np.int16), oblique_affine())
+    found = unannotated(tmp_path)
+    assert {name: [str(path.relative_to(tmp_path)) for path in paths] for name, paths in found.items()} == {
+        "P": ["P_0000.nii.gz", "P_0001.nii.gz", "P_0002.nrrd"],
+        "Q": ["Q_0000.nii.gz"],
+        "a": ["a/study/ct"],
+        "b": ["b.nii.gz"],
+        "visit_0001": ["visit_0001.mha"],
+    }

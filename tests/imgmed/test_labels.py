@@ -38,6 +38,20 @@ def test_of_every_class_the_largest_piece_stays():
     assert (kept == 2).sum() == 5 and (kept[5, :, 3] == 2).all()
 
 
+def test_with_corners_what_touches_along_an_edge_or_at_a_corner_is_one_piece():
+    labels = np.zeros((6, 5, 4), np.uint8)
+    labels[0, 0, 0] = labels[1, 1, 1] = labels[2, 2, 1] = 1  # by a corner, by an edge
+    labels[5, 3:, 3] = 1
+    labels[5, 0, 0] = labels[0, 4, 3] = 2
+    before = labels.copy()
+    kept = imgmed.largest_component(labels, corners=True)
+    assert (kept == 1).sum() == 3 and kept[2, 2, 1] == 1
+    assert (imgmed.largest_component(labels) == 1).sum() == 2
+    one = imgmed.largest_component(labels, [1], corners=True)
+    assert (one == 1).sum() == 3 and (one == 2).sum() == 2, "class 2 was not asked for"
+    np.testing.assert_array_equal(labels, before)
+
+
 def test_a_piece_of_another_class_does_not_join_two():
     labels = np.array([1, 1, 2, 1], np.uint8).reshape(4, 1, 1)
     assert imgmed.largest_component(labels).ravel().tolist() == [1, 1, 2, 0]

@@ -228,3 +228,16 @@ def test_what_the_images_do_not_reach_is_background_for_certain():
     back = imgmed.unframe_probabilities(probabilities, by)
     assert back[0, 6:14, 6:14, 1].all() and back[..., 1].sum() == 64
     assert (back[0, 0] == [1, 0]).all()
+
+
+@pytest.mark.parametrize("pixel_mm", [None, 0.7, 2.5])
+@pytest.mark.parametrize("box", [None, (2, 3, 9, 12)])
+@pytest.mark.parametrize("size", [(10, 14), (14, 17)])
+def test_labels_are_the_largest_of_the_probabilities_on_the_scans_own_slices(pixel_mm, box, size):
+    probabilities = np.random.default_rng(0).dirichlet([1, 1, 1, 1], (3, *size)).astype(np.float32)
+    probabilities[0] = 0.25  # all alike: the first
+    by = imgmed.frame((14, 17), size, (1.5, 1.0), pixel_mm, box)
+    expected = imgmed.unframe_probabilities(probabilities, by).argmax(axis=-1)
+    found = imgmed.unframe_labels(probabilities, by)
+    assert found.dtype == np.uint8 and len(np.unique(found)) == 4
+    np.testing.assert_array_equal(found, expected)
