@@ -27,7 +27,7 @@ def zoo_list(as_json: Json = False) -> None:
     if not versions:
         print(f"No models yet. Next: {command()} demo")
         return
-    lines = [("model", "aliases", "Dice (95 % interval)", "task", "modality", "classes")]
+    lines: list[tuple[str, ...]] = [("model", "aliases", "Dice (95 % interval)", "task", "modality", "classes")]
     for version in versions:
         dice = "not tested"
         if version.dice is not None:
