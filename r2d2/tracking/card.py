@@ -120,7 +120,7 @@ def text(card: Mapping[str, Any]) -> str:
         lines.append("- Not recorded.")
     lines += [
         "",
-        f"## Scores of {card['patients']['test']} test patients (95 % interval over patients)",
+        f"## Scores of {_counted(card['patients']['test'], 'test patient')} (95 % interval over patients)",
         "",
     ]
     shown = {name: one for name, one in card["scores"].items() if name.split("/")[0] in SHOWN}
@@ -167,7 +167,9 @@ def _failures(tally: Tally, dice: Mapping[str, float]) -> list[str]:
         f"{patient} ({value:.2f})" for patient, value in sorted(dice.items(), key=lambda one: one[1]) if value < POOR
     ]
     if poor:
-        found.append(f"Dice below {POOR:g} on {len(poor)} of {len(dice)} test patients: {', '.join(poor[:10])}.")
+        found.append(
+            f"Dice below {POOR:g} on {len(poor)} of {_counted(len(dice), 'test patient')}: {', '.join(poor[:10])}."
+        )
     for value, name in sorted(tally.labels.items()):
         there, found_there = (tally.patients(f"{part}/{name}") for part in ("reference_ml", "volume_ml"))
         missed = [patient for patient in there if there[patient] > 0 and not found_there[patient]]
@@ -176,6 +178,10 @@ def _failures(tally: Tally, dice: Mapping[str, float]) -> list[str]:
                 f"{name} not found at all in {len(missed)} test patients who have it: {', '.join(missed[:10])}."
             )
     return found
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" + ("" if count == 1 else "s")
 
 
 def _classes(known: Mapping[str, Any]) -> list[tuple[int, str]]:

@@ -64,6 +64,7 @@ def connect(uri: str) -> MlflowClient:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
     logging.getLogger("mlflow.tracking.fluent").setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.model_registry.abstract_store").setLevel(logging.WARNING)
     if uri.startswith("sqlite:///"):
         _file(uri).parent.mkdir(parents=True, exist_ok=True)
         # Two who make the tables at the same time would trip over each other.

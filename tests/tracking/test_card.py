@@ -41,7 +41,7 @@ def test_a_card_says_what_the_run_knows_and_what_people_told(tmp_path):
 def test_a_card_tells_of_patients_in_whom_it_failed(tmp_path):
     failures = " ".join(card(tmp_path, tally(90, 20, 0))["known_failures"])
     assert "Dice below 0.5 on 2 of 3 test patients: p2 (0.00), p1 (0.33)." in failures
-    assert "lesion not found at all in 1 test patients who have it: p2." in failures
+    assert "lesion not found at all in 1 test patient with it: p2." in failures
     assert card(tmp_path, tally(90, 80))["known_failures"] == []
 
 
