@@ -264,7 +264,7 @@ def page(taken, memory, large, given) -> str:
         f"# Prediction, {date.today()}",
         "",
         f"U-Net of depth {DEPTH}, bfloat16, a scan of {'x'.join(map(str, SHAPE))} in images of {SIZE}x{SIZE},",
-        f"{CLASSES} classes, {len(os.sched_getaffinity(0))} cores with AMX that others used too; {given.rounds} rounds in",
+        f"{CLASSES} classes, {len(os.sched_getaffinity(0))} cores with AMX shared with others; {given.rounds} rounds in",
         "turn (half as many of 64 filters). Ratios of neighbouring turns: median and its 95 % interval.",
         f"`python experiments/benchmarks/prediction.py --rounds {given.rounds}`, commit {commit}.",
         "",

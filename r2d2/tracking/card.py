@@ -174,9 +174,8 @@ def _failures(tally: Tally, dice: Mapping[str, float]) -> list[str]:
         there, found_there = (tally.patients(f"{part}/{name}") for part in ("reference_ml", "volume_ml"))
         missed = [patient for patient in there if there[patient] > 0 and not found_there[patient]]
         if value > 0 and missed:
-            found.append(
-                f"{name} not found at all in {len(missed)} test patients who have it: {', '.join(missed[:10])}."
-            )
+            whose = _counted(len(missed), "test patient")
+            found.append(f"{name} not found at all in {whose} with it: {', '.join(missed[:10])}.")
     return found
 
 
