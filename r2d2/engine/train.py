@@ -21,7 +21,8 @@ ELSEWHERE = {
     *("cluster.address", "cluster.cpus_per_worker", "cluster.gpus_per_worker", "cluster.max_restarts"),
     *("tracking.uri", "tracking.storage", "tracking.monitor_s"),
 }
-"""Settings that may change when a run is resumed: where it runs, not what it computes."""
+"""Settings that may change when a run is resumed: where it runs, not what it computes. What is written on the model's
+card and asked of it later (`card`, `promotion`) may, too."""
 PATIENCE_S = 10.0
 """How long a run that is over waits for a tracking server that does not answer."""
 
@@ -239,7 +240,8 @@ def _resumed(recorded: config.Experiment, given: config.Experiment | None, run: 
         return recorded
     # Virtual workers do the same on any number of real ones.
     free = ELSEWHERE | ({"cluster.workers"} if recorded.training.virtual_workers else set())
-    other = [key for key in config.differences(recorded, given) if key not in free]
+    told = ("card.", "promotion.")
+    other = [key for key in config.differences(recorded, given) if key not in free and not key.startswith(told)]
     if other:
         raise InputError(f"--resume {run}: its {other[0]} was another; a run goes on with the settings it began with")
     return given
