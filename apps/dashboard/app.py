@@ -55,14 +55,21 @@ def _runs_and_models() -> None:
         st.info("No runs yet: `r2d2 train FILE` makes the first, `r2d2 demo` shows one.")
     st.subheader("Models", divider="gray")
     if models:
-        st.dataframe(
-            [
-                {"model": f"{model.name}/{model.version}", "aliases": list(model.aliases), "run": model.run_id}
-                for model in models
-            ],
-            hide_index=True,
-            column_config={"aliases": st.column_config.ListColumn()},
-        )
+        rows = [
+            {
+                "model": model.reference,
+                "aliases": list(model.aliases),
+                "task": model.task,
+                "classes": model.classes,
+                "Dice": model.dice,
+                "from": model.dice_low,
+                "to": model.dice_high,
+                "run": model.run_id,
+            }
+            for model in models
+        ]
+        numbers = {name: st.column_config.NumberColumn(format="%.3f") for name in ("Dice", "from", "to")}
+        st.dataframe(rows, hide_index=True, column_config=numbers | {"aliases": st.column_config.ListColumn()})
     else:
         st.info("No models yet: a run that ends registers one.")
 

@@ -8,7 +8,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from r2d2 import resources, services
-from r2d2.tracking import runs, store
+from r2d2.tracking import store
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload``")  # of SQLAlchemy's, at MLflow
 
@@ -30,12 +30,12 @@ def test_a_new_home_says_what_comes_next(page, home):
 
 def test_it_shows_services_runs_and_models(page):
     client = store.connect(store.resolve())
-    run = runs.Run(client, client.create_run(client.create_experiment("lesion"), run_name="lesion-1").info.run_id)
-    run.tag(version="0", reason="all epochs done")
-    run.log({"test/dice": 0.8125})
-    run.end("FINISHED", "all epochs done")
+    tags = {"r2d2.version": "0", "r2d2.reason": "all epochs done"}
+    run_id = client.create_run(client.create_experiment("lesion"), run_name="lesion-1", tags=tags).info.run_id
+    client.log_metric(run_id, "test/dice", 0.8125)
+    client.set_terminated(run_id)
     client.create_registered_model("lesion")
-    client.create_model_version("lesion", "file:///nowhere", run.run_id)
+    client.create_model_version("lesion", "file:///nowhere", run_id, tags={"r2d2.dice": "0.8125", "r2d2.task": "find"})
     client.set_registered_model_alias("lesion", "candidate", "1")
     me = psutil.Process(os.getpid())
     entry = services.Service(
@@ -49,6 +49,7 @@ def test_it_shows_services_runs_and_models(page):
     of_runs, of_models = (table.value for table in page.dataframe)
     assert of_runs[["name", "status", "test/dice"]].to_numpy().tolist() == [["lesion-1", "FINISHED", 0.8125]]
     assert of_models["model"].tolist() == ["lesion/1"] and list(of_models["aliases"][0]) == ["candidate"]
+    assert of_models[["task", "Dice"]].to_numpy().tolist() == [["find", 0.8125]]
 
 
 def test_a_store_that_does_not_answer_is_told_on_the_page(page, monkeypatch):
