@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from r2d2 import config, imgmed
+from r2d2 import config, imgmed, models
 from r2d2.data.framing import frame_of
 from r2d2.data.prepare import frame_normalized, normalized
 from r2d2.errors import WorkFailed
@@ -202,8 +202,10 @@ class Segmenter:
 def _forward(network: keras.Model, frozen: bool) -> Callable[[np.ndarray], np.ndarray]:
     """A network as a function from images (n, rows, columns, channels) float32 to probabilities.
 
-    Frozen, its weights are constants, which TensorFlow casts and lays out once and not for every batch.
+    Frozen, its weights are constants, which TensorFlow casts and lays out once and not for every batch. The softmax is
+    taken class by class, each a plane of its own: along so short an axis TensorFlow's takes a tenth of the time.
     """
+    network = models.logits(network)
     learned = [variable.numpy() for variable in network.trainable_variables] if frozen else []
     others = [variable.numpy() for variable in network.non_trainable_variables] if frozen else []
     spec = tf.TensorSpec((None, *network.input_shape[1:]), tf.float32)
@@ -211,11 +213,18 @@ def _forward(network: keras.Model, frozen: bool) -> Callable[[np.ndarray], np.nd
     @tf.function(autograph=False, input_signature=[spec])
     def forward(images: tf.Tensor) -> tf.Tensor:
         if not frozen:
-            return network(images, training=False)
+            return _softmax(network(images, training=False))
         values = ([tf.constant(value) for value in some] for some in (learned, others))
-        return network.stateless_call(*values, images, training=False)[0]
+        return _softmax(network.stateless_call(*values, images, training=False)[0])
 
-    return lambda images: forward(tf.constant(images)).numpy()
+    return lambda images: np.moveaxis(forward(tf.constant(images)).numpy(), 0, -1)
+
+
+def _softmax(scores: tf.Tensor) -> tf.Tensor:
+    """(n, rows, columns, C) scores as (C, n, rows, columns) probabilities."""
+    planes = tf.transpose(scores, (3, 0, 1, 2))
+    exponentials = tf.exp(planes - tf.reduce_max(planes, axis=0))
+    return exponentials / tf.reduce_sum(exponentials, axis=0)
 
 
 def _halves(part: slice) -> Iterator[slice]:
