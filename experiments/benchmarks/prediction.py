@@ -151,7 +151,8 @@ def pytorch_tool(filters: int, shape, size: int, how: str = ""):
 
     @torch.inference_mode()
     def volume():
-        slices = torch.as_tensor(normalize(data[None])).permute(3, 0, 1, 2)  # (Z, 1, X, Y)
+        # MONAI gives a tensor of its own, which torch.compile does not know.
+        slices = normalize(torch.from_numpy(data)[None]).as_subclass(torch.Tensor).permute(3, 0, 1, 2)  # (Z, 1, X, Y)
         images = functional.interpolate(slices, (size, size), mode="area")
         labels = torch.empty(len(slices), *slices.shape[2:], dtype=torch.uint8)
         for start, count, found in parts(images):
@@ -222,7 +223,7 @@ def in_turn(names, filters: int, peers: Path, rounds: int) -> dict[str, dict[str
 
 
 def peak_mib(name: str, filters: int, peers: Path, shape=SHAPE, size=SIZE) -> tuple[float, float]:
-    """Seconds and the peak of memory of a process that predicts one volume, and of R2D2's before it does."""
+    """Seconds and the peak of memory of a process that predicts one volume."""
     tool = tool_of(name, filters, peers, shape, size)
     seconds, peak = tool.ask("volume")
     tool.close()
@@ -264,8 +265,8 @@ def page(taken, memory, large, given) -> str:
         f"# Prediction, {date.today()}",
         "",
         f"U-Net of depth {DEPTH}, bfloat16, a scan of {'x'.join(map(str, SHAPE))} in images of {SIZE}x{SIZE},",
-        f"{CLASSES} classes, {len(os.sched_getaffinity(0))} cores with AMX shared with others; {given.rounds} rounds in",
-        "turn (half as many of 64 filters). Ratios of neighbouring turns: median and its 95 % interval.",
+        f"{CLASSES} classes, {len(os.sched_getaffinity(0))} cores with AMX that others used too; {given.rounds} rounds",
+        "in turn (half as many of 64 filters). Ratios of neighbouring turns: median and its 95 % interval.",
         f"`python experiments/benchmarks/prediction.py --rounds {given.rounds}`, commit {commit}.",
         "",
         "| filters | tool | volumes/s | R2D2 is so many times as fast | network alone, ms an image | so many times |",
@@ -281,8 +282,8 @@ def page(taken, memory, large, given) -> str:
     shown = ", ".join(f"{name} {mib:.0f} MiB" for name, mib in memory.items())
     lines += [
         "",
-        f"Peak memory of a process that predicts one such volume, 32 filters: {shown}. R2D2 on a scan of",
-        f"512x512x300 in images of 512x512: {large[1]:.0f} MiB, {large[0]:.0f} s.",
+        f"Peak memory of a process that predicts one such volume, 32 filters: {shown}.",
+        f"R2D2 on a scan of 512x512x300 in images of 512x512: {large[1]:.0f} MiB, {large[0]:.0f} s.",
     ]
     return "\n".join(lines) + "\n"
 

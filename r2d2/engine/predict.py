@@ -12,7 +12,7 @@ from r2d2.errors import InputError, WorkFailed
 
 SEG = ".dcm"
 """What the name of a mask ends in that is to be a DICOM SEG."""
-MANY = 5
+MANY = 10
 """Scans for which a network is made ready at more length, to be faster then."""
 
 

@@ -16,18 +16,17 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from r2d2 import config, imgmed
+from r2d2 import config, imgmed, models
 from r2d2.data.framing import frame_of
 from r2d2.data.prepare import frame_normalized, normalized
 from r2d2.errors import WorkFailed
-from r2d2.inference.memory import batch_size
+from r2d2.inference.memory import SHARE, batch_size, free_bytes
 from r2d2.inference.predict import check_scan
 
 MOST_THREADS = 4
 """That compute side by side on CPUs, each a batch of its own; more share operations, too. A GPU has one."""
-FROZEN_BYTES = 64 << 20
-"""Networks of more weights are not frozen: TensorFlow copies constants a dozen times, and saves a few milliseconds a
-batch (experiments/benchmarks/prediction.md)."""
+FROZEN_COPIES, FROZEN_BYTES = 12, 1 << 30
+"""How often TensorFlow copies constants while it makes a graph of them, and more than it can write down."""
 FLIPS = ((), (1,), (2,), (1, 2))
 """Axes of a stack of images that are turned round: none, rows, columns, both."""
 
@@ -54,7 +53,8 @@ class Segmenter:
         preprocess: The settings that its training images were made with.
         flips: Whether to average the probabilities over the slices' flips along rows, columns and both.
         planes: Whether to average them over slices along all three axes.
-        many: Whether many scans will come: then a small network is frozen, which takes a second and pays after a few.
+        many: Whether many scans will come: then the network is frozen, if there is room, which takes a second (7.8
+            million weights) to six (31) and pays after ten scans or so.
     """
 
     def __init__(
@@ -70,8 +70,9 @@ class Segmenter:
         others = (plane for plane in imgmed.PLANES if plane != preprocess.plane)
         self._planes = (preprocess.plane, *others) if planes else (preprocess.plane,)
         self._flips = FLIPS if flips else FLIPS[:1]
-        few = sum(4 * math.prod(weight.shape) for weight in network.weights) <= FROZEN_BYTES
-        self._forward = _forward(network, frozen=many and few)
+        weights = sum(4 * math.prod(weight.shape) for weight in network.weights)
+        room = weights < FROZEN_BYTES and FROZEN_COPIES * weights < SHARE * free_bytes()
+        self._forward = _forward(network, frozen=many and room)
         gpu = bool(tf.config.list_physical_devices("GPU"))
         self._batch = batch_size(network)
         self._threads = 1 if gpu else min(MOST_THREADS, len(os.sched_getaffinity(0)), self._batch)
@@ -202,8 +203,10 @@ class Segmenter:
 def _forward(network: keras.Model, frozen: bool) -> Callable[[np.ndarray], np.ndarray]:
     """A network as a function from images (n, rows, columns, channels) float32 to probabilities.
 
-    Frozen, its weights are constants, which TensorFlow casts and lays out once and not for every batch.
+    Frozen, its weights are constants, which TensorFlow casts and lays out once and not for every batch. The softmax is
+    taken class by class, each a plane of its own: along so short an axis TensorFlow's takes a tenth of the time.
     """
+    network = models.logits(network)
     learned = [variable.numpy() for variable in network.trainable_variables] if frozen else []
     others = [variable.numpy() for variable in network.non_trainable_variables] if frozen else []
     spec = tf.TensorSpec((None, *network.input_shape[1:]), tf.float32)
@@ -211,11 +214,18 @@ def _forward(network: keras.Model, frozen: bool) -> Callable[[np.ndarray], np.nd
     @tf.function(autograph=False, input_signature=[spec])
     def forward(images: tf.Tensor) -> tf.Tensor:
         if not frozen:
-            return network(images, training=False)
+            return _softmax(network(images, training=False))
         values = ([tf.constant(value) for value in some] for some in (learned, others))
-        return network.stateless_call(*values, images, training=False)[0]
+        return _softmax(network.stateless_call(*values, images, training=False)[0])
 
-    return lambda images: forward(tf.constant(images)).numpy()
+    return lambda images: np.moveaxis(forward(tf.constant(images)).numpy(), 0, -1)
+
+
+def _softmax(scores: tf.Tensor) -> tf.Tensor:
+    """(n, rows, columns, C) scores as (C, n, rows, columns) probabilities."""
+    planes = tf.transpose(scores, (3, 0, 1, 2))
+    exponentials = tf.exp(planes - tf.reduce_max(planes, axis=0))
+    return exponentials / tf.reduce_sum(exponentials, axis=0)
 
 
 def _halves(part: slice) -> Iterator[slice]:

@@ -1,16 +1,18 @@
 """What training scans were like, and in what another scan is unlike them."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers.saved import ranges_of
+from helpers.saved import experiment, ranges_of
 
 from r2d2 import config, imgmed
 from r2d2.data.cases import find_cases
 from r2d2.data.prepare import prepare, seen_percentiles, to_images
 from r2d2.data.synthesis import synthesize
 from r2d2.inference import guard
+from r2d2.inference.saved import metadata
 
 PREPROCESS = config.Preprocess(image_size=(48, 56))
 
@@ -43,6 +45,17 @@ def test_ranges_are_of_the_named_cases_and_along_canonical_axes(prepared):
     assert bounds["p50"] == [min(medians), max(medians)]
     (fewer,) = some["intensities"].values()
     assert fewer["p50"] == [min(medians[:2]), max(medians[:2])] != bounds["p50"]
+
+
+def test_a_model_is_saved_with_the_ranges_of_its_training_patients_alone(prepared):
+    names = [case.name for case in prepared.cases]
+    split = {"training": names[:3], "validation": names[3:5], "test": names[5:]}
+    known = json.loads(json.dumps(metadata(experiment(image_size=[48, 56]), prepared, split)))["r2d2"]
+    assert known["ranges"] == guard.ranges(prepared, names[:3], "axial")
+    assert [*known["ranges"]] == ["spacing_mm", "intensities"]
+    assert {channel: [*bounds] for channel, bounds in known["ranges"]["intensities"].items()} == {
+        name: ["p5", "p50", "p95"] for name in prepared.channels
+    }
 
 
 @pytest.mark.parametrize("plane", ["sagittal", "coronal", "axial"])
