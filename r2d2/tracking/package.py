@@ -91,9 +91,11 @@ def verify(folder: Path) -> dict[str, Any]:
         if told[name] != now:
             raise InputError(f"{folder}: {name} is not what it was ({SUMS}); the package was changed, get it again")
     try:
-        return json.loads((folder / "card.json").read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, ValueError):
-        raise InputError(f"{folder}/card.json: not JSON; get the package again") from None
+        card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+        cards.text(card), cards.tags(card)
+    except (UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError):
+        raise InputError(f"{folder}/card.json: no card that R2D2 wrote; get the package again") from None
+    return card
 
 
 def save(folder: Path, output: Path) -> None:

@@ -78,6 +78,15 @@ def test_a_package_of_the_right_sums_but_without_what_a_model_needs_is_refused(t
     refused(tmp_path, "MLmodel is missing")
 
 
+@pytest.mark.parametrize("card", ["{}", "[]", "not JSON", '{"labels": 3}'])
+def test_a_card_that_is_none_is_refused_though_its_sum_is_right(copied, card):
+    (copied / "card.json").write_text(card)
+    sums = (copied / "SHA256SUMS").read_text().splitlines()
+    right = f"{hashlib.sha256(card.encode()).hexdigest()}  card.json"
+    (copied / "SHA256SUMS").write_text("\n".join(right if line.endswith("  card.json") else line for line in sums))
+    refused(copied, "no card that R2D2 wrote")
+
+
 @pytest.mark.parametrize("name", ["../evil", "/tmp/evil", "a/../../evil"])
 def test_a_zip_that_leads_out_of_its_folder_is_refused_before_it_is_unpacked(made, tmp_path, name, monkeypatch):
     package.save(made[0], path := tmp_path / "model.zip")
