@@ -51,15 +51,19 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# Half an hour: kills, and what is lost by them. Leaves experiments/soak.md.
+# Three quarters of an hour: kills, a server that goes away, and what is lost by them. Leaves experiments/{soak,outage}.md.
 soak: setup
 	$(BIN)/python experiments/soak.py
+	@if [ "$$(id -u)" = 0 ]; then $(BIN)/python experiments/outage.py; \
+	else echo "experiments/outage.py is left out: it needs root"; fi
 
 # Half an hour and more; each leaves a dated record beside it. The network's needs root.
 bench: setup
 	$(BIN)/python experiments/benchmarks/feed.py
 	$(BIN)/python experiments/benchmarks/preprocess.py
+	$(BIN)/python experiments/benchmarks/segeval.py
 	$(BIN)/python experiments/benchmarks/training.py
+	$(BIN)/python experiments/benchmarks/prediction.py
 	@if [ "$$(id -u)" = 0 ]; then $(BIN)/python experiments/benchmarks/network.py; \
 	else echo "experiments/benchmarks/network.py is left out: it needs root"; fi
 
