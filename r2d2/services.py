@@ -128,7 +128,7 @@ def processes(service: Service) -> list[psutil.Process]:
     with contextlib.suppress(psutil.Error):
         if first is not None:
             found |= {process.pid: process for process in first.children(recursive=True)}
-    return [process for process in found.values() if _lives(process)]
+    return [process for process in found.values() if lives(process)]
 
 
 def why_dead(service: Service) -> str:
@@ -180,15 +180,16 @@ def enter(address: str) -> bool:
     return False
 
 
-def _same(process: psutil.Process, service: Service) -> bool:
+def lives(process: psutil.Process) -> bool:
+    """Whether a process has not ended; one that nobody has asked how it ended (a zombie) has."""
     try:
-        return abs(process.create_time() - service.created) < CLOCK_S
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
 
 
-def _lives(process: psutil.Process) -> bool:
+def _same(process: psutil.Process, service: Service) -> bool:
     try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return abs(process.create_time() - service.created) < CLOCK_S
     except psutil.NoSuchProcess:
         return False

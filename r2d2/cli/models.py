@@ -196,9 +196,10 @@ def _table(rows: list[dict[str, Any]], means: dict[str, float]) -> str:
 
 def _estimates(estimates: dict[str, Any], labels: dict[int, str]) -> str:
     """The scores of whole volumes with their intervals, as a table."""
+    from r2d2.segeval import foreground
     from r2d2.segeval.report import summary
 
-    rows = [("Mean or median (95 % interval)", ["all", *(name for value, name in sorted(labels.items()) if value > 0)])]
+    rows = [("Mean or median (95 % interval)", ["all", *(name for _, name in foreground(labels))])]
     rows += summary(estimates, labels)
     first = max(len(title) for title, _ in rows)
     widths = [max(len(cells[column]) for _, cells in rows) for column in range(len(rows[0][1]))]

@@ -65,7 +65,7 @@ def compare(first: str, second: str, data: Path | None = None) -> Compared:
 
     found = score([first, second], data)
     one, two = found.tallies
-    names = ["dice", *(f"dice/{name}" for value, name in sorted(one.labels.items()) if value > 0)]
+    names = ["dice", *(f"dice/{name}" for _, name in segeval.foreground(one.labels))]
     comparisons = {}
     for name in names:
         ours, theirs = one.patients(name), two.patients(name)
@@ -135,10 +135,10 @@ def score(models: Iterable[str], data: Path | None) -> Scored:
 
 def rows(tallies: "tuple[Tally, ...]") -> list[dict[str, Any]]:
     """Each patient's Dice, of all classes and of each one, from every model."""
-    from r2d2.segeval import plain
+    from r2d2.segeval import foreground, plain
 
     first = tallies[0]
-    names = ["dice", *(f"dice/{name}" for value, name in sorted(first.labels.items()) if value > 0)]
+    names = ["dice", *(f"dice/{name}" for _, name in foreground(first.labels))]
     values = {name: [tally.patients(name) for tally in tallies] for name in names}
     return plain(
         [

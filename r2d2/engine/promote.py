@@ -132,9 +132,9 @@ def refusals(policy: config.Promotion, candidate: "Tally", champion: "Tally | No
     if below:
         worst = ", ".join(f"{patient} {value:.3f}" for value, patient in below[:3])
         found.append(f"Dice below promotion.floor ({policy.floor:g}) in {len(below)} patients: {worst}")
-    for value, name in sorted(candidate.labels.items()):
-        if champion is None or not value:
-            continue
+    if champion is None:
+        return found
+    for _, name in segeval.foreground(candidate.labels):
         there, ours, theirs = (
             tally.patients(f"{part}/{name}")
             for tally, part in ((candidate, "reference_ml"), (candidate, "volume_ml"), (champion, "volume_ml"))

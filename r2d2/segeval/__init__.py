@@ -5,7 +5,7 @@ from r2d2.segeval.definitions import definition, definitions
 from r2d2.segeval.lesions import Lesions, by_size, match_lesions
 from r2d2.segeval.metrics import Scores, scores
 from r2d2.segeval.statistics import Comparison, Estimate, compare, estimate
-from r2d2.segeval.summary import TOLERANCE_MM, CaseScores, Tally, plain, score_case
+from r2d2.segeval.summary import TOLERANCE_MM, CaseScores, Tally, foreground, plain, score_case
 from r2d2.segeval.surface import SurfaceDistances, surface_distances
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "definition",
     "definitions",
     "estimate",
+    "foreground",
     "match_lesions",
     "plain",
     "score_case",

@@ -9,6 +9,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from r2d2.segeval.summary import foreground
+
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442")
 """Okabe and Ito's palette, which colour-blind people can tell apart."""
 
@@ -70,7 +72,7 @@ def mosaic(
             axes.imshow(_coloured(panel.mask, len(labels)), aspect=aspect, interpolation="nearest")
         axes.set_title(plain_text(panel.title), fontsize=10)
         axes.set_axis_off()
-    classes = [(COLOURS[(value - 1) % len(COLOURS)], name) for value, name in sorted(labels.items()) if value > 0]
+    classes = [(COLOURS[(value - 1) % len(COLOURS)], name) for value, name in foreground(labels)]
     handles = [Patch(color=colour, label=plain_text(textwrap.shorten(name, 24))) for colour, name in classes]
     abreast = max(1, min(len(handles), round(1.3 * columns)))
     figure.legend(handles=handles, loc="outside lower center", ncols=abreast, frameon=False, fontsize=9)

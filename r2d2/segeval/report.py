@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from r2d2.segeval.definitions import AGGREGATIONS, EMPTY, SCORES, SYMBOLS, definitions, split
 from r2d2.segeval.overlay import COLOURS, plain_text
 from r2d2.segeval.statistics import Estimate
-from r2d2.segeval.summary import TOLERANCE_MM, Tally, plain
+from r2d2.segeval.summary import TOLERANCE_MM, Tally, foreground, plain
 
 SHOWN = ("dice", "iou", "hd95_mm", "surface_dice")
 """The scores whose distributions are drawn."""
@@ -78,7 +78,7 @@ def files(
 
 def as_csv(tally: Tally) -> str:
     """A line for each scan and class, and one for all classes together; empty where there is no number."""
-    classes = ["", *(name for value, name in sorted(tally.labels.items()) if value > 0)]
+    classes = ["", *(name for _, name in foreground(tally.labels))]
     columns = [name for name in SCORES if any(name == column.partition("/")[0] for row in tally.rows for column in row)]
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
@@ -104,7 +104,7 @@ def cell(one: Estimate, form: str = ".3f", patients: int | None = None) -> str:
 
 def summary(estimates: Mapping[str, Estimate], labels: Mapping[int, str]) -> list[tuple[str, list[str]]]:
     """The estimates as a table: a row a score with its title, then a cell for all classes and for each class."""
-    classes = ["", *(name for value, name in sorted(labels.items()) if value > 0)]
+    classes = ["", *(name for _, name in foreground(labels))]
     patients = max((one.n for one in estimates.values()), default=0)
     rows = []
     for name, score in SCORES.items():
@@ -128,7 +128,7 @@ def _page(
     template = Environment(
         loader=PackageLoader("r2d2.segeval", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     ).get_template("report.html.j2")
-    classes = [name for value, name in sorted(tally.labels.items()) if value > 0]
+    classes = [name for _, name in foreground(tally.labels)]
     worst = {name: next(row for row in tally.rows if row["case"] == name) for name in pictures}
     return template.render(
         about=told["about"],

@@ -84,7 +84,7 @@ def score_case(
     there = [np.ascontiguousarray(mask[box]) for mask in (reference, prediction)]
     more: dict[str, float] = {}
     lesions: dict[str, Lesions] = {}
-    for value, name in _foreground(labels):
+    for value, name in foreground(labels):
         left, right = (mask == value for mask in there)
         surfaces = surface_distances(left, right, spacing_mm)
         lesions[name] = match_lesions(left, right)
@@ -100,7 +100,7 @@ def score_case(
         }
         more |= {f"{score}/{name}": number for score, number in of_class.items()}
     for score in ("hausdorff_mm", "hd95_mm", "assd_mm", "surface_dice"):
-        known = [more[f"{score}/{name}"] for _, name in _foreground(labels)]
+        known = [more[f"{score}/{name}"] for _, name in foreground(labels)]
         known = [number for number in known if not np.isnan(number)]
         more[score] = float(np.mean(known)) if known else float("nan")
     return CaseScores(case, patient, matrices, voxel_ml, more, lesions)
@@ -170,7 +170,7 @@ class Tally:
 
     def lesions(self) -> dict[str, list[SizeClass]]:
         """Each class' lesions by their size, where scans were looked at for lesions."""
-        names = [name for _, name in _foreground(self.labels)] if self._lesions else []
+        names = [name for _, name in foreground(self.labels)] if self._lesions else []
         voxels = [ml for ml, _ in self._lesions]
         return {name: by_size([scan[name] for _, scan in self._lesions], voxels) for name in names}
 
@@ -178,7 +178,7 @@ class Tally:
         found = scores(confusion)
         row = {name: float(getattr(found, of)) for name, of in OVERALL.items()}
         f2 = found.f_beta(2)
-        for value, name in _foreground(self.labels):
+        for value, name in foreground(self.labels):
             row |= {f"{score}/{name}": float(getattr(found, score)[value]) for score in PER_CLASS}
             reference, predicted = (float(confusion.sum(axis)[value]) * voxel_ml for axis in (1, 0))
             row |= {
@@ -191,7 +191,7 @@ class Tally:
 
     def _named(self, found: Scores, ending: str) -> dict[str, np.ndarray]:
         named = {f"{name}{ending}": np.atleast_1d(getattr(found, of)) for name, of in OVERALL.items()}
-        for value, name in _foreground(self.labels):
+        for value, name in foreground(self.labels):
             named |= {f"{score}{ending}/{name}": np.atleast_1d(getattr(found, score)[..., value]) for score in SPREAD}
         return named
 
@@ -212,7 +212,8 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _foreground(labels: Mapping[int, str]) -> list[tuple[int, str]]:
+def foreground(labels: Mapping[int, str]) -> list[tuple[int, str]]:
+    """The classes but for the background (0), each as its value in masks and its name, in the order of the values."""
     return [(value, name) for value, name in sorted(labels.items()) if value > 0]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from r2d2 import __version__, config
 from r2d2.data.cases import patient_reader
 from r2d2.data.fingerprint import Fingerprint
-from r2d2.segeval import Tally, plain
+from r2d2.segeval import Tally, foreground, plain
 
 FORMAT = 1
 WORST = 3
@@ -170,10 +170,10 @@ def _failures(tally: Tally, dice: Mapping[str, float]) -> list[str]:
         found.append(
             f"Dice below {POOR:g} on {len(poor)} of {_counted(len(dice), 'test patient')}: {', '.join(poor[:10])}."
         )
-    for value, name in sorted(tally.labels.items()):
+    for _, name in foreground(tally.labels):
         there, found_there = (tally.patients(f"{part}/{name}") for part in ("reference_ml", "volume_ml"))
         missed = [patient for patient in there if there[patient] > 0 and not found_there[patient]]
-        if value > 0 and missed:
+        if missed:
             whose = _counted(len(missed), "test patient")
             found.append(f"{name} not found at all in {whose} with it: {', '.join(missed[:10])}.")
     return found

@@ -17,6 +17,8 @@ from mlflow import MlflowClient
 
 from r2d2 import services
 from r2d2.engine import services as engine
+from r2d2.engine.services import commands, look, settings, start
+from r2d2.engine.services.end import end_service
 from r2d2.errors import InputError, WorkFailed
 from r2d2.network import answers, free_port
 from r2d2.tracking import store
@@ -27,7 +29,7 @@ def ended():
     """Whatever is on record at the end of a test is ended."""
     yield
     for service in services.read().values():
-        engine._end(service)
+        end_service(service)
 
 
 @pytest.fixture
@@ -131,11 +133,12 @@ def test_one_that_cannot_start_ends_the_others_and_says_why(home, ended, listene
         return [sys.executable, "-c", "import time; time.sleep(600)"]
 
     began = []
-    start = engine._start
-    monkeypatch.setattr(engine, "_start", lambda *given: began.append(start(*given)) or began[-1])
-    monkeypatch.setattr(engine, "_ray", others)
-    monkeypatch.setattr(engine, "dashboard_command", others)
-    monkeypatch.setattr(engine, "_mlflow", lambda *_: ([sys.executable, "-c", "raise SystemExit('no such table')"], {}))
+    real = start._start
+    monkeypatch.setattr(start, "_start", lambda *given: began.append(real(*given)) or began[-1])
+    monkeypatch.setattr(commands, "ray", others)
+    monkeypatch.setattr(commands, "dashboard", others)
+    fails = [sys.executable, "-c", "raise SystemExit('no such table')"]
+    monkeypatch.setattr(commands, "mlflow", lambda *_: (fails, {}))
     with pytest.raises(WorkFailed, match=r"mlflow ended at once: no such table .*/home/services/mlflow.log"):
         engine.up(engine.Settings(mlflow=free_port("127.0.0.1")))
     assert [service.name for service in began] == ["ray", "mlflow", "dashboard"]
@@ -144,38 +147,36 @@ def test_one_that_cannot_start_ends_the_others_and_says_why(home, ended, listene
     assert answers(f"127.0.0.1:{listener}")
 
 
-def test_a_port_that_was_named_and_is_taken_is_refused_and_another_one_is_stepped_over(home, listener, capsys):
-    settings = engine.Settings(mlflow=listener)
+def test_a_port_that_was_named_and_is_taken_is_refused_and_another_one_is_stepped_over(
+    home, listener, capsys, monkeypatch
+):
     with pytest.raises(InputError, match=f"--mlflow-port {listener}: taken by another program"):
-        engine.up(settings)
+        engine.up(engine.Settings(mlflow=listener))
     assert services.read() == {}
-    engine.PORTS["mlflow"], usual = listener, engine.PORTS["mlflow"]
-    try:
-        chosen = engine._ports(["mlflow"], engine.Settings(), "127.0.0.1")
-    finally:
-        engine.PORTS["mlflow"] = usual
+    monkeypatch.setitem(settings.PORTS, "mlflow", listener)
+    chosen = start._ports(["mlflow"], engine.Settings(), "127.0.0.1")
     assert list(chosen) == ["mlflow"] and chosen["mlflow"] > listener
     assert f"Port {listener} is taken by another program: mlflow takes {chosen['mlflow']}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("asked", "said"),
     [
         ({"host": "192.0.2.250"}, "--host 192.0.2.250: not an IPv4 address of this machine"),
         ({"backend_store": "mysql://me:secret@there/runs"}, "--backend-store mysql://"),
     ],
 )
-def test_settings_that_cannot_be_are_refused_before_anything_is_started(home, settings, said):
+def test_settings_that_cannot_be_are_refused_before_anything_is_started(home, asked, said):
     with pytest.raises(InputError, match=said) as caught:
-        engine.up(engine.Settings(**settings))
+        engine.up(engine.Settings(**asked))
     assert "secret" not in str(caught.value) and services.read() == {}
 
 
 def test_a_missing_extra_is_one_line_with_the_command(home, monkeypatch):
-    monkeypatch.setattr(engine.importlib.util, "find_spec", lambda name: None)
-    for settings in (engine.Settings(backend_store="postgresql://a/b"), engine.Settings(artifacts="s3://bucket")):
+    monkeypatch.setattr(settings.importlib.util, "find_spec", lambda name: None)
+    for asked in (engine.Settings(backend_store="postgresql://a/b"), engine.Settings(artifacts="s3://bucket")):
         with pytest.raises(InputError, match=r"is not installed; pip install 'r2d2\[server\]'"):
-            engine.up(settings)
+            engine.up(asked)
 
 
 def test_services_of_another_machine_are_left_alone(home):
@@ -193,4 +194,4 @@ def test_a_password_in_a_log_is_not_repeated(home):
     log = home / "services" / "mlflow.log"
     log.write_text("Traceback\nOperationalError: postgresql://me:secret@there/runs refused\n2026 INFO: no error, bye\n")
     service = services.Service("mlflow", 1, 0.0, socket.gethostname(), "127.0.0.1", "a", "a", str(log))
-    assert engine._last_words(service) == f"OperationalError: postgresql://me:***@there/runs refused ({log})"
+    assert look.last_words(service) == f"OperationalError: postgresql://me:***@there/runs refused ({log})"

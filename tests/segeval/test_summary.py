@@ -85,6 +85,11 @@ def test_a_class_that_nobody_has_is_absent_from_the_means():
     assert segeval.Tally(LABELS).means() == {}
 
 
+def test_the_foreground_is_every_class_but_0_in_the_order_of_the_values():
+    assert segeval.foreground({10: "necrosis", 0: "air", 2: "edema"}) == [(2, "edema"), (10, "necrosis")]
+    assert segeval.foreground({0: "air"}) == []
+
+
 def test_a_patient_without_any_foreground_has_no_dice_and_spoils_no_mean():
     found = tally(("empty", "empty", EMPTY), ("two", "two", TWO))
     assert math.isnan(found.rows[0]["dice"]) and found.rows[0]["pixel_accuracy"] == 1

@@ -1,0 +1,140 @@
+"""A whole experiment, and its smaller sections: cluster, tracking, evaluation, promotion, card."""
+
+from typing import Annotated
+
+import yaml
+from pydantic import AfterValidator, Field, model_validator
+
+from r2d2.config.data import Data, Preprocess
+from r2d2.config.folders import Folder
+from r2d2.config.networks import DistUNet, Model
+from r2d2.config.section import Fraction, Name, Section
+from r2d2.config.training import Training
+
+
+class Cluster(Section):
+    """Where the workers run: how many, and what each one takes of the Ray cluster.
+
+    `cpus_per_worker`: as many as the cluster can give to all alike, if absent; a worker uses as many threads.
+    `address`: the Ray cluster's; absent, the one in RAY_ADDRESS or of `r2d2 up`, or a local one for this run alone,
+    which is what `local` always means.
+    `max_restarts`: how often a run that lost a worker is started again from its last checkpoint.
+    """
+
+    workers: Annotated[int, Field(ge=1)] = 1
+    cpus_per_worker: Annotated[int, Field(ge=1)] | None = None
+    gpus_per_worker: Annotated[int, Field(ge=0, le=1)] = 0
+    address: str | None = None
+    max_restarts: Annotated[int, Field(ge=0)] = 3
+
+
+class Tracking(Section):
+    """Where runs are recorded.
+
+    `uri` is an MLflow server's (absent: MLFLOW_TRACKING_URI, the server of `r2d2 up`, or SQLite in R2D2_HOME).
+    `storage` is the folder, common to all nodes, of checkpoints and prepared data (absent: R2D2_HOME).
+    `model_name` is the name in the registry (absent: the experiment's). `monitor_s`: how often every node's load is
+    recorded, in seconds; null for never.
+    """
+
+    uri: str | None = None
+    storage: Folder | None = None
+    model_name: Name | None = None
+    monitor_s: Annotated[float, Field(ge=0.1)] | None = 10.0
+
+
+class Evaluation(Section):
+    """What is scored: validation after every `every_epochs` epochs and the last; pictures of the worst `overlays`."""
+
+    every_epochs: Annotated[int, Field(ge=1)] = 1
+    overlays: Annotated[int, Field(ge=0)] = 3
+
+
+class Promotion(Section):
+    """What a model must show before it takes an alias such as `champion` (`r2d2 zoo promote`).
+
+    It is compared with the alias' present holder on the same patients, none of whom either model, or a model it came
+    from, was trained or chosen on: at least `min_patients` of them. The lower end of the 95 % interval of the Dice's
+    difference, candidate less champion, may not be below minus `allowed_loss`; no patient's Dice may be below `floor`;
+    and no class may be found nowhere in a patient who has it and in whom the champion finds it.
+    """
+
+    min_patients: Annotated[int, Field(ge=2)] = 5
+    allowed_loss: Fraction = 0.01
+    floor: Fraction = 0.1
+
+
+class Card(Section):
+    """What only people know about a model, for its card in the zoo.
+
+    `licence` is the data's; absent, the one that its `dataset.json` states.
+    """
+
+    task: str = ""
+    modality: str = ""
+    intended_use: str = "Research. Not for use on patients."
+    licence: str = ""
+    known_failures: tuple[str, ...] = ()
+
+
+def _zoo(value: str) -> str:
+    if not value.startswith("zoo:") or not value.removeprefix("zoo:"):
+        raise ValueError(f"should be zoo:name@alias or zoo:name/version (got {value!r})")
+    return value
+
+
+class Experiment(Section):
+    """A whole experiment file.
+
+    `start_from`: a registered model that is trained further for this task. Its weights are carried over as far as they
+    fit; its network is taken too where the file has no `model` section.
+    """
+
+    name: Name
+    description: str = ""
+    start_from: Annotated[str, AfterValidator(_zoo)] | None = None
+    data: Data
+    preprocess: Preprocess = Preprocess()
+    model: Model = DistUNet()
+    training: Training = Training()
+    cluster: Cluster = Cluster()
+    tracking: Tracking = Tracking()
+    evaluation: Evaluation = Evaluation()
+    promotion: Promotion = Promotion()
+    card: Card = Card()
+
+    @model_validator(mode="after")
+    def _flips_within_the_plane(self) -> "Experiment":
+        across = {"sagittal": "left-right", "coronal": "front-back", "axial": "bottom-top"}[self.preprocess.plane]
+        if self.training.augmentation and across in self.training.augmentation.flip:
+            raise ValueError(f"training.augmentation.flip: {self.preprocess.plane} slices have no axis {across}")
+        return self
+
+    @model_validator(mode="after")
+    def _one_start(self) -> "Experiment":
+        if self.start_from and self.model.weights not in (None, self.start_from):
+            raise ValueError(f"start_from and model.weights ({self.model.weights}): give one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _virtual_workers_for_all(self) -> "Experiment":
+        if self.logical_workers < self.cluster.workers:
+            raise ValueError(
+                f"training.virtual_workers ({self.logical_workers}) must be >= cluster.workers "
+                f"({self.cluster.workers}): every worker does the work of one or more"
+            )
+        return self
+
+    @property
+    def logical_workers(self) -> int:
+        """How many workers the rate, the global batch and the order of images follow."""
+        return self.training.virtual_workers or self.cluster.workers
+
+    @property
+    def registered_name(self) -> str:
+        """The name of the model in the registry."""
+        return self.tracking.model_name or self.name
+
+    def to_yaml(self) -> str:
+        """The experiment as YAML with every key, defaults included; `load` reads it back equal."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,120 @@
+"""Reading an experiment file: YAML, dotted overrides, one line about the first thing that is wrong."""
+
+import difflib
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from r2d2.config.experiment import Experiment
+from r2d2.config.networks import NETWORKS
+from r2d2.errors import InputError
+
+
+def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Experiment:
+    """Read an experiment file and apply dotted overrides.
+
+    Args:
+        path: A YAML file.
+        overrides: `section.key=value`, the value read as YAML, e.g. `training.epochs=5` or
+            `preprocess.image_size=[128, 128]`.
+
+    Returns:
+        The checked experiment. Relative paths in it start from the working folder.
+
+    Raises:
+        InputError: The file is missing or no YAML, a key is unknown (the nearest are named), or a value is out of its
+            range or type.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such experiment file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from None
+    return parse(text, overrides, source=str(path))
+
+
+def parse(text: str, overrides: list[str] | tuple[str, ...] = (), source: str = "experiment") -> Experiment:
+    """Check an experiment given as YAML text; `source` is what errors call it. See `load`."""
+    try:
+        values = yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
+        raise InputError(f"{source}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{source}: an experiment file is a mapping of sections (name, data, ...), not {values!r:.40}")
+    for override in overrides:
+        _override(values, override)
+    try:
+        return Experiment.model_validate(values)
+    except ValidationError as error:
+        raise InputError(f"{source}: {_one_line(error)}") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader, which here refuses a key given twice instead of taking the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key, (place, _) in zip(keys, node.value, strict=True):
+            if keys.count(key) > 1 and key != "<<":
+                raise yaml.MarkedYAMLError(problem=f"the key {key!r} is given twice", problem_mark=place.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise InputError(f"override {override!r}: write it as section.key=value, e.g. training.epochs=5")
+    try:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError):
+        raise InputError(f"override {override!r}: the value is not YAML") from None
+    *parents, last = key.split(".")
+    place = values
+    for parent in parents:
+        inner = place.get(parent)
+        if inner is None:
+            inner = place[parent] = {}
+        if not isinstance(inner, dict):
+            raise InputError(f"override {override!r}: {parent} is a value, not a section")
+        place = inner
+    place[last] = value
+
+
+def _one_line(error: ValidationError) -> str:
+    problems = error.errors(include_url=False)
+    # An unknown key explains a missing one, so it comes first.
+    problems.sort(key=lambda problem: problem["type"] != "extra_forbidden")
+    first = problems[0]
+    network = next((part for part in first["loc"] if part in NETWORKS), None)
+    parts = [str(part) for part in first["loc"] if part not in NETWORKS]
+    where = ".".join(part for part in parts if not part.startswith(("function-", "constrained-")))
+    if first["type"] == "extra_forbidden":
+        known = _known_keys(NETWORKS[str(network)], "model.") if network else _known_keys()
+        same_name = [key for key in known if key.split(".")[-1] == where.split(".")[-1]]
+        nearest = list(dict.fromkeys([*same_name, *difflib.get_close_matches(where, known, n=3, cutoff=0.5)]))[:3]
+        text = f"{where}: unknown key" + (f" of {network}" if network else "")
+        text += f"; the nearest known: {', '.join(nearest)}" if nearest else ""
+    elif first["type"] == "union_tag_invalid":
+        expected = " or ".join(repr(name) for name in NETWORKS)
+        text = f"{where}.network: should be {expected} (got {first['ctx']['tag']!r:.60})"
+    else:
+        message = first["msg"].removeprefix("Value error, ")
+        given = "" if first["type"] in ("missing", "value_error") else f" (got {first['input']!r:.60})"
+        text = f"{where}: {message[0].lower()}{message[1:]}{given}" if where else message
+    text = " ".join(text.split())
+    return text if len(problems) == 1 else f"{text} (and {len(problems) - 1} more)"
+
+
+def _known_keys(section: type[BaseModel] = Experiment, prefix: str = "") -> list[str]:
+    keys = []
+    for name, field in section.model_fields.items():
+        keys.append(f"{prefix}{name}")
+        # The section itself, also where it may be absent (`Section | None`) or one of several with tags.
+        for kind in (field.annotation, *(getattr(kind, "__origin__", kind) for kind in get_args(field.annotation))):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                keys += _known_keys(kind, f"{prefix}{name}.")
+    return keys

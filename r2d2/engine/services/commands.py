@@ -1,0 +1,121 @@
+"""The command line of each service, and what stands in its environment."""
+
+import configparser
+import io
+import os
+import re
+import secrets
+import socket
+import sys
+from pathlib import Path
+
+import psutil
+
+from r2d2 import ENVIRONMENT, config, resources, services
+from r2d2.engine.services.settings import Settings, reached
+from r2d2.network import free_port
+from r2d2.services import LOOPBACK
+
+
+def environment() -> dict[str, str]:
+    """This process' environment as a service starts in it: nothing in it names services elsewhere."""
+    others = ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "MLFLOW_TRACKING_URI")  # of services elsewhere
+    kept = {key: value for key, value in os.environ.items() if key not in others}
+    return ENVIRONMENT | kept | {"R2D2_HOME": str(config.home()), "PYTHONUNBUFFERED": "1"}
+
+
+def dashboard(port: int) -> list[str]:
+    """The command line that serves the dashboard on this machine alone: Streamlit cannot ask who is there."""
+    options = {
+        "server.address": LOOPBACK,
+        "server.port": port,
+        "server.headless": "true",
+        "server.fileWatcherType": "none",
+        "browser.gatherUsageStats": "false",
+        "client.toolbarMode": "minimal",
+    }
+    words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
+    return [sys.executable, "-m", "streamlit", "run", str(resources.find("apps/dashboard/app.py")), *words]
+
+
+def mlflow(host: str, port: int, settings: Settings) -> tuple[list[str], dict[str, str]]:
+    """MLflow's command line, and the part of its environment that nobody else may see."""
+    # Two workers on two cores take 8 clients' batches at 1.5 times the rate of one, four at 1.9 times, and nothing was
+    # lost with any number: SQLite's writers wait for each other.
+    workers = min(4, max(2, len(os.sched_getaffinity(0))))
+    line = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", str(workers)]
+    line += ["--uvicorn-opts=--no-access-log --timeout-graceful-shutdown 3"]
+    artifacts = settings.artifacts or str(config.home() / "artifacts")
+    if "://" not in artifacts:
+        artifacts = Path(artifacts).expanduser().absolute().as_uri()
+    if host == LOOPBACK and artifacts.startswith("file:"):
+        # Clients are on this machine and write the files themselves; later they find them without the server, too.
+        line += ["--no-serve-artifacts", "--default-artifact-root", artifacts]
+    else:
+        # Files go through the server: nobody else needs its disk or its keys.
+        line += ["--serve-artifacts", "--artifacts-destination", artifacts]
+    environment = {
+        # Here, its password is in no `ps`. SQLAlchemy's own choice of a driver is not the one of r2d2[server].
+        "MLFLOW_BACKEND_STORE_URI": re.sub(
+            "^postgresql:", "postgresql+psycopg2:", settings.backend_store or services.file_store()
+        ),
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
+    if host != LOOPBACK:
+        line += ["--app-name", "basic-auth"]
+        environment["MLFLOW_AUTH_CONFIG_PATH"] = str(services.password_file())
+        environment["MLFLOW_FLASK_SERVER_SECRET_KEY"] = services.password()["secret_key"]
+        names = os.environ.get("MLFLOW_SERVER_ALLOWED_HOSTS", "").split(",") + sorted(_names(host))
+        environment["MLFLOW_SERVER_ALLOWED_HOSTS"] = ",".join(
+            part for name in names if name for part in (name, f"{name}:*")
+        )
+    return line, environment
+
+
+def _names(host: str) -> set[str]:
+    """What a client may call this machine."""
+    own = {one.address for every in psutil.net_if_addrs().values() for one in every if one.family == socket.AF_INET}
+    return {"localhost", LOOPBACK, socket.gethostname(), reached(host)} | (own if host == "0.0.0.0" else set())
+
+
+def ray(host: str, ports: dict[str, int], settings: Settings, scratch: str) -> list[str]:
+    """The command line of Ray's head, whose folder is `scratch`."""
+    slots = settings.slots or len(os.sched_getaffinity(0))
+    options = {
+        "node-ip-address": reached(host),
+        "port": ports["ray"],
+        "dashboard-host": host,
+        "dashboard-port": ports["ray_page"],
+        "num-cpus": slots,
+        "temp-dir": scratch,
+        "log-color": "false",
+        # Ray's usual ones, where another cluster on this machine would be in the way.
+        "ray-client-server-port": free_port(host),
+        "dashboard-agent-listen-port": free_port(host),
+        "min-worker-port": 0,
+        "max-worker-port": 0,
+    }
+    words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
+    # The module that its command `ray` calls, so that it is this Python's.
+    return [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats", *words]
+
+
+def lock_doors() -> None:
+    """Make the files of MLflow's password and Ray's token, if they are not there."""
+    if not services.password_file().exists():
+        parser = configparser.ConfigParser(interpolation=None)
+        parser["mlflow"] = {
+            "default_permission": "NO_PERMISSIONS",
+            "database_uri": f"sqlite:///{services.folder()}/mlflow-users.db",
+            "admin_username": "admin",
+            "admin_password": secrets.token_urlsafe(24),
+            "authorization_function": "mlflow.server.auth:authenticate_request_basic_auth",
+            # Otherwise every request waits for the password's slow hash.
+            "auth_cache_ttl_seconds": "300",
+            "secret_key": secrets.token_urlsafe(32),
+        }
+        text = io.StringIO()
+        parser.write(text)
+        services.write_private(services.password_file(), text.getvalue())
+    if not services.token_file().exists():
+        services.write_private(services.token_file(), secrets.token_hex(32))
