@@ -9,7 +9,7 @@ from r2d2 import config
 from r2d2.imgmed import augment
 
 FOLDER = Path(__file__).parents[2] / "experiments"
-FILES = sorted(FOLDER.glob("*.yaml"))
+FILES = sorted([*FOLDER.glob("*.yaml"), *FOLDER.glob("zoo/*.yaml")])
 FILE = pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 
 
@@ -52,7 +52,10 @@ def test_the_header_records(file, line):
 @FILE
 def test_the_commands_name_the_file(file):
     command = "\n".join(text for text in header(file) if text.startswith("Command:"))
-    assert f"r2d2 train experiments/{file.name}" in command or "r2d2 demo" in command
+    if "r2d2 demo" not in command and "build.py" not in command:
+        assert f"r2d2 train {file.relative_to(FOLDER.parent)}" in command
+    if "build.py" in command:
+        assert f"python {(FOLDER / 'zoo' / 'build.py').relative_to(FOLDER.parent)} {config.load(file).name}" in command
 
 
 @pytest.mark.parametrize("name", ["brats", "atrium"])
