@@ -17,11 +17,10 @@ import time
 from datetime import date
 from pathlib import Path
 
-import soak
 import yaml
 from soak import COURSE, ROOM, TwoHosts, below, end, latest_step, make_experiment, only_run, query, wait_for
 
-EPOCHS, MONITOR_S, AWAY_S = 600, 5, 60
+EPOCHS, MONITOR_S, AWAY_S, LIMIT_S = 300, 5, 60, 1200
 
 
 def main() -> None:
@@ -49,7 +48,7 @@ def trained(experiment: Path, away: str) -> dict:
     with place:
         driver = place.train(str(experiment))
         try:
-            wait_for(lambda: latest_step(place.home) > 0 and known_epochs(place) >= 20, soak.LIMIT_S, driver)
+            wait_for(lambda: latest_step(place.home) > 0 and known_epochs(place) >= 20, LIMIT_S, driver)
             run_id, _ = only_run(place)
             began = time.monotonic()
             if away != "never":
@@ -58,12 +57,12 @@ def trained(experiment: Path, away: str) -> dict:
                 time.sleep(AWAY_S)  # the length of the outage is what is tried
                 place.serve()
                 found["seconds_away"] = time.monotonic() - began
-            driver.wait(timeout=soak.LIMIT_S)
+            driver.wait(timeout=LIMIT_S)
             if away == "to the end":
                 place.serve()
                 found["seconds_away"] = time.monotonic() - began
                 found["waited"] = EPOCHS - known_epochs(place)
-                place.command("runs", "send", run_id).wait(timeout=soak.LIMIT_S)
+                place.command("runs", "send", run_id).wait(timeout=LIMIT_S)
         finally:
             end(below(driver.pid))
         found |= {"code": driver.returncode, "status": only_run(place)[1], "metrics": query(place.store, COURSE)}

