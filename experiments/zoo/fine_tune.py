@@ -83,7 +83,9 @@ def record(curves: dict[str, list[list[float]]]) -> str:
     lines.append("")
     for level in LEVELS:
         middle = [statistics.median(epochs_to(one, level) for one in found) for found in curves.values()]
-        scratch, tuned = (f"{epochs:g} epochs" if epochs < float("inf") else "never" for epochs in middle)
+        scratch, tuned = (
+            "never" if epochs == float("inf") else f"{epochs:g} epoch{'s' * (epochs != 1)}" for epochs in middle
+        )
         lines.append(f"- Dice {level:g}, median of the seeds: from scratch {scratch}, fine-tuned {tuned}.")
     return "\n".join([*lines, "", "![curves](fine_tune.png)", ""])
 
@@ -95,7 +97,7 @@ def draw(curves: dict[str, list[list[float]]]) -> None:
     for colour, (name, found) in zip(("tab:gray", "tab:blue"), curves.items(), strict=True):
         for number, one in enumerate(found):
             axes.plot(range(1, len(one) + 1), one, color=colour, label=name if number == 0 else None)
-    axes.set(xlabel="epoch", ylabel="validation Dice", ylim=(0, 1), title="Brain extraction, three training heads")
+    axes.set(xlabel="epoch", ylabel="validation Dice", ylim=(0.7, 1), title="Brain extraction, three training heads")
     axes.legend(loc="lower right")
     figure.savefig(HERE / "fine_tune.png", dpi=110)
 
