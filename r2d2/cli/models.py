@@ -27,6 +27,8 @@ def train(
     from r2d2 import config
     from r2d2.engine.train import train as run
 
+    if file and "=" in file.name and not file.exists():
+        raise InputError(f"{file}: a setting is changed after the experiment file: train FILE KEY=VALUE")
     result = run(config.load(file, overrides or []) if file else None, resume)
     if as_json:
         answer(result)

@@ -22,6 +22,8 @@ def runs_list(as_json: Json = False) -> None:
     for row in rows:
         dice = "" if row["test/dice"] is None else f"test dice {row['test/dice']:.3f}"
         print(f"{row['run_id']}  {row['status']:<9} {row['started']}  {row['name']:<32} {dice}")
+    if len(rows) == queries.LATEST:
+        print(f"(the latest {queries.LATEST})")
 
 
 @runs_app.command("show")
@@ -64,8 +66,11 @@ def runs_send(
     sent = send(run)
     if as_json:
         answer(sent)
-        return
-    for one in sent:
-        print(f"Run {one['run_id']}: {one['delivered']} records delivered")
-    if not sent:
+    for one in sent if not as_json else ():
+        refused = f", {one['refused']} refused for good" if one["refused"] else ""
+        problem = f"; the rest is kept: {one['problem']}" if one["problem"] else ""
+        print(f"Run {one['run_id']}: {one['delivered']} records delivered{refused}{problem}")
+    if not sent and not as_json:
         print("No run has anything to send")
+    if any(one["problem"] for one in sent):
+        raise typer.Exit(1)

@@ -56,8 +56,8 @@ def show(model: Model, as_json: Json = False) -> None:
         for event in events:
             reason = f" ({event['reason']})" if event["reason"] else ""
             print(f"@{alias}: {event['did']}, now version {event['version']}, {event['at']} {event['by']}{reason}")
-    if found.promotion:
-        print(f"Last judgement: {found.promotion['verdict']}", *found.promotion["reasons"], sep="\n  ")
+    for alias, judged in found.judgements.items():
+        print(f"Last judgement for @{alias}: {judged['verdict']}", *judged["reasons"], sep="\n  ")
 
 
 @zoo_app.command()
@@ -173,7 +173,8 @@ def rollback(
     if as_json:
         answer(made)
     else:
-        print(f"{made['model']} is @{made['alias']} again, {made['before']} no longer")
+        before = f", {made['before']} no longer" if made["before"] else ""
+        print(f"{made['model']} is @{made['alias']} again{before}")
 
 
 def _registered(model: str, as_json: bool) -> None:

@@ -1,5 +1,6 @@
 """Promote: a model takes an alias such as `champion` once it has shown, on patients nobody has seen, that it may."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,7 +44,7 @@ def promote(
     force: bool = False,
     reason: str = "",
 ) -> Promotion:
-    """Give an alias to a version if it passes the gate of its experiment's `promotion` section.
+    """Give an alias to a version if it passes the gate: its experiment's `promotion`, or the holder's where stricter.
 
     Args:
         name: The model's name in the registry.
@@ -62,6 +63,7 @@ def promote(
         raise InputError("--force needs a --reason: it goes onto the model's record")
     from r2d2.tracking import promotion, store, zoo
 
+    promotion.check(alias, reason)
     client = store.connect(store.resolve())
     candidate = zoo.get(client, f"{name}/{version}")
     while True:
@@ -78,8 +80,8 @@ def promote(
             evidence["reasons"] = [f"not judged: {error}"]
         refused = evidence["reasons"]
         evidence |= {"verdict": "accepted" if not refused else "forced" if force else "refused", "reason": reason}
+        file = promotion.record(client, name, version, alias, evidence)
         if refused and not force:
-            file = promotion.record(client, name, version, alias, evidence)
             told = "; ".join(refused)
             raise WorkFailed(f"{candidate.reference} is not promoted to @{alias}: {told} (evidence: {file})")
         try:
@@ -87,23 +89,32 @@ def promote(
         except promotion.HolderChanged:
             say(f"@{alias} has changed hands meanwhile; judging again, against its new holder")
             continue
-        file = promotion.record(client, name, version, alias, evidence)
         return Promotion(candidate.reference, alias, before, evidence, file)
 
 
-def roll_back(name: str, alias: str = ALIAS, reason: str = "") -> dict[str, str]:
+def roll_back(name: str, alias: str = ALIAS, reason: str = "") -> dict[str, str | None]:
     """Give an alias back to its previous holder.
 
     Returns:
-        `model`, who holds it now, and `before`, who held it.
+        `model`, who holds it now, and `before`, who held it; None if that was deleted.
 
     Raises:
         InputError: No such model, or nobody held the alias before.
     """
     from r2d2.tracking import promotion, store
 
+    promotion.check(alias, reason)
     before, now = promotion.roll_back(store.connect(store.resolve()), name, alias, reason)
-    return {"model": f"{name}/{now}", "before": f"{name}/{before}", "alias": alias}
+    return {"model": f"{name}/{now}", "before": f"{name}/{before}" if before else None, "alias": alias}
+
+
+def strictest(policies: Sequence[config.Promotion]) -> config.Promotion:
+    """Return what is strictest in several policies: no candidate brings a laxer gate than the champion passed."""
+    return config.Promotion(
+        min_patients=max(policy.min_patients for policy in policies),
+        allowed_loss=min(policy.allowed_loss for policy in policies),
+        floor=max(policy.floor for policy in policies),
+    )
 
 
 def refusals(policy: config.Promotion, candidate: "Tally", champion: "Tally | None") -> list[str]:
@@ -123,7 +134,7 @@ def refusals(policy: config.Promotion, candidate: "Tally", champion: "Tally | No
     found = []
     if champion is not None:
         difference = segeval.compare(dice, champion.patients("dice"))
-        if difference.low < -policy.allowed_loss:
+        if not difference.low >= -policy.allowed_loss:  # also where there is no interval
             found.append(
                 f"Dice less the champion's is {difference.difference:+.4f}, and with 95 % confidence no better than "
                 f"{difference.low:+.4f} at least; promotion.allowed_loss is {policy.allowed_loss:g}"
@@ -145,11 +156,15 @@ def refusals(policy: config.Promotion, candidate: "Tally", champion: "Tally | No
     return found
 
 
+def _policy(model: str) -> config.Promotion:
+    return config.parse(read_metadata(resolve(model))["experiment"], source=model).promotion
+
+
 def _judged(candidate: str, champion: str | None, alias: str, data: Path | None) -> dict[str, Any]:
     """The evidence for or against a candidate, `reasons` being those against it."""
     from r2d2 import segeval
 
-    policy = config.parse(read_metadata(resolve(candidate))["experiment"], source=candidate).promotion
+    policy = strictest([_policy(model) for model in (candidate, champion) if model])
     scored = score([candidate, *([champion] if champion else [])], data)
     first, second = scored.tallies[0], scored.tallies[1] if champion else None
     reasons = refusals(policy, first, second)

@@ -49,7 +49,8 @@ def send(name: str | None = None) -> list[dict[str, Any]]:
         name: A run's id or name; absent, every run in R2D2_HOME that has something to deliver.
 
     Returns:
-        Of each run its `run_id` and how many records were `delivered`.
+        Of each run its `run_id`, how many records were `delivered` and how many the server `refused` for good, and the
+        `problem` that kept the others from it, or None. Runs that go on are passed over.
 
     Raises:
         InputError: There is no such run, it still goes on, or the server does not answer.
@@ -66,11 +67,24 @@ def send(name: str | None = None) -> list[dict[str, Any]]:
         outboxes = {run.run_id: storage(runs.read_experiment(run)) / "runs" / run.run_id / FOLDER}
         if not outboxes[run.run_id].exists():
             raise InputError(f"run {name}: nothing of it lies in {outboxes[run.run_id].parent}")
-    sent = []
+    sent: list[dict[str, Any]] = []
     for run_id, outbox in outboxes.items():
-        delivery = Delivery(client, run_id, outbox)
         try:
-            sent.append({"run_id": run_id, "delivered": delivery.catch_up()})
+            delivery = Delivery(client, run_id, outbox)
+        except InputError:  # its driver delivers
+            if name is None:
+                continue
+            raise
+        told: dict[str, Any] = {"run_id": run_id, "delivered": 0, "refused": 0, "problem": None}
+        before = delivery.refused
+        try:
+            told["delivered"] = delivery.catch_up()
+        except InputError as error:
+            if name is not None:
+                raise
+            told["problem"] = str(error)
         finally:
             delivery.close()
+        told["refused"] = delivery.refused - before
+        sent.append(told)
     return sent

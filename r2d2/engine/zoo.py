@@ -1,7 +1,8 @@
 """The zoo: publish a model, show it, take it away as a package, bring one in."""
 
-import json
+import contextlib
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from r2d2.errors import InputError
 
 @dataclass(frozen=True)
 class Shown:
-    """A version with all that is known of it: its card, every event of its model's aliases, its last judgement."""
+    """A version with all that is known of it: its card, every event of its model's aliases, its last judgements."""
 
     model: str
     aliases: tuple[str, ...]
@@ -22,7 +23,7 @@ class Shown:
     card: dict[str, Any]
     text: str
     history: dict[str, list[dict[str, Any]]]
-    promotion: dict[str, Any] | None
+    judgements: dict[str, dict[str, Any]]
 
 
 def publish(source: str, experiment: config.Experiment | None = None, name: str | None = None) -> str:
@@ -72,7 +73,6 @@ def show(model: str) -> Shown:
     tags = client.get_model_version(found.name, str(found.version)).tags
     holders = {alias for version in zoo.list_versions(client, found.name) for alias in version.aliases}
     trails = {alias: promotion.history(client, found.name, alias) for alias in sorted(holders)}
-    judged = tags.get("r2d2.promotion")
     return Shown(
         found.reference,
         found.aliases,
@@ -80,7 +80,7 @@ def show(model: str) -> Shown:
         card,
         cards.text(card),
         {alias: trail for alias, trail in trails.items() if trail},
-        json.loads(judged) if judged else None,
+        promotion.judgements(tags),
     )
 
 
@@ -124,8 +124,8 @@ def push(path: Path, name: str | None = None) -> str:
         experiment_id = runs.experiment_id(client, name)
         tags = {"r2d2.pushed": path.name, "r2d2.origin": str(card["lineage"]["run"])}
         run_id = client.create_run(experiment_id, run_name=f"{name}-pushed", tags=tags).info.run_id
-        registered = zoo.register(client, folder, name, run_id, cards.tags(card))
-        client.set_terminated(run_id)
+        with _closing(client, run_id):
+            registered = zoo.register(client, folder, name, run_id, cards.tags(card))
     return "{}/{}".format(*registered)
 
 
@@ -161,15 +161,25 @@ def _publish_file(path: Path, experiment: config.Experiment, name: str) -> str:
     card = cards.make(
         experiment, known["r2d2"], tally, prepared.fingerprint, prepared.licence, network.count_params(), origin
     )
-    for key, value in tally.means().items():
-        client.log_metric(run.run_id, f"test/{key}", value)
-    client.set_tag(run.run_id, "r2d2.reason", f"published from {path.name}")
-    with tempfile.TemporaryDirectory() as folder:
+    with _closing(client, run.run_id), tempfile.TemporaryDirectory() as folder:
+        for key, value in tally.means().items():
+            client.log_metric(run.run_id, f"test/{key}", value)
+        client.set_tag(run.run_id, "r2d2.reason", f"published from {path.name}")
         made = Path(folder) / "model"
         package.write(made, network, known, run.run_id, experiment.to_yaml(), card, plain(tally.rows))
         registered = zoo.register(client, made, name, run.run_id, cards.tags(card))
-    client.set_terminated(run.run_id)
     return "{}/{}".format(*registered)
+
+
+@contextlib.contextmanager
+def _closing(client: Any, run_id: str) -> Iterator[None]:
+    """Close a run at the end of the block, as failed if that raises."""
+    try:
+        yield
+    except BaseException:
+        client.set_terminated(run_id, "FAILED")
+        raise
+    client.set_terminated(run_id)
 
 
 def _check_name(name: str) -> None:

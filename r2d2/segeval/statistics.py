@@ -124,7 +124,7 @@ def _interval(values: np.ndarray, statistic: str) -> tuple[float, float]:
     """The 95 % interval of the mean or the median over patients, by resampling these."""
     if values.size < 2 or not np.isfinite(values).any():
         return float("nan"), float("nan")
-    if np.ptp(values) == 0:
+    if np.ptp(values) < 1e-12:  # rounding is no spread
         return float(values[0]), float(values[0])
     rng = np.random.default_rng(0)
     if statistic == "median" or np.isinf(values).any():

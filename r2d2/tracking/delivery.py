@@ -98,12 +98,17 @@ class Delivery:
         Raises:
             InputError: The server does not answer.
         """
-        before = waiting(self._outbox)
+        before, refused = waiting(self._outbox), self.refused
         try:
             self._pass()
         except _AWAY as error:
-            raise InputError(f"{self._client.tracking_uri}: it does not answer ({_line(error)})") from None
-        return before - waiting(self._outbox)
+            raise InputError(f"{self._client.tracking_uri}: it does not take the records ({_line(error)})") from None
+        return before - waiting(self._outbox) - (self.refused - refused)
+
+    @property
+    def refused(self) -> int:
+        """How many records the server has refused for good so far."""
+        return self._progress.refused
 
     def start(self) -> None:
         """Begin to deliver whatever is written from now on."""
@@ -160,18 +165,26 @@ class Delivery:
         """Deliver what every file holds now."""
         for path in sorted(self._outbox.glob("*.jsonl")):
             for some, behind in self._together(path):
-                try:
-                    self._carry_out(some)
-                except MlflowException as error:
-                    if _is_away(error):
-                        raise
-                    self._refused(some, error)
+                self._try(some)
                 self._progress.offsets[path.name] = behind
                 with whole_file(self._outbox / "progress.json") as beside:
                     beside.write_text(json.dumps(asdict(self._progress)))
                 for entry in some:
                     if entry["kind"] == "file":
                         shutil.rmtree((self._outbox / entry["stored"]).parent, ignore_errors=True)
+
+    def _try(self, some: list[dict[str, Any]]) -> None:
+        """Carry out entries; where the server refuses one of several, each by itself."""
+        try:
+            self._carry_out(some)
+        except MlflowException as error:
+            if _is_away(error):
+                raise
+            if len(some) == 1:
+                self._refused(some[0], error)
+                return
+            for entry in some:
+                self._try([entry])
 
     def _together(self, path: Path) -> Iterator[tuple[list[dict[str, Any]], int]]:
         """Yield a file's new entries, metrics and tags that follow each other together, with the place behind them."""
@@ -223,21 +236,22 @@ class Delivery:
             self._client.log_batch(self._run_id, metrics=metrics, tags=[RunTag(key, tags[key]) for key in tags])
         self._progress.once = known
 
-    def _refused(self, some: list[dict[str, Any]], error: MlflowException) -> None:
+    def _refused(self, entry: dict[str, Any], error: MlflowException) -> None:
         """Set aside what the server will never take, so that the rest arrives."""
         with (self._outbox / "refused.log").open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(entry | {"error": _line(error)}) + "\n" for entry in some)
+            file.write(json.dumps(entry | {"error": _line(error)}) + "\n")
         if not self._progress.refused:
             say(f"The tracking server refuses a record ({_line(error)}); such are kept in {file.name}")
-        self._progress.refused += len(some)
+        self._progress.refused += 1
 
 
 def _is_away(error: Exception) -> bool:
-    """Whether the server is away, overloaded, asks for another password or lacks the run: it may take it later.
+    """Whether the server is away, overloaded, asks for another password, or the run is deleted: it may take it later.
 
     What it calls invalid it will never take.
     """
-    return not (isinstance(error, MlflowException) and error.get_http_status_code() == 400)
+    invalid = isinstance(error, MlflowException) and error.get_http_status_code() == 400
+    return not invalid or "must be in the 'active' state" in str(error)
 
 
 _AWAY = (MlflowException, OSError, SQLAlchemyError)  # requests' errors are OSErrors

@@ -20,6 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from r2d2.errors import InputError
 from r2d2.files import check_zip, whole_file, whole_folder
 from r2d2.tracking import card as cards
@@ -30,6 +32,10 @@ LARGEST_BYTES = 4 * 2**30
 MLFLOW_S_OWN = "registered_model_meta"
 """What MLflow puts beside a version's files when it hands them out."""
 NEEDED = ("MLmodel", "data/model.keras", "experiment.yaml", "card.json", "card.md", "test.json")
+ALLOWED = {*NEEDED, "conda.yaml", "python_env.yaml", "requirements.txt", "constraints.txt", "data/keras_module.txt"}
+"""Nothing else: MLflow's own loaders would unpickle a file of the right name."""
+LOADERS = {"keras": None, "python_function": "mlflow.keras"}
+"""The flavours of MLflow's that a package may name, and what may load them."""
 
 
 def write(
@@ -85,6 +91,9 @@ def verify(folder: Path) -> dict[str, Any]:
     for name in [*NEEDED, *told]:
         if name not in found:
             raise InputError(f"{folder}: {name} is missing; the package is not whole, get it again")
+    for name in found:
+        if name not in ALLOWED:
+            raise InputError(f"{folder}: {name} has no place in a model's package; nothing of it is used")
     for name, now in found.items():
         if name not in told:
             raise InputError(f"{folder}: {name} is not in {SUMS}; the package was changed after it was made")
@@ -92,9 +101,17 @@ def verify(folder: Path) -> dict[str, Any]:
             raise InputError(f"{folder}: {name} is not what it was ({SUMS}); the package was changed, get it again")
     try:
         card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
-        cards.text(card), cards.tags(card)
+        cards.text(card)
+        _ = [float(text) for key, text in cards.tags(card).items() if "dice" in key and text]
     except (UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{folder}/card.json: no card that R2D2 wrote; get the package again") from None
+    try:
+        flavors = yaml.safe_load((folder / "MLmodel").read_text(encoding="utf-8"))["flavors"]
+        strange = [name for name, about in flavors.items() if LOADERS.get(name, "") != about.get("loader_module")]
+    except (OSError, KeyError, TypeError, AttributeError, ValueError, yaml.YAMLError):
+        raise InputError(f"{folder}/MLmodel: not one that R2D2 wrote; get the package again") from None
+    if strange:
+        raise InputError(f"{folder}/MLmodel: its flavour {strange[0]} is not one of R2D2's; nothing of it is used")
     return card
 
 
@@ -117,7 +134,8 @@ def save(folder: Path, output: Path) -> None:
             if output.exists() and (not output.is_dir() or any(output.iterdir())):
                 raise InputError(f"{output}: it is there already; name a new folder")
             with whole_folder(output) as beside:
-                shutil.copytree(folder, beside, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MLFLOW_S_OWN))
+                shutil.copytree(folder, beside, dirs_exist_ok=True)
+                (beside / MLFLOW_S_OWN).unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"{output}: cannot be written ({error.strerror or error})") from None
 
@@ -148,7 +166,7 @@ def opened(path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MLFLOW_S_OWN)
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MLFLOW_S_OWN)
 
 
 def _sums(folder: Path) -> dict[str, str]:

@@ -9,6 +9,7 @@ import contextlib
 import getpass
 import json
 import platform
+import re
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -17,8 +18,11 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from r2d2.errors import InputError, WorkFailed
+from r2d2.console import say
+from r2d2.errors import InputError
 
+LONGEST, MOST = 500, 100
+"""Characters of a reason, and events of a trail: together what a tag takes."""
 STALE_S = 60.0
 """A lock that nobody gave back in this time, which is a thousand times what its holders need, is its dead holder's."""
 
@@ -68,14 +72,16 @@ def take(
         if holder(client, name, alias) != judged_against:
             raise HolderChanged
         events = _with_holder(history(client, name, alias), judged_against)
+        if not _exists(client, name, version):
+            raise InputError(f"model {name}/{version}: it is not in the registry any more")
         _write(client, name, alias, version, [*events, _event(did, version, reason)])
 
 
-def roll_back(client: MlflowClient, name: str, alias: str, reason: str) -> tuple[int, int]:
-    """Give an alias back to its previous holder.
+def roll_back(client: MlflowClient, name: str, alias: str, reason: str) -> tuple[int | None, int]:
+    """Give an alias back to its previous holder that is still in the registry.
 
     Returns:
-        The version that held it, and the one that holds it now.
+        The version that held it, None if that was deleted, and the one that holds it now.
 
     Raises:
         InputError: Nobody held it before.
@@ -83,14 +89,16 @@ def roll_back(client: MlflowClient, name: str, alias: str, reason: str) -> tuple
     with _alone(client, name):
         now = holder(client, name, alias)
         events = _with_holder(history(client, name, alias), now)
-        if now is None or len(stack := _stack(events)) < 2:
+        held = _stack(events)[: -1 if now is not None else None]
+        back = next((version for version in reversed(held) if _exists(client, name, version)), None)
+        if back is None:
             raise InputError(f"model {name}: @{alias} has no previous holder to go back to")
-        _write(client, name, alias, stack[-2], [*events, _event("rolled back", stack[-2], reason)])
-        return now, stack[-2]
+        _write(client, name, alias, back, [*events, _event("rolled back", back, reason)])
+        return now, back
 
 
 def record(client: MlflowClient, name: str, version: int, alias: str, evidence: Mapping[str, Any]) -> str:
-    """Keep a judgement: whole as a file of the version's run, in short as tags of the version.
+    """Keep a judgement: whole as a file of the version's run, in short as a tag of the version, `judgement`.
 
     Returns:
         Where the file is.
@@ -98,18 +106,33 @@ def record(client: MlflowClient, name: str, version: int, alias: str, evidence: 
     run_id = client.get_model_version(name, str(version)).run_id
     file = f"promotion/{name}-{version}-{alias}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}.json"
     client.log_dict(run_id, dict(evidence), file)
-    short = {key: value for key, value in evidence.items() if key not in ("rows", "patients", "left_out")}
-    tags = {"promotion": json.dumps(short)[:5000], "promotion.verdict": evidence["verdict"], "promotion.file": file}
-    for key, value in tags.items():
-        client.set_model_version_tag(name, str(version), f"r2d2.{key}", value)
+    short = {key: evidence.get(key) for key in ("verdict", "candidate", "champion", "comparison", "policy", "reason")}
+    short |= {"file": file, "reasons": [reason[:300] for reason in evidence["reasons"][:5]]}
+    client.set_model_version_tag(name, str(version), f"r2d2.promotion.{alias}", json.dumps(short))
     return f"runs:/{run_id}/{file}"
+
+
+def judgements(tags: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """The last judgement of a version for each alias, of its tags."""
+    key = "r2d2.promotion."
+    return {name.removeprefix(key): json.loads(text) for name, text in tags.items() if name.startswith(key)}
+
+
+def check(alias: str, reason: str) -> None:
+    """Raise an InputError if there can be no such alias, or if a reason is too long for the record."""
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,60}", alias) or re.fullmatch(r"latest|v\d+", alias, re.IGNORECASE):
+        raise InputError(
+            f"alias {alias!r:.80}: letters, digits, '_' and '-', a letter first; not latest, not v and a number"
+        )
+    if len(reason) > LONGEST:
+        raise InputError(f"--reason: {len(reason)} characters; the record takes {LONGEST}")
 
 
 @contextlib.contextmanager
 def _alone(client: MlflowClient, name: str) -> Iterator[None]:
     """Keep others from changing the aliases of a model meanwhile."""
     lock, own = f"{name} (promotion under way)", uuid.uuid4().hex
-    seen, since = "", time.monotonic()
+    seen, since, began, told = "", time.monotonic(), time.monotonic(), False
     while True:
         try:
             client.create_registered_model(lock, tags={"r2d2.holder": own})
@@ -123,20 +146,32 @@ def _alone(client: MlflowClient, name: str) -> Iterator[None]:
                 seen, since = token, time.monotonic()
             elif time.monotonic() - since > STALE_S:
                 client.delete_registered_model(lock)
+        if not told and time.monotonic() - began > 2:
+            say(f"Waiting for another promotion of {name} to end, or for its lock to be {STALE_S:g} s old")
+            told = True
         time.sleep(0.1)
     try:
         yield
     finally:
-        client.delete_registered_model(lock)
+        with contextlib.suppress(MlflowException):  # taken for a dead one's and broken
+            if client.get_registered_model(lock).tags.get("r2d2.holder") == own:
+                client.delete_registered_model(lock)
 
 
 def _write(client: MlflowClient, name: str, alias: str, version: int, events: list[dict[str, Any]]) -> None:
+    # The trail first: an alias that moved without a word would be worse than a word too many.
+    client.set_registered_model_tag(name, _tag(alias), json.dumps(events[-MOST:]))
+    client.set_registered_model_alias(name, alias, str(version))
+
+
+def _exists(client: MlflowClient, name: str, version: int) -> bool:
     try:
-        client.set_registered_model_alias(name, alias, str(version))
+        client.get_model_version(name, str(version))
     except MlflowException as error:
-        told = " ".join(str(error).split())[:200]
-        raise WorkFailed(f"model {name}/{version}: it cannot take @{alias} ({told})") from None
-    client.set_registered_model_tag(name, _tag(alias), json.dumps(events))
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return False
+        raise
+    return True
 
 
 def _event(did: str, version: int, reason: str) -> dict[str, Any]:
@@ -156,7 +191,8 @@ def _stack(events: list[dict[str, Any]]) -> list[int]:
     stack: list[int] = []
     for event in events:
         if event["did"] == "rolled back":
-            stack.pop()
+            while stack and stack[-1] != event["version"]:
+                stack.pop()
         else:
             stack.append(event["version"])
     return stack

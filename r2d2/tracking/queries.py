@@ -7,14 +7,18 @@ from mlflow.entities import ViewType
 
 from r2d2.tracking import runs, store, zoo
 
+LATEST = 100
+"""Runs that a list shows."""
 
-def list_runs(limit: int = 100) -> list[dict[str, Any]]:
+
+def list_runs(limit: int = LATEST) -> list[dict[str, Any]]:
     """The latest runs of every experiment: id, name, status, start (local time) and the headline scores."""
     if store.is_new(uri := store.resolve()):
         return []
     client = store.connect(uri)
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    found = client.search_runs(experiments, max_results=limit, run_view_type=ViewType.ACTIVE_ONLY)
+    ours = "tags.`r2d2.version` LIKE '%'"
+    found = client.search_runs(experiments, ours, max_results=limit, run_view_type=ViewType.ACTIVE_ONLY)
     return [
         {
             "run_id": run.info.run_id,
@@ -26,7 +30,6 @@ def list_runs(limit: int = 100) -> list[dict[str, Any]]:
             "reason": run.data.tags.get("r2d2.reason"),
         }
         for run in found
-        if "r2d2.version" in run.data.tags
     ]
 
 

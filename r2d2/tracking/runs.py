@@ -99,11 +99,13 @@ def find(client: MlflowClient, run_id: str) -> Run:
     except MlflowException:
         pass
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    latest = client.search_runs(experiments, max_results=200, run_view_type=ViewType.ACTIVE_ONLY)
-    named = [run for run in latest if run.info.run_name == run_id]
-    if named:
-        return Run(client, named[0].info.run_id)
-    known = ", ".join(run.info.run_name for run in latest[:5]) or "none yet"
+    if "'" not in run_id:
+        of_name = f"attributes.run_name = '{run_id}'"
+        named = client.search_runs(experiments, of_name, max_results=1, run_view_type=ViewType.ACTIVE_ONLY)
+        if named:
+            return Run(client, named[0].info.run_id)
+    latest = client.search_runs(experiments, max_results=5, run_view_type=ViewType.ACTIVE_ONLY)
+    known = ", ".join(run.info.run_name for run in latest) or "none yet"
     raise InputError(f"run {run_id!r}: not in {client.tracking_uri}; the latest: {known}")
 
 

@@ -21,8 +21,19 @@ def resolve(uri: str | None = None) -> str:
     """The tracking URI in force.
 
     An experiment's `tracking.uri`, MLFLOW_TRACKING_URI, the server of `r2d2 up`, or SQLite in R2D2_HOME.
+
+    Raises:
+        InputError: The server of `r2d2 up` is dead: what it keeps may be in another store than SQLite's.
     """
-    return uri or os.environ.get("MLFLOW_TRACKING_URI") or services.address("mlflow") or services.file_store()
+    if named := uri or os.environ.get("MLFLOW_TRACKING_URI"):
+        return named
+    if address := services.address("mlflow"):
+        return address
+    if "mlflow" in services.read():
+        raise InputError(
+            "the MLflow server of `r2d2 up` does not run any more; `r2d2 up` starts it again, `r2d2 down` does without"
+        )
+    return services.file_store()
 
 
 def artifacts(uri: str) -> str | None:

@@ -133,7 +133,9 @@ def register(client: MlflowClient, folder: Path, name: str, run_id: str, tags: M
             model_id=logged.model_id,
         )
         version = int(created.version)
-    client.set_registered_model_alias(name, "candidate", version)
+    newest = max(int(found.version) for found in _pages(client.search_model_versions, f"name='{name}'"))
+    if version == newest:  # what is registered again later is no candidate any more
+        client.set_registered_model_alias(name, "candidate", version)
     return name, version
 
 
@@ -148,7 +150,7 @@ def _held(*models: RegisteredModel) -> dict[tuple[str, int], list[str]]:
 
 def _version(made: Registered, aliases: Mapping[tuple[str, int], list[str]]) -> ModelVersion:
     told = {key.removeprefix("r2d2."): value for key, value in made.tags.items() if key.startswith("r2d2.")}
-    dice, low, high = (float(told[key]) if told.get(key) else None for key in ("dice", "dice_low", "dice_high"))
+    dice, low, high = (_number(told.get(key)) for key in ("dice", "dice_low", "dice_high"))
     return ModelVersion(
         name=made.name,
         version=int(made.version),
@@ -162,6 +164,14 @@ def _version(made: Registered, aliases: Mapping[tuple[str, int], list[str]]) -> 
         dice_high=high,
         parents=told.get("parents", ""),
     )
+
+
+def _number(text: str | None) -> float | None:
+    """The number that a tag holds; none if it holds something else."""
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return None
 
 
 def _pages(search: Callable[..., Any], query: str | None) -> list[Any]:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from r2d2 import config
-from r2d2.engine.promote import refusals
+from r2d2.engine.promote import refusals, strictest
 from r2d2.segeval import CaseScores, Tally
 
 LABELS = {0: "background", 1: "lesion"}
@@ -68,3 +68,17 @@ def test_patients_with_nothing_to_find_do_not_count():
     four = tally(*GOOD[:4])
     four.add(CaseScores("empty", "empty", np.array([[[1000, 0], [0, 0]]]), 0.001))
     assert "4 patients" in refusals(POLICY, four, None)[0]
+
+
+def test_no_candidate_brings_a_laxer_gate_than_the_champion_passed():
+    lax = config.Promotion(min_patients=3, allowed_loss=1.0, floor=0.0)
+    assert strictest([lax, POLICY]) == POLICY == strictest([POLICY, lax]) == strictest([POLICY])
+
+
+def test_losses_that_differ_by_rounding_alone_are_refused():
+    """Of such the interval by resampling is no number, and a gate that compares with that lets all through."""
+    worse, champion = tally(*(50,) * 6), tally(*(90,) * 6)
+    for number, row in enumerate(worse.rows):
+        row["dice"] += number * 2**-53
+    (told,) = refusals(POLICY, worse, champion)
+    assert "promotion.allowed_loss" in told

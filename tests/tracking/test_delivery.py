@@ -8,6 +8,7 @@ import pytest
 from helpers.processes import wait_for
 from helpers.servers import Server
 
+from r2d2.engine.runs import send
 from r2d2.errors import InputError
 from r2d2.tracking import delivery, store
 from r2d2.tracking.delivery import Delivery, waiting
@@ -112,14 +113,39 @@ def test_a_line_half_written_waits_for_its_rest(tmp_path, run):
 def test_what_the_server_refuses_for_good_is_kept_aside_and_the_rest_arrives(tmp_path, run, capfd):
     client, run_id = run
     outbox = Outbox(tmp_path, "driver-1")
-    outbox.attach_text("a.txt", "a")
+    outbox.log({"before": 1.0})
     outbox.log({"not a name?": 1.0})
-    outbox.attach_text("b.txt", "b")
     outbox.log({"good": 1.0})
-    assert Delivery(client, run_id, tmp_path).catch_up() == 4
-    assert steps(client, run_id, "good") == [(0, 1.0)]
+    sender = Delivery(client, run_id, tmp_path)
+    assert (sender.catch_up(), sender.refused) == (2, 1)
+    assert steps(client, run_id, "before") == steps(client, run_id, "good") == [(0, 1.0)]
     assert json.loads((tmp_path / "refused.log").read_text())["values"] == {"not a name?": 1.0}
     assert "refuses a record" in capfd.readouterr().err
+
+
+def test_the_records_of_a_deleted_run_wait_until_it_is_restored(tmp_path, run):
+    client, run_id = run
+    Outbox(tmp_path, "driver-1").log({"a": 1.0})
+    client.delete_run(run_id)
+    sender = Delivery(client, run_id, tmp_path)
+    with pytest.raises(InputError, match=r"does not take the records .*active"):
+        sender.catch_up()
+    assert waiting(tmp_path) == 1
+    client.restore_run(run_id)
+    assert sender.catch_up() == 1 and steps(client, run_id, "a") == [(0, 1.0)]
+
+
+def test_one_run_that_cannot_be_sent_keeps_no_other_from_it(home, server, run, monkeypatch):
+    client, run_id = run
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address)
+    going_on = client.create_run("0").info.run_id
+    for name in ("0" * 32, going_on, run_id):
+        Outbox(home / "runs" / name / "outbox", "driver-1").log({"a": 1.0})
+    driver = Delivery(client, going_on, home / "runs" / going_on / "outbox", take_over=True)
+    unknown, sent = sorted(send(), key=lambda one: one["delivered"])
+    assert (unknown["run_id"], unknown["delivered"]) == ("0" * 32, 0) and "not found" in unknown["problem"]
+    assert sent == {"run_id": run_id, "delivered": 1, "refused": 0, "problem": None}
+    assert steps(client, run_id, "a") == [(0, 1.0)] and driver.close() == 1
 
 
 def test_a_driver_takes_over_from_another_and_nobody_else_does(tmp_path, run):

@@ -57,7 +57,7 @@ def test_a_changed_byte_is_refused(copied, name):
 
 def test_a_file_that_is_missing_or_added_or_a_link_is_refused(copied, tmp_path):
     (copied / "more.txt").write_text("more")
-    refused(copied, "more.txt is not in SHA256SUMS")
+    refused(copied, "more.txt has no place")
     (copied / "more.txt").unlink()
     (copied / "card.md").rename(tmp_path / "card.md")
     refused(copied, "card.md is missing")
@@ -78,12 +78,32 @@ def test_a_package_of_the_right_sums_but_without_what_a_model_needs_is_refused(t
     refused(tmp_path, "MLmodel is missing")
 
 
+def resum(folder):
+    """Make the checksums right again."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "SHA256SUMS"]
+    sums = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder)}\n" for path in files]
+    (folder / "SHA256SUMS").write_text("".join(sums))
+
+
+@pytest.mark.parametrize("name", ["data/custom_objects.cloudpickle", "data/registered_model_meta", "run.py"])
+def test_a_file_that_has_no_place_in_a_package_is_refused_though_its_sum_is_right(copied, name):
+    (copied / name).write_bytes(b"evil")
+    resum(copied)
+    refused(copied, "has no place")
+
+
+def test_a_package_that_names_another_loader_is_refused(copied):
+    text = (copied / "MLmodel").read_text()
+    assert "loader_module: mlflow.keras" in text
+    (copied / "MLmodel").write_text(text.replace("loader_module: mlflow.keras", "loader_module: mlflow.pyfunc.model"))
+    resum(copied)
+    refused(copied, "its flavour python_function")
+
+
 @pytest.mark.parametrize("card", ["{}", "[]", "not JSON", '{"labels": 3}'])
 def test_a_card_that_is_none_is_refused_though_its_sum_is_right(copied, card):
     (copied / "card.json").write_text(card)
-    sums = (copied / "SHA256SUMS").read_text().splitlines()
-    right = f"{hashlib.sha256(card.encode()).hexdigest()}  card.json"
-    (copied / "SHA256SUMS").write_text("\n".join(right if line.endswith("  card.json") else line for line in sums))
+    resum(copied)
     refused(copied, "no card that R2D2 wrote")
 
 

@@ -111,18 +111,49 @@ def test_a_refusal_is_recorded_and_force_needs_a_reason_that_is_too(client, monk
     with pytest.raises(WorkFailed, match="heart/2 is not promoted to @champion: worse; and worse"):
         engine.promote("heart", 2)
     assert promotion.holder(client, "heart", "champion") is None
-    assert client.get_model_version("heart", "2").tags["r2d2.promotion.verdict"] == "refused"
+    judged = promotion.judgements(client.get_model_version("heart", "2").tags)
+    assert judged["champion"]["verdict"] == "refused" and judged["champion"]["reasons"] == ["worse", "and worse"]
     with pytest.raises(InputError, match="--force needs a --reason"):
         engine.promote("heart", 2, force=True, reason=" ")
     made = engine.promote("heart", 2, force=True, reason="the only one")
     assert made.evidence["verdict"] == "forced" and trail(client) == [("forced", 2)]
     tags = client.get_model_version("heart", "2").tags
-    assert tags["r2d2.promotion.verdict"] == "forced" and "the only one" in tags["r2d2.promotion"]
+    judged = promotion.judgements(tags)["champion"]
+    assert (judged["verdict"], judged["reason"]) == ("forced", "the only one")
     run = client.get_model_version("heart", "2").run_id
     files = [file.path for file in client.list_artifacts(run, "promotion")]
-    assert len(files) == 2 and tags["r2d2.promotion.file"] in files
+    assert len(files) == 2 and judged["file"] in files
     with pytest.raises(InputError, match="heart/2 holds @champion already"):
         engine.promote("heart", 2)
+
+
+def test_a_version_that_was_deleted_is_passed_over(client):
+    for version, before in ((1, None), (2, 1), (3, 2)):
+        promotion.take(client, "heart", version, "champion", before, "promoted", "")
+    client.delete_model_version("heart", "2")
+    assert promotion.roll_back(client, "heart", "champion", "") == (3, 1)
+    promotion.take(client, "heart", 4, "champion", 1, "promoted", "")
+    client.delete_model_version("heart", "4")  # its alias goes with it
+    assert promotion.holder(client, "heart", "champion") is None
+    assert promotion.roll_back(client, "heart", "champion", "") == (None, 1)
+    with pytest.raises(InputError, match="heart/4: it is not in the registry any more"):
+        promotion.take(client, "heart", 4, "champion", 1, "promoted", "")
+
+
+@pytest.mark.parametrize("alias", ["latest", "v1", "a/b", "../evil", "", "1"])
+def test_what_can_be_no_alias_is_refused_before_anything_is_judged(client, monkeypatch, alias):
+    monkeypatch.setattr(engine, "_judged", lambda *_: pytest.fail("it was judged"))
+    with pytest.raises(InputError, match="alias"):
+        engine.promote("heart", 1, alias)
+
+
+def test_a_reason_that_the_record_cannot_take_moves_nothing(client, monkeypatch):
+    monkeypatch.setattr(engine, "_judged", lambda *_: {"reasons": []})
+    with pytest.raises(InputError, match="501 characters; the record takes 500"):
+        engine.promote("heart", 1, reason="x" * 501)
+    assert promotion.holder(client, "heart", "champion") is None
+    engine.promote("heart", 1, reason='"' * 500)
+    assert promotion.history(client, "heart", "champion")[0]["reason"] == '"' * 500
 
 
 def test_an_unknown_model_is_one_line(client):
