@@ -313,9 +313,8 @@ def test_resume_goes_on_after_the_driver_died_and_ends_without_a_server_that_hea
         ("evaluate", result["model"], "--json"),
         **live,
     )
-    assert [(one["run_id"], one["delivered"]) for one in _document(sent)] == [
-        (run_id, result["undelivered"])
-    ] and _document(again) == []
+    told = [(one["run_id"], one["delivered"]) for one in _document(sent)]
+    assert told == [(run_id, result["undelivered"])] and _document(again) == []
     _assert_whole(store, run_id)
     _assert_same_course(store, undisturbed)
     assert not (home / "mlflow.db").exists()
