@@ -25,7 +25,8 @@ def prepared_folder(tmp_path):
         np.lib.format.open_memmap(tmp_path / f"{name}.npy", mode="w+", dtype=dtype, shape=shape)
     frame = imgmed.frame((SIZE, SIZE), (SIZE, SIZE))
     case = PreparedCase("p", "p", 0, (SLICES, SIZE, SIZE), (1.0, 1.0, 1.0), 0, frame)
-    index = {"key": "x", "labels": {0: "background"}, "channels": ["a", "b", "c", "d"], "cases": [asdict(case)]}
+    index = {"key": "x", "labels": {0: "background"}, "channels": ["a", "b", "c", "d"], "licence": ""}
+    index["cases"] = [asdict(case)]
     (tmp_path / "index.json").write_text(json.dumps(index))
     return tmp_path
 
