@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from r2d2 import config
+from r2d2.console import say
 from r2d2.engine.models import parents
 from r2d2.engine.prepare import described, prepare
 from r2d2.errors import InputError
@@ -52,10 +53,11 @@ def publish(source: str, experiment: config.Experiment | None = None, name: str 
 
     client = store.connect(store.resolve())
     run = runs.find(client, source)
-    made = zoo.version_of_run(client, run.run_id)
-    folder = zoo.fetch(client, made.reference)
-    card = package.verify(folder)
-    return "{}/{}".format(*zoo.register(client, folder, name or made.name, run.run_id, cards.tags(card)))
+    name = name or runs.read_experiment(run).registered_name
+    folder = zoo.fetch(client, zoo.version_of_run(client, run.run_id).reference)
+    if any(version.run_id == run.run_id for version in zoo.list_versions(client, name)):
+        say("It is in the registry already, by this name")
+    return "{}/{}".format(*zoo.register(client, folder, name, run.run_id, cards.tags(package.verify(folder))))
 
 
 def show(model: str) -> Shown:
