@@ -69,3 +69,41 @@ def flops_an_image(model: Any) -> float:
             total += 2 * (2 if first else 3) * height * width * float(np.prod(layer.kernel.shape))
             first = False
     return total
+
+
+def torch_unet(filters: int, depth: int, classes: int) -> Any:
+    """Dist-U-Net for scans of one channel, without normalization, as PyTorch's users write it."""
+    import torch
+    from torch import nn
+
+    def level(before, after):
+        return nn.Sequential(
+            nn.Conv2d(before, after, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(after, after, 3, padding=1),
+            nn.ReLU(inplace=True),
+        )
+
+    class UNet(nn.Module):
+        def __init__(self):
+            super().__init__()
+            wide = [filters * 2**number for number in range(depth + 1)]
+            self.down = nn.ModuleList([level(a, b) for a, b in zip([1, *wide], wide[:-1], strict=False)])
+            self.bottom = level(wide[-2], wide[-1])
+            self.up = nn.ModuleList([nn.ConvTranspose2d(2 * w, w, 2, 2) for w in wide[:-1]])
+            self.back = nn.ModuleList([level(2 * w, w) for w in wide[:-1]])
+            self.logits = nn.Conv2d(filters, classes, 1)
+            self.pool = nn.MaxPool2d(2)
+
+        def forward(self, x):
+            skips = []
+            for one in self.down:
+                x = one(x)
+                skips.append(x)
+                x = self.pool(x)
+            x = self.bottom(x)
+            for number in reversed(range(depth)):
+                x = self.back[number](torch.cat([skips[number], self.up[number](x)], 1))
+            return self.logits(x)
+
+    return UNet()

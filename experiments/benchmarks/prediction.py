@@ -33,7 +33,7 @@ from datetime import date
 from pathlib import Path
 
 import numpy as np
-from common import Tool, environment, interval
+from common import Tool, environment, interval, torch_unet
 
 SHAPE, SIZE, DEPTH, CLASSES = (240, 240, 155), 128, 4, 4
 PEERS = ("torch==2.13.0", "monai==1.6.1", "numpy<2.5")
@@ -90,43 +90,12 @@ def pytorch_tool(filters: int, shape, size: int, how: str = ""):
     """PyTorch's with MONAI, likewise."""
     import torch
     from monai.transforms import NormalizeIntensity
-    from torch import nn
     from torch.nn import functional
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     torch.manual_seed(0)
 
-    def level(before, after):
-        return nn.Sequential(
-            nn.Conv2d(before, after, 3, padding=1),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(after, after, 3, padding=1),
-            nn.ReLU(inplace=True),
-        )
-
-    class UNet(nn.Module):
-        def __init__(self):
-            super().__init__()
-            wide = [filters * 2**number for number in range(DEPTH + 1)]
-            self.down = nn.ModuleList([level(a, b) for a, b in zip([1, *wide], wide[:-1], strict=False)])
-            self.bottom = level(wide[-2], wide[-1])
-            self.up = nn.ModuleList([nn.ConvTranspose2d(2 * w, w, 2, 2) for w in wide[:-1]])
-            self.back = nn.ModuleList([level(2 * w, w) for w in wide[:-1]])
-            self.logits = nn.Conv2d(filters, CLASSES, 1)
-            self.pool = nn.MaxPool2d(2)
-
-        def forward(self, x):
-            skips = []
-            for one in self.down:
-                x = one(x)
-                skips.append(x)
-                x = self.pool(x)
-            x = self.bottom(x)
-            for number in reversed(range(DEPTH)):
-                x = self.back[number](torch.cat([skips[number], self.up[number](x)], 1))
-            return self.logits(x)
-
-    model = UNet().eval().to(memory_format=torch.channels_last)
+    model = torch_unet(filters, DEPTH, CLASSES).eval().to(memory_format=torch.channels_last)
     example = torch.zeros(BATCH, 1, size, size).contiguous(memory_format=torch.channels_last)
     if "jit" in how:
         # Tracing under autocast keeps its casts in the graph; freezing then makes the weights constants.

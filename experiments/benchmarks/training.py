@@ -39,7 +39,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-from common import Tool, environment, flops_an_image, interval
+from common import Tool, environment, flops_an_image, interval, torch_unet
 
 SIZE, BATCH, FILTERS, DEPTH, CLASSES, RATE = 128, 8, 32, 4, 4, 0.02
 SLICES, LONG = 40, 150
@@ -122,37 +122,7 @@ def pytorch_tool(room: Path, threads: int, compiled: bool = False):
     torch.set_num_threads(threads)
     torch.manual_seed(0)
 
-    def level(before, after):
-        return nn.Sequential(
-            nn.Conv2d(before, after, 3, padding=1),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(after, after, 3, padding=1),
-            nn.ReLU(inplace=True),
-        )
-
-    class UNet(nn.Module):
-        def __init__(self):
-            super().__init__()
-            wide = [FILTERS * 2**number for number in range(DEPTH + 1)]
-            self.down = nn.ModuleList([level(a, b) for a, b in zip([1, *wide], wide[:-1], strict=False)])
-            self.bottom = level(wide[-2], wide[-1])
-            self.up = nn.ModuleList([nn.ConvTranspose2d(2 * w, w, 2, 2) for w in wide[:-1]])
-            self.back = nn.ModuleList([level(2 * w, w) for w in wide[:-1]])
-            self.logits = nn.Conv2d(FILTERS, CLASSES, 1)
-            self.pool = nn.MaxPool2d(2)
-
-        def forward(self, x):
-            skips = []
-            for one in self.down:
-                x = one(x)
-                skips.append(x)
-                x = self.pool(x)
-            x = self.bottom(x)
-            for number in reversed(range(DEPTH)):
-                x = self.back[number](torch.cat([skips[number], self.up[number](x)], 1))
-            return self.logits(x)
-
-    model = UNet()
+    model = torch_unet(FILTERS, DEPTH, CLASSES)
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             nn.init.kaiming_normal_(module.weight)

@@ -1,8 +1,8 @@
-"""The end of a run: rank 0 writes the model with its card, and down what is to be recorded of it."""
+"""The end of a run: rank 0 writes the model with its card, and down what is to be recorded of its scores."""
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,6 @@ from r2d2.tracking.outbox import Outbox
 
 if TYPE_CHECKING:
     from r2d2 import config
-    from r2d2.cluster.worker import Task
     from r2d2.data.prepare import Prepared
     from r2d2.inference import Predictor
     from r2d2.segeval import Tally
@@ -27,38 +26,39 @@ MODEL = "model"
 
 
 def write_model(
-    task: "Task",
+    folder: Path,
     experiment: "config.Experiment",
     prepared: "Prepared",
+    split: Mapping[str, Sequence[str]],
+    parents: list[dict[str, Any]],
     network: Any,
     tally: "Tally",
-    outbox: Outbox,
-) -> Path:
-    """Write the model's folder, and down that it is to be registered.
+    origin: Mapping[str, Any],
+) -> dict[str, str]:
+    """Write a model's package.
 
     Args:
-        task: The run's.
+        folder: Where.
         experiment: What it was made from.
         prepared: Its data.
+        split: The cases in each part.
+        parents: The models that its weights come from, of `engine.models.parents`.
         network: The Keras model, float32.
         tally: Its scores on the test patients.
-        outbox: The run's.
+        origin: From `card.lineage`.
 
     Returns:
-        The folder.
+        The tags of its version, which say what its card says first.
     """
     from r2d2.inference.saved import metadata
 
-    known = metadata(experiment, prepared, task.split)
-    known["r2d2"]["parents"] = task.parents
-    origin = cards.lineage(task.run_id, prepared.key, task.git, task.packages)
+    known = metadata(experiment, prepared, split)
+    known["r2d2"]["parents"] = parents
     card = cards.make(
         experiment, known["r2d2"], tally, prepared.fingerprint, prepared.licence, network.count_params(), origin
     )
-    folder = Path(task.run_folder) / MODEL
-    package.write(folder, network, known, task.run_id, experiment.to_yaml(), card, plain(tally.rows))
-    outbox.register(folder, experiment.registered_name, cards.tags(card))
-    return folder
+    package.write(folder, network, known, origin["run"], experiment.to_yaml(), card, plain(tally.rows))
+    return cards.tags(card)
 
 
 def write_scores(

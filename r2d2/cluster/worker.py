@@ -328,6 +328,7 @@ class _Worker:
     def _hand_over(self, tally: "Tally") -> dict[str, Any]:
         from r2d2.cluster import handover
         from r2d2.segeval import plain
+        from r2d2.tracking.card import lineage
         from r2d2.training.verdict import verdict
 
         means, folder = tally.means(), Path(self.task.run_folder)
@@ -339,9 +340,13 @@ class _Worker:
         plane = self.experiment.preprocess.plane
         handover.write_scores(self.outbox, tally, means, self.state.best_epoch, plane, folder / VALIDATION)
         handover.draw_worst(self.outbox, self.prepared, self.predictor, tally, self.experiment.evaluation.overlays)
-        model = handover.write_model(
-            self.task, self.experiment, self.prepared, self.learner.plain_model(), tally, self.outbox
+        task, model = self.task, folder / handover.MODEL
+        origin = lineage(task.run_id, self.prepared.key, task.git, task.packages)
+        network = self.learner.plain_model()
+        tags = handover.write_model(
+            model, self.experiment, self.prepared, task.split, task.parents, network, tally, origin
         )
+        self.outbox.register(model, self.experiment.registered_name, tags)
         return {
             "model": str(model),
             "best_epoch": self.state.best_epoch,

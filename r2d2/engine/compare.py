@@ -1,13 +1,14 @@
 """Compare two models on the same patients."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from r2d2 import config
 from r2d2.console import bar
-from r2d2.engine.evaluate import Pair, dataset_for, load_predictor
+from r2d2.engine.evaluate import Pair, dataset_for, load_predictor, read_case
 from r2d2.engine.models import own_scans, read_metadata, resolve
 from r2d2.errors import InputError
 
@@ -22,12 +23,14 @@ class Scored:
     Attributes:
         about: Whose scans these are, in a sentence.
         tallies: The scores of each model.
+        policies: What each model's experiment asks of a promotion.
         left_out: The patients who are not among them because a model, or one that it came from, was trained or chosen
             on a scan of theirs.
     """
 
     about: str
     tallies: "tuple[Tally, ...]"
+    policies: tuple[config.Promotion, ...]
     left_out: tuple[str, ...]
 
 
@@ -75,7 +78,7 @@ def compare(first: str, second: str, data: Path | None = None) -> Compared:
     return Compared(found.about, (first, second), comparisons, rows(found.tallies), found.left_out)
 
 
-def score(models: Iterable[str], data: Path | None) -> Scored:
+def score(models: Sequence[str], data: Path | None) -> Scored:
     """Score models on the patients of a dataset whom none of them, nor any that they came from, has seen.
 
     Args:
@@ -86,14 +89,13 @@ def score(models: Iterable[str], data: Path | None) -> Scored:
         InputError: No such model or data, other classes or channels, or a scan that cannot be scored.
     """
     from r2d2 import segeval
-    from r2d2.data.check import inspect_case
 
-    models = list(models)
+    folders = [resolve(model) for model in models]
     seen: set[str] = set()
-    for model in models:
-        known = read_metadata(resolve(model))
+    for folder in folders:
+        known = read_metadata(folder)
         seen.update(own_scans(known), *(parent["seen"] for parent in known.get("parents", [])))
-    loaded = [load_predictor(model) for model in models]
+    loaded = [load_predictor(str(folder)) for folder in folders]
     first = loaded[0][0]
     dataset = dataset_for(first, data)
     for (saved, _), model in zip(loaded[1:], models[1:], strict=True):
@@ -110,9 +112,7 @@ def score(models: Iterable[str], data: Path | None) -> Scored:
             advance(case.name)
             if case.patient in left_out:
                 continue
-            inspected = inspect_case(case, tuple(first.labels), dataset.channels)
-            if inspected.errors or inspected.summary is None or inspected.image is None or inspected.mask is None:
-                raise InputError(inspected.errors[0])
+            inspected = read_case(case, first, dataset)
             if inspected.summary.content in seen:
                 left_out.add(case.patient)
                 continue
@@ -130,7 +130,8 @@ def score(models: Iterable[str], data: Path | None) -> Scored:
     patients = len(tallies[0].patients("dice")) if tallies[0].rows else 0
     of = data or first.experiment.data.path
     about = f"{patients} patients of {of} whom no model was trained or chosen on ({len(left_out)} left out)"
-    return Scored(about, tallies, tuple(sorted(left_out)))
+    policies = tuple(saved.experiment.promotion for saved, _ in loaded)
+    return Scored(about, tallies, policies, tuple(sorted(left_out)))
 
 
 def rows(tallies: "tuple[Tally, ...]") -> list[dict[str, Any]]:

@@ -69,7 +69,6 @@ def evaluate(
     _check_place(place)
     saved, predictor = load_predictor(model)
     from r2d2 import imgmed, segeval
-    from r2d2.data.check import inspect_case
 
     dataset = dataset_for(saved, data)
     cases = [case for case in dataset.cases if data or case.name in saved.split["test"]]
@@ -79,9 +78,7 @@ def evaluate(
     known, plane = [], saved.experiment.preprocess.plane
 
     def read(case: Any) -> "Pair":
-        inspected = inspect_case(case, tuple(saved.labels), dataset.channels)
-        if inspected.errors or inspected.summary is None or inspected.image is None or inspected.mask is None:
-            raise InputError(inspected.errors[0])
+        inspected = read_case(case, saved, dataset)
         if data is None and inspected.summary.content != saved.contents[case.name]:
             raise InputError(f"{case.images[0]}: not the scan that it was when the model was trained")
         if inspected.summary.content in seen and case.name not in known:
@@ -317,6 +314,20 @@ def load_network(model: str) -> tuple[Any, Any]:
     take_as_needed()
     saved = load(folder)
     return saved, with_precision(saved.model, choose(saved.experiment.training.precision))
+
+
+def read_case(case: Any, saved: Any, dataset: Any) -> Any:
+    """A case of a dataset, read and checked, its classes being a saved model's.
+
+    Raises:
+        InputError: It cannot be scored.
+    """
+    from r2d2.data.check import inspect_case
+
+    inspected = inspect_case(case, tuple(saved.labels), dataset.channels)
+    if inspected.errors or inspected.summary is None or inspected.image is None or inspected.mask is None:
+        raise InputError(inspected.errors[0])
+    return inspected
 
 
 def dataset_for(saved: Any, folder: Path | None) -> Any:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from r2d2 import config
 from r2d2.console import say
 from r2d2.engine.compare import rows, score
-from r2d2.engine.models import read_metadata, resolve
 from r2d2.errors import InputError, WorkFailed
 
 if TYPE_CHECKING:
@@ -156,17 +155,13 @@ def refusals(policy: config.Promotion, candidate: "Tally", champion: "Tally | No
     return found
 
 
-def _policy(model: str) -> config.Promotion:
-    return config.parse(read_metadata(resolve(model))["experiment"], source=model).promotion
-
-
 def _judged(candidate: str, champion: str | None, alias: str, data: Path | None) -> dict[str, Any]:
     """The evidence for or against a candidate, `reasons` being those against it."""
     from r2d2 import segeval
 
-    policy = strictest([_policy(model) for model in (candidate, champion) if model])
     scored = score([candidate, *([champion] if champion else [])], data)
     first, second = scored.tallies[0], scored.tallies[1] if champion else None
+    policy = strictest(scored.policies)
     reasons = refusals(policy, first, second)
     comparison = None
     if second is not None and len(first.rows) and len(first.patients("dice")) > 1:

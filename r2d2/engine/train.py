@@ -138,7 +138,8 @@ def _fit(
     run.start_again()
     outbox = Outbox(folder / FOLDER, f"driver-{time.time_ns()}")
     delivery.start()
-    monitors = Monitors(experiment.tracking.monitor_s, outbox, run.started_s(), placement, run.costs())
+    began_s, spent = run.so_far()
+    monitors = Monitors(experiment.tracking.monitor_s, outbox, began_s, placement, spent)
     try:
         result, restarts = _follow(experiment, task, placement, outbox, stop)
         status = "FINISHED" if "model" in result else "FAILED" if result.get("failed") else "KILLED"
@@ -197,9 +198,8 @@ def _follow(
         advance("starting the workers", done=0)
         try:
             with _leaving_well(stop):
-                return trainer.fit(task, placement, experiment.cluster.max_restarts, on_epoch, on_restart), len(
-                    restarts
-                )
+                result = trainer.fit(task, placement, experiment.cluster.max_restarts, on_epoch, on_restart)
+            return result, len(restarts)
         except trainer.TrainingFailed as error:
             outbox.attach_text("failures/last.txt", error.traceback)
             outbox.end("FAILED", str(error))

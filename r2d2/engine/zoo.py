@@ -136,12 +136,11 @@ def _publish_file(path: Path, experiment: config.Experiment, name: str) -> str:
     from r2d2.engine.doctor import require
 
     require("tensorflow")
+    from r2d2.cluster.handover import MODEL, write_model
     from r2d2.inference import Predictor, read_network, tallied
-    from r2d2.inference.saved import metadata
     from r2d2.models.precision import choose, with_precision
-    from r2d2.segeval import plain
-    from r2d2.tracking import card as cards
-    from r2d2.tracking import package, runs, store, zoo
+    from r2d2.tracking import runs, store, zoo
+    from r2d2.tracking.card import lineage
 
     network = read_network(path)
     prepared, split = prepare(experiment)
@@ -155,21 +154,17 @@ def _publish_file(path: Path, experiment: config.Experiment, name: str) -> str:
     predictor = Predictor(with_precision(network, choose(experiment.training.precision)), experiment.preprocess)
     cases = prepared.select(split["test"])
     tally = tallied(prepared, cases, predictor.confusions(prepared, cases))
-    known = metadata(experiment, prepared, split)
-    known["r2d2"]["parents"] = parents(experiment)
+    parents_of = parents(experiment)
     client = store.connect(store.resolve(experiment.tracking.uri))
-    run = runs.create(client, experiment, described(prepared, split, known["r2d2"]["parents"]))
-    origin = cards.lineage(run.run_id, prepared.key, runs.git_commit(), runs.versions())
-    card = cards.make(
-        experiment, known["r2d2"], tally, prepared.fingerprint, prepared.licence, network.count_params(), origin
-    )
+    run = runs.create(client, experiment, described(prepared, split, parents_of))
+    origin = lineage(run.run_id, prepared.key, runs.git_commit(), runs.versions())
     with _closing(client, run.run_id), tempfile.TemporaryDirectory() as folder:
         for key, value in tally.means().items():
             client.log_metric(run.run_id, f"test/{key}", value)
         client.set_tag(run.run_id, "r2d2.reason", f"published from {path.name}")
-        made = Path(folder) / "model"
-        package.write(made, network, known, run.run_id, experiment.to_yaml(), card, plain(tally.rows))
-        registered = zoo.register(client, made, name, run.run_id, cards.tags(card))
+        made = Path(folder) / MODEL
+        tags = write_model(made, experiment, prepared, split, parents_of, network, tally, origin)
+        registered = zoo.register(client, made, name, run.run_id, tags)
     return "{}/{}".format(*registered)
 
 

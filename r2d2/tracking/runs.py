@@ -5,6 +5,7 @@ import json
 import subprocess
 import time
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import mlflow
@@ -40,14 +41,11 @@ class Run:
         if self.client.get_run(self.run_id).info.status == "FINISHED":
             raise InputError(f"run {self.run_id}: it is finished, there is nothing to go on with; start a new run")
 
-    def started_s(self) -> float:
-        """When it was created, in seconds of the clock."""
-        return self.client.get_run(self.run_id).info.start_time / 1000
-
-    def costs(self) -> dict[str, float]:
-        """What it has cost so far: its metrics `cost/...`."""
-        metrics = self.client.get_run(self.run_id).data.metrics
-        return {name: value for name, value in metrics.items() if name.startswith("cost/")}
+    def so_far(self) -> tuple[float, dict[str, float]]:
+        """When it was created, in seconds of the clock, and what it has cost so far: its metrics `cost/...`."""
+        found = self.client.get_run(self.run_id)
+        costs = {name: value for name, value in found.data.metrics.items() if name.startswith("cost/")}
+        return found.info.start_time / 1000, costs
 
     def start_again(self) -> None:
         """Mark a run as running."""
@@ -126,6 +124,7 @@ def _read_text(run: Run, path: str) -> str:
         raise InputError(f"run {run.run_id}: it has no {path}; R2D2 did not make it, or its files are gone") from None
 
 
+@cache
 def versions() -> dict[str, str]:
     """The versions of the packages that results depend on."""
     versions = {}
@@ -137,6 +136,7 @@ def versions() -> dict[str, str]:
     return versions
 
 
+@cache
 def git_commit() -> str:
     """The commit of the working folder's repository, where the experiment file mostly lies; `-dirty` if changed."""
     try:

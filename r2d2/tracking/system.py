@@ -61,11 +61,6 @@ class Sampler:
         found = {"cpu": self._cpu_joules.since(_rapl()), "gpu": self._gpu_joules.since(self._gpu_energy())}
         return {name: joules / JOULES_A_KWH for name, joules in found.items() if joules is not None}
 
-    @property
-    def gpus(self) -> int:
-        """How many GPUs the machine has."""
-        return len(self._gpus)
-
     def _counters(self) -> dict[str, float]:
         disk, network = psutil.disk_io_counters(), psutil.net_io_counters()
         found: dict[str, float] = {}
