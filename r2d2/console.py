@@ -2,12 +2,14 @@
 
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from rich.console import Console
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
 
 Advance = Callable[..., None]
 """Called when one more part is done; a `note` given to it stands behind the bar."""
@@ -82,3 +84,31 @@ def bars() -> Iterator[Callable[[str, int, int], None]]:
                 advance(done=done)
 
         yield report
+
+
+@contextmanager
+def live_table(render: Callable[[], tuple[Sequence[str], list[Sequence[str]]]]) -> Iterator[Callable[..., None]]:
+    """A table on standard error that changes in place; where that is no terminal, the lines that are said instead.
+
+    Args:
+        render: Gives the headings and the rows, the most important first: of more than fit, the others are counted.
+
+    Yields:
+        Called when something has changed, with a line that says what.
+    """
+
+    def drawn() -> Table:
+        headings, rows = render()
+        fit = max(5, stderr.height - 6)
+        shown = Table(*headings, box=None, pad_edge=False)
+        for row in rows[:fit]:
+            shown.add_row(*row)
+        if len(rows) > fit:
+            shown.add_row(f"and {len(rows) - fit} more")
+        return shown
+
+    if not stderr.is_terminal:
+        yield lambda line="": say(line) if line else None
+        return
+    with Live(drawn(), console=stderr, auto_refresh=False) as live:
+        yield lambda line="": live.update(drawn(), refresh=True)  # noqa: ARG005

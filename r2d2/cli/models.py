@@ -11,6 +11,7 @@ from r2d2.errors import InputError, WorkFailed
 
 if TYPE_CHECKING:
     from r2d2.engine.predict import Prediction
+    from r2d2.engine.tune import SweepResult
 
 MOST_ROWS = 40
 """How many cases a table on the terminal shows."""
@@ -41,6 +42,55 @@ def train(
         print(f"It ended before its last epoch: {result.reason}")
     print(result.verdict)
     print(f"Next: {command()} predict {result.model} SCAN.nii.gz -o MASK.nii.gz")
+
+
+@app.command()
+def tune(
+    file: Annotated[Path | None, typer.Argument(help="A sweep file.", show_default=False)] = None,
+    overrides: Overrides = None,
+    resume: Annotated[str | None, typer.Option(metavar="SWEEP", help="Go on with a sweep that did not finish.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Search an experiment's settings by many trials; test the best one and register it."""
+    from r2d2 import config
+    from r2d2.engine.tune import tune as run
+
+    result = run(config.load_sweep(file, overrides or []) if file else None, resume)
+    if as_json:
+        answer(result)
+        return
+    _show_sweep(result)
+
+
+def _show_sweep(result: "SweepResult") -> None:
+    from r2d2.config import shown
+
+    rows = sorted(result.trials, key=lambda row: -(row["val/dice"] or 0.0))
+    keys = list(dict.fromkeys(key for row in rows for key in row["values"]))
+    head = ["trial", *(key.removeprefix("training.") for key in keys), "epochs", "val dice", "outcome"]
+    cells = [
+        [
+            str(row["number"]),
+            *(shown(row["values"][key]) if key in row["values"] else "-" for key in keys),
+            str(row["epochs"]),
+            "-" if row["val/dice"] is None else f"{row['val/dice']:.3f}",
+            row["outcome"],
+        ]
+        for row in rows
+    ]
+    widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
+    for line in [head, *cells[:MOST_ROWS]]:
+        print("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
+    if len(cells) > MOST_ROWS:
+        print(f"(the best {MOST_ROWS} of {len(cells)})")
+    if result.importance:
+        told = ", ".join(f"{key.removeprefix('training.')} {part:.0%}" for key, part in result.importance.items())
+        print(f"\nWhat the scores depend on: {told}")
+    print(f"\nSweep {result.run_id}: trial {result.best} is the best; table and pictures in {result.report}")
+    if result.model:
+        dice = result.model.metrics.get("dice")
+        tested = "" if dice is None else f", test Dice {dice:.3f}"
+        print(f"Registered {result.model.model} (alias candidate){tested}, run {result.model.run_id}")
 
 
 @app.command()

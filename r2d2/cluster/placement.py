@@ -45,6 +45,31 @@ def connected(cluster: config.Cluster) -> Iterator[Placement]:
         yield from _connected(cluster, address, environment)
 
 
+def side_by_side(cluster: config.Cluster, most: int, asked: int | None = None) -> tuple[Placement, int]:
+    """What each of several rings takes of the connected cluster, and how many are trained at a time.
+
+    Args:
+        cluster: One ring's section.
+        most: How many there are.
+        asked: How many at a time; as many as there is room for if absent.
+
+    Raises:
+        InputError: There is no room for as many as were asked for.
+    """
+    nodes = _nodes()
+    room = _fits(cluster, nodes, cluster.cpus_per_worker or 1) // cluster.workers
+    if asked is not None and asked > room:
+        raise InputError(
+            f"concurrent: {asked} trials of {cluster.workers} workers: the cluster has room for {room} (nodes: "
+            f"{_told(nodes)}); ask for fewer or add nodes"
+        )
+    count = max(1, min(most, asked or room))
+    # A worker's threads are the same whether its ring runs alone or at the end beside others.
+    together = cluster.model_copy(update={"workers": count * cluster.workers})
+    one = _place(together, nodes)
+    return Placement(cluster.workers, one.cpus_per_worker, one.gpus_per_worker, one.nodes), count
+
+
 def _read_switches_again() -> None:
     """Have Ray see what `services.enter` has set; it read these variables when it was imported."""
     ray_constants.ENABLE_RAY_CLUSTER = ray_constants.env_bool(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, True)
@@ -83,26 +108,44 @@ def _connected(cluster: config.Cluster, address: str | None, environment: dict |
             raise WorkFailed(f"Ray could not be started on this machine: {str(error).splitlines()[0]}") from error
         raise InputError(f"cluster.address {address}: no Ray cluster there ({str(error).splitlines()[0]})") from None
     try:
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        yield _place(cluster, [(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in nodes])
+        yield _place(cluster, _nodes())
     finally:
         ray.shutdown()
 
 
-def _place(cluster: config.Cluster, nodes: list[tuple[int, int | None]]) -> Placement:
-    """The largest equal share of the nodes' (CPUs, GPUs) that every worker can have; GPUs None = not known yet."""
+Nodes = list[tuple[int, int | None]]
+"""CPUs and GPUs of each node; GPUs None: not known yet."""
+
+
+def _nodes() -> Nodes:
+    """Of the connected cluster, those that are alive."""
+    found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in found]
+
+
+def _fits(cluster: config.Cluster, nodes: Nodes, cpus: int) -> int:
+    """How many workers of so many CPUs each the nodes have room for."""
+    return sum(
+        min(have // cpus, gpus // cluster.gpus_per_worker)
+        if cluster.gpus_per_worker and gpus is not None
+        else have // cpus
+        for have, gpus in nodes
+    )
+
+
+def _told(nodes: Nodes) -> str:
+    return " + ".join(f"{cpus} CPUs" + (f", {gpus} GPUs" if gpus else "") for cpus, gpus in nodes)
+
+
+def _place(cluster: config.Cluster, nodes: Nodes) -> Placement:
+    """The largest equal share of the nodes that every worker can have."""
 
     def fits(cpus: int) -> int:
-        return sum(
-            min(have // cpus, gpus // cluster.gpus_per_worker)
-            if cluster.gpus_per_worker and gpus is not None
-            else have // cpus
-            for have, gpus in nodes
-        )
+        return _fits(cluster, nodes, cpus)
 
     smallest = cluster.cpus_per_worker or 1
     if fits(smallest) < cluster.workers:
-        have = " + ".join(f"{cpus} CPUs" + (f", {gpus} GPUs" if gpus else "") for cpus, gpus in nodes)
+        have = _told(nodes)
         needs = f"{smallest} CPU" + (", 1 GPU" if cluster.gpus_per_worker else "")
         raise InputError(
             f"cluster.workers={cluster.workers} with {needs} each: the cluster has slots for {fits(smallest)} "

@@ -72,7 +72,7 @@ def fit(
         result = trainer.fit()
     except TrainingFailedError as error:
         text = str(error.__cause__ or error)
-        raise TrainingFailed(_cause(text), text) from error
+        raise TrainingFailed(cause(text), text) from error
     return result.metrics or {}
 
 
@@ -92,10 +92,10 @@ class _Follow(Callback):
 
     def on_trial_recover(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:  # noqa: ARG002
         text = Path(trial.error_file).read_text(errors="replace") if trial.error_file else ""
-        self.on_restart(_cause(text), text)
+        self.on_restart(cause(text), text)
 
 
-def _cause(text: str) -> str:
+def cause(text: str) -> str:
     """The last error that a traceback names, in one line."""
     named = re.findall(
         r"^(?:\w+\.)*(\w*(?:Error|Exception|Superseded|Interrupt)\w*)(?:\([\w.]*\))?: *(.*)$", text, re.M

@@ -30,7 +30,9 @@ class Task:
     `prepared` is the folder of the prepared data, `run_folder` the one of the run's checkpoints and outbox, `owner`
     what `Checkpoints.take_over` gave the driver, `split` the names of the cases in each part, `weights` the file of the
     weights to start from, if any, `parents` the models they come from; `git` and `packages` go onto the model's card.
-    The driver `began` and `asked` for the workers at these seconds of the clock.
+    The driver `began` and `asked` for the workers at these seconds of the clock. A `trial` of a sweep is judged by its
+    validation patients alone: it is neither tested nor handed over. One of a population `teaches`, and goes on from
+    where the run in its `donor`'s folder stands, if it has one.
     """
 
     experiment: str
@@ -46,6 +48,9 @@ class Task:
     packages: dict[str, str]
     parents: list[dict[str, Any]]
     weights: str | None = None
+    trial: bool = False
+    teaches: bool = False
+    donor: str | None = None
 
 
 def work(values: dict[str, Any]) -> None:
@@ -110,7 +115,13 @@ class _Worker:
         reason = self._train()
         if self.ring.rank == 0:
             self.writer.wait()
-        outcome = self._finish() if reason.evaluate else {"failed": reason.failed}
+        if self.task.trial:
+            scores = [
+                {key: row[key] for key in ("epoch", "val/dice")} for row in self.state.history if "val/dice" in row
+            ]
+            outcome: dict[str, Any] = {"failed": reason.failed, "whole": reason.evaluate, "history": scores}
+        else:
+            outcome = self._finish() if reason.evaluate else {"failed": reason.failed}
         train.report(outcome | {"left": reason.text})
 
     def _take_up(self) -> bool:
@@ -132,6 +143,8 @@ class _Worker:
         if self.ring.rank == 0:
             self.outbox = Outbox(Path(self.task.run_folder) / FOLDER, f"attempt-{attempt:04d}")
             self.stop = StopAsked(Path(self.task.run_folder) / STOP)
+        if self.ring.rank == 0 and self.task.donor:
+            self.checkpoints.take_from(Path(self.task.donor))
         latest = self.checkpoints.latest() if self.ring.rank == 0 else None
         if self.ring.rank == 0 and latest is None and self.task.weights:
             from r2d2.models.weights import carry_over
@@ -147,6 +160,11 @@ class _Worker:
                 precision=self.learner.precision,
                 steps_per_epoch=self.learner.steps_per_epoch,
             )
+            if self.task.donor:
+                self.outbox.tag(
+                    **{f"learned.{attempt}": f"from {Path(self.task.donor).name} at epoch {self.state.epoch}"}
+                )
+                self.outbox.forget_after(self.state.epoch)
             self.outbox.log_history(self.state.history)
             if latest is None:  # what the sentinel can go back to
                 self._save()
@@ -238,6 +256,7 @@ class _Worker:
         """
         from ray import train
 
+        from r2d2.cluster import teaching
         from r2d2.training import sentinel
 
         row, state, early = self.learner.end_epoch(self.state), self.state, self.training.early_stopping
@@ -258,7 +277,12 @@ class _Worker:
             state.best_elapsed_s = state.elapsed_s
         if not trouble:
             self._save()
-        train.report(row)
+        if self.task.teaches and self.ring.rank == 0:
+            self.writer.wait()  # who is to learn from it must find it
+            with teaching.pointer(self.task.run_folder) as pointer:
+                train.report(row, checkpoint=pointer)
+        else:
+            train.report(row)
         if early and state.best_score is not None and state.epoch - state.improved_epoch >= early.patience:
             return trouble, Reason(f"no better validation Dice in {early.patience} epochs")
         return trouble, None

@@ -12,31 +12,40 @@ from r2d2.config.folders import home
 from r2d2.config.networks import NETWORKS, DistFCN, DistUNet, Freeze, Model
 from r2d2.config.reading import load, parse
 from r2d2.config.section import Name
+from r2d2.config.sweep import Asha, Dimension, Pbt, Sweep, load_sweep, parse_sweep, shown, with_values
 from r2d2.config.training import Augmentation, Ring, Sentinel, Training
 
 __all__ = [
     "NETWORKS",
     "PATIENT",
+    "Asha",
     "Augmentation",
     "Card",
     "Cluster",
     "Data",
+    "Dimension",
     "DistFCN",
     "DistUNet",
     "Experiment",
     "Freeze",
     "Model",
     "Name",
+    "Pbt",
     "Preprocess",
     "Promotion",
     "Ring",
     "Sentinel",
     "Slices",
     "Split",
+    "Sweep",
     "Training",
     "differences",
     "home",
     "load",
+    "load_sweep",
     "parameters",
     "parse",
+    "parse_sweep",
+    "shown",
+    "with_values",
 ]

@@ -39,18 +39,24 @@ def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Exper
 
 def parse(text: str, overrides: list[str] | tuple[str, ...] = (), source: str = "experiment") -> Experiment:
     """Check an experiment given as YAML text; `source` is what errors call it. See `load`."""
+    values = read_yaml(text, source, "an experiment file is a mapping of sections (name, data, ...)")
+    for change in overrides:
+        override(values, change)
+    try:
+        return Experiment.model_validate(values)
+    except ValidationError as error:
+        raise InputError(f"{source}: {problem(error)}") from None
+
+
+def read_yaml(text: str, source: str, rule: str) -> dict[str, Any]:
+    """The mapping that YAML text holds; `rule` is what an error says of anything else."""
     try:
         values = yaml.load(text, _Loader)
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
         raise InputError(f"{source}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
-        raise InputError(f"{source}: an experiment file is a mapping of sections (name, data, ...), not {values!r:.40}")
-    for override in overrides:
-        _override(values, override)
-    try:
-        return Experiment.model_validate(values)
-    except ValidationError as error:
-        raise InputError(f"{source}: {_one_line(error)}") from None
+        raise InputError(f"{source}: {rule}, not {values!r:.40}")
+    return values
 
 
 class _Loader(yaml.SafeLoader):
@@ -64,7 +70,8 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _override(values: dict[str, Any], override: str) -> None:
+def override(values: dict[str, Any], override: str) -> None:
+    """Change a value by `section.key=value`, the value read as YAML."""
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise InputError(f"override {override!r}: write it as section.key=value, e.g. training.epochs=5")
@@ -84,7 +91,8 @@ def _override(values: dict[str, Any], override: str) -> None:
     place[last] = value
 
 
-def _one_line(error: ValidationError) -> str:
+def problem(error: ValidationError, section: type[BaseModel] = Experiment) -> str:
+    """What is wrong with a file of this kind, in one line."""
     problems = error.errors(include_url=False)
     # An unknown key explains a missing one, so it comes first.
     problems.sort(key=lambda problem: problem["type"] != "extra_forbidden")
@@ -93,7 +101,7 @@ def _one_line(error: ValidationError) -> str:
     parts = [str(part) for part in first["loc"] if part not in NETWORKS]
     where = ".".join(part for part in parts if not part.startswith(("function-", "constrained-")))
     if first["type"] == "extra_forbidden":
-        known = _known_keys(NETWORKS[str(network)], "model.") if network else _known_keys()
+        known = _known_keys(NETWORKS[str(network)], "model.") if network else _known_keys(section)
         same_name = [key for key in known if key.split(".")[-1] == where.split(".")[-1]]
         nearest = list(dict.fromkeys([*same_name, *difflib.get_close_matches(where, known, n=3, cutoff=0.5)]))[:3]
         text = f"{where}: unknown key" + (f" of {network}" if network else "")

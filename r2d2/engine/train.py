@@ -1,21 +1,22 @@
 """Train an experiment: from its file to a registered model."""
 
-import contextlib
-import signal
-import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from r2d2 import config
 from r2d2.console import bar, command, say
 from r2d2.engine.doctor import require
-from r2d2.engine.models import parents, started, weights_file
-from r2d2.engine.prepare import described, prepare, storage
+from r2d2.engine.driven import Driven, leaving_well, run_folder
+from r2d2.engine.models import parents, started
+from r2d2.engine.prepare import described, prepare
 from r2d2.errors import InputError, WorkFailed
-from r2d2.files import whole_file
+
+if TYPE_CHECKING:
+    from r2d2.cluster.placement import Placement
+    from r2d2.cluster.worker import Task
+    from r2d2.tracking.runs import Run
 
 ELSEWHERE = {
     *("cluster.address", "cluster.cpus_per_worker", "cluster.gpus_per_worker", "cluster.max_restarts"),
@@ -23,8 +24,6 @@ ELSEWHERE = {
 }
 """Settings that may change when a run is resumed: where it runs, not what it computes. What is written on the model's
 card and asked of it later (`card`, `promotion`) may, too."""
-PATIENCE_S = 10.0
-"""How long a run that is over waits for a tracking server that does not answer."""
 
 
 @dataclass(frozen=True)
@@ -92,75 +91,52 @@ def train(experiment: config.Experiment | None, resume: str | None = None) -> Ru
             run = runs.create(store.connect(uri), experiment, dataset)
         else:
             dataset = runs.read_dataset(run)
-            _can_go_on(run, dataset, prepared.key, _run_folder(experiment, run.run_id))
-        return _fit(experiment, run, prepared.folder, dataset, placement, began)
+            _can_go_on(run, dataset, prepared.key, run_folder(experiment, run.run_id))
+        return fit(experiment, run, prepared.folder, dataset, placement, began)
 
 
-def _fit(
-    experiment: config.Experiment, run: Any, prepared: Path, dataset: dict[str, Any], placement: Any, began: float
+def fit(
+    experiment: config.Experiment,
+    run: "Run",
+    prepared: Path,
+    dataset: dict[str, Any],
+    placement: "Placement",
+    began: float,
 ) -> RunResult:
-    from r2d2.cluster.leaving import STOP, TAGGED
+    """Train a run that was created, or go on with it, to its registered model.
+
+    Args:
+        experiment: The run's.
+        run: The run.
+        prepared: The folder of its prepared data.
+        dataset: What it records of them (`described`).
+        placement: What it takes of the cluster, which is connected.
+        began: When its driver began, in seconds of the clock.
+
+    Raises:
+        WorkFailed: As `train`.
+    """
     from r2d2.cluster.monitors import Monitors
-    from r2d2.cluster.worker import Task
-    from r2d2.tracking.delivery import Delivery
-    from r2d2.tracking.outbox import FOLDER, Outbox
-    from r2d2.tracking.runs import git_commit, versions
-    from r2d2.training.state import Checkpoints
 
-    folder = _run_folder(experiment, run.run_id)
-    checkpoints, stop = Checkpoints(folder), folder / STOP
-
-    def on_stop() -> None:
-        if not stop.exists():  # a signal's word weighs more
-            with whole_file(stop) as beside:
-                beside.write_text(TAGGED)
-
-    weights = weights_file(experiment) if checkpoints.latest() is None else None
-    task = Task(
-        experiment=experiment.to_yaml(),
-        run_id=run.run_id,
-        prepared=str(prepared),
-        run_folder=str(folder),
-        owner=checkpoints.take_over(),
-        split={part: list(names) for part, names in dataset["split"].items()},
-        threads=placement.cpus_per_worker,
-        began=began,
-        asked=time.time(),
-        git=git_commit(),
-        packages=versions(),
-        parents=dataset["parents"],
-        weights=str(weights) if weights else None,
-    )
-    stop.unlink(missing_ok=True)
-    # What an earlier driver left goes first, an `end` perhaps; then the run goes on.
-    delivery = Delivery(run.client, run.run_id, folder / FOLDER, take_over=True, on_stop=on_stop)
-    delivery.catch_up()
-    run.start_again()
-    outbox = Outbox(folder / FOLDER, f"driver-{time.time_ns()}")
-    delivery.start()
-    began_s, spent = run.so_far()
-    monitors = Monitors(experiment.tracking.monitor_s, outbox, began_s, placement, spent)
+    driven = Driven(run, run_folder(experiment, run.run_id))
+    task = driven.task(experiment, prepared, dataset, placement.cpus_per_worker, began)
+    monitors = Monitors(experiment.tracking.monitor_s, driven.outbox, driven.began_s, placement, driven.spent)
     try:
-        result, restarts = _follow(experiment, task, placement, outbox, stop)
+        result, restarts = _follow(experiment, task, placement, driven)
         status = "FINISHED" if "model" in result else "FAILED" if result.get("failed") else "KILLED"
         if "superseded" not in result:
             monitors.close(result.get("test", {}).get("dice"))
-            outbox.end(status, result.get("left", "stopped"))
+            driven.outbox.end(status, result.get("left", "stopped"))
     finally:
         monitors.close()
-        undelivered = delivery.close(PATIENCE_S)
-        if undelivered:
-            say(
-                f"The tracking server does not answer: {undelivered} records of the run wait in {folder / FOLDER}; "
-                f"once it is back: {command()} runs send {run.run_id}"
-            )
+        undelivered = driven.close()
     if "superseded" in result:
         raise WorkFailed(f"run {run.run_id} goes on elsewhere: another r2d2 train --resume has taken it over")
     if status == "FAILED":
         raise WorkFailed(f"run {run.run_id} failed: {result['left']}")
     if status == "KILLED":
         raise WorkFailed(f"run {run.run_id} was stopped; go on with {command()} train --resume {run.run_id}")
-    registered = "{}/{}".format(*delivery.model) if delivery.model else None
+    registered = "{}/{}".format(*driven.delivery.model) if driven.delivery.model else None
     return RunResult(
         run_id=run.run_id,
         model=registered or result["model"],
@@ -176,12 +152,13 @@ def _fit(
 
 
 def _follow(
-    experiment: config.Experiment, task: Any, placement: Any, outbox: Any, stop: Path
+    experiment: config.Experiment, task: "Task", placement: "Placement", driven: Driven
 ) -> tuple[dict[str, Any], int]:
     """Run the workers to their end under a bar; what rank 0 reported last, and how often workers were lost."""
     from r2d2.cluster import trainer
 
     restarts: list[str] = []
+    outbox = driven.outbox
     with bar(f"Training {experiment.name}", experiment.training.epochs) as advance:
 
         def on_epoch(row: dict[str, float]) -> None:
@@ -197,7 +174,7 @@ def _follow(
 
         advance("starting the workers", done=0)
         try:
-            with _leaving_well(stop):
+            with leaving_well(driven.ask_to_leave):
                 result = trainer.fit(task, placement, experiment.cluster.max_restarts, on_epoch, on_restart)
             return result, len(restarts)
         except trainer.TrainingFailed as error:
@@ -210,28 +187,6 @@ def _follow(
         except BaseException as error:
             outbox.end("KILLED", f"{type(error).__name__} in the driver")
             raise
-
-
-@contextlib.contextmanager
-def _leaving_well(stop: Path) -> Iterator[None]:
-    """Turn the first SIGTERM or Ctrl-C into a wish that the workers find, and leave for, with a checkpoint."""
-    before: dict[int, Any] = {}
-
-    def ask(number: int, frame: object) -> None:  # noqa: ARG001
-        stop.write_text(signal.Signals(number).name)
-        say("Leaving after this step, with a checkpoint")
-        signal.signal(number, before[number])
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    try:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            before[number] = signal.signal(number, ask)
-        yield
-    finally:
-        for installed, handler in before.items():
-            signal.signal(installed, handler)
 
 
 def _resumed(recorded: config.Experiment, given: config.Experiment | None, run: str) -> config.Experiment:
@@ -257,7 +212,3 @@ def _can_go_on(run: Any, recorded: dict[str, Any], prepared: str, folder: Path) 
         raise InputError(
             f"--resume {run.run_id}: no checkpoints in {folder}; set R2D2_HOME (or tracking.storage) to where it ran"
         )
-
-
-def _run_folder(experiment: config.Experiment, run_id: str) -> Path:
-    return storage(experiment) / "runs" / run_id

@@ -12,6 +12,7 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Param, RunTag, ViewType
 from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from r2d2 import __version__, config
 from r2d2.errors import InputError
@@ -53,23 +54,46 @@ class Run:
         self.client.update_run(self.run_id, status="RUNNING")
 
 
-def create(client: MlflowClient, experiment: config.Experiment, dataset: Mapping[str, object]) -> Run:
+def create(
+    client: MlflowClient,
+    experiment: config.Experiment,
+    dataset: Mapping[str, object],
+    sweep: "tuple[config.Sweep, Run, str] | None" = None,
+) -> Run:
     """Open a run for an experiment, with all that it takes to do it again.
 
     Args:
         client: A client of the store.
         experiment: The checked experiment.
         dataset: `split` (part -> case names), `labels`, `channels`, `contents`, `hash` of the prepared data, `parents`.
+        sweep: The sweep that it is a part of, that one's run, and which part, e.g. `trial-003`.
     """
-    name = f"{experiment.name}-{time.strftime('%m%d-%H%M%S')}"
-    created = client.create_run(experiment_id(client, experiment.name), run_name=name)
+    group, name, parent = experiment.name, f"{experiment.name}-{time.strftime('%m%d-%H%M%S')}", {}
+    if sweep:
+        group, name = sweep[0].name, f"{sweep[0].name}-{sweep[2]}"
+        parent = {MLFLOW_PARENT_RUN_ID: sweep[1].run_id}
+    created = client.create_run(experiment_id(client, group), run_name=name, tags=parent)
     run = Run(client, created.info.run_id)
-    client.log_batch(run.run_id, params=[Param(k, v[:6000]) for k, v in config.parameters(experiment).items()])
-    tags = {"version": __version__, "data": dataset["hash"], "git": git_commit(), "packages": json.dumps(versions())}
-    client.log_batch(run.run_id, tags=[RunTag(f"r2d2.{key}", str(value)) for key, value in tags.items()])
+    _describe(run, experiment, {"data": dataset["hash"]})
     client.log_text(run.run_id, experiment.to_yaml(), "experiment.yaml")
     client.log_text(run.run_id, json.dumps(dataset, indent=1), "split.json")
     return run
+
+
+def create_sweep(client: MlflowClient, sweep: config.Sweep) -> Run:
+    """Open a run for a sweep, with its file; the runs of its trials are below it."""
+    name = f"{sweep.name}-{time.strftime('%m%d-%H%M%S')}"
+    run = Run(client, client.create_run(experiment_id(client, sweep.name), run_name=name).info.run_id)
+    _describe(run, sweep.experiment, {"sweep": sweep.search})
+    client.log_text(run.run_id, sweep.to_yaml(), "sweep.yaml")
+    return run
+
+
+def _describe(run: Run, experiment: config.Experiment, tags: Mapping[str, object]) -> None:
+    parameters = [Param(key, value[:6000]) for key, value in config.parameters(experiment).items()]
+    run.client.log_batch(run.run_id, params=parameters)
+    known = {"version": __version__, "git": git_commit(), "packages": json.dumps(versions())} | dict(tags)
+    run.client.log_batch(run.run_id, tags=[RunTag(f"r2d2.{key}", str(value)) for key, value in known.items()])
 
 
 def experiment_id(client: MlflowClient, name: str) -> str:
@@ -110,6 +134,11 @@ def find(client: MlflowClient, run_id: str) -> Run:
 def read_experiment(run: Run) -> config.Experiment:
     """The experiment that a run was made from."""
     return config.parse(_read_text(run, "experiment.yaml"), source=f"run {run.run_id}")
+
+
+def read_sweep(run: Run) -> config.Sweep:
+    """The sweep that a run was made from."""
+    return config.parse_sweep(_read_text(run, "sweep.yaml"), source=f"run {run.run_id}")
 
 
 def read_dataset(run: Run) -> dict[str, Any]:

@@ -150,6 +150,34 @@ class Checkpoints:
             if old != self.best(state):
                 remove_folder(old)
 
+    def take_from(self, folder: Path) -> None:
+        """Go on from where another run stands: its latest checkpoint and best weights take the place of this one's.
+
+        Args:
+            folder: That run's; it may be going on.
+        """
+        other = Checkpoints(folder)
+        for tries_left in (4, 3, 2, 1, 0):
+            latest = other.latest()
+            if latest is None:
+                return
+            try:
+                best = other.best(State(**json.loads((latest / "state.json").read_text())))
+                taken = [(best, self.folder / "best" / best.name), (latest, self.folder / "checkpoints" / latest.name)]
+                for source, place in taken:
+                    with whole_folder(place, replace=True) as beside:
+                        for file in source.iterdir():
+                            same_file(file, beside / file.name)
+            except FileNotFoundError:  # removed meanwhile: there is a later one
+                if not tries_left:
+                    raise
+                continue
+            for _, place in taken:
+                for own in place.parent.glob("step-*"):
+                    if own != place:
+                        remove_folder(own)
+            return
+
     def forget_after(self, step: int) -> None:
         """Remove the checkpoints of later steps, which a run that goes back will come to again."""
         for path in (self.folder / "checkpoints").glob("step-*"):

@@ -1,0 +1,272 @@
+"""Trials side by side on the cluster under Ray Tune, each a ring of workers; the worse are stopped early, or taught."""
+
+import json
+import logging
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Protocol
+
+from ray import train, tune
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.horovod import HorovodTrainer
+from ray.tune import Callback, TuneConfig, Tuner
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining
+from ray.tune.search import Searcher
+
+from r2d2 import config
+from r2d2.cluster import teaching
+from r2d2.cluster.placement import Placement
+from r2d2.cluster.trainer import cause
+from r2d2.cluster.worker import Task, work
+from r2d2.config.sweep import Values
+from r2d2.files import whole_file
+
+TIME, SCORE = "epoch", "val/dice"
+"""What a trial's age is counted in, and what it is judged by."""
+TASK = "task.json"
+"""The file in a trial's run folder that says what its workers do: Tune is told no more than where it is."""
+
+
+class Desk(Protocol):
+    """What gives out the trials and hears of them, in the thread that calls `run`."""
+
+    def next(self) -> tuple[int, Task] | None:
+        """The next trial's number and what its workers do; None if there is none for now."""
+
+    def empty(self) -> bool:
+        """Whether there will never be another one."""
+
+    def ended_before(self) -> Sequence[int]:
+        """The numbers of the trials that had ended before this began."""
+
+    def scores(self, number: int) -> Mapping[int, float]:
+        """What is known of a trial's scores, by epoch."""
+
+    def values(self, number: int) -> Values:
+        """What a trial changes of the base experiment now."""
+
+    def look(self) -> None:
+        """Called every now and then."""
+
+    def epoch(self, number: int, row: dict[str, float]) -> None:
+        """A trial has ended an epoch with these metrics."""
+
+    def restarted(self, number: int, cause: str, traceback: str) -> None:
+        """A trial lost a worker and goes on from its last checkpoint."""
+
+    def changed(self, number: int, values: Values) -> None:
+        """A trial goes on with another one's weights and with these values."""
+
+    def ended(self, number: int, result: dict[str, Any] | None, cause: str = "", traceback: str = "") -> None:
+        """A trial has ended: with what was reported of it last, or for a cause."""
+
+
+def run(
+    sweep: config.Sweep, desk: Desk, placement: Placement, at_a_time: int, max_restarts: int, storage: Path, name: str
+) -> None:
+    """Train trials until the desk has no more.
+
+    Args:
+        sweep: How they are stopped or taught.
+        desk: Gives them out and hears of them.
+        placement: What one of them takes of the cluster.
+        at_a_time: How many are trained side by side.
+        max_restarts: How often one may lose a worker.
+        storage: The folder, common to all nodes, that holds Ray's own files.
+        name: What these are called there.
+    """
+    for noisy in ("ray.tune", "ray.train", "ray.air"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
+    # Not every report has a score: validation may be rarer than epochs are.
+    os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
+    space: dict[str, Any] = {}
+    if sweep.search == "pbt":  # which wants to know all of its population first
+        population = []
+        while (one := desk.next()) is not None:
+            population.append(_loop(*one, desk.values(one[0])))
+        tasks = {name: path for loop in population for name, path in loop["tasks"].items()}
+        space["train_loop_config"] = tune.grid_search([loop | {"tasks": tasks} for loop in population])
+        how = TuneConfig(scheduler=_pbt(sweep), trial_name_creator=_name)
+    else:
+        how = TuneConfig(
+            search_alg=_FromDesk(desk),
+            scheduler=_Asha(sweep, desk) if sweep.stopping == "asha" else FIFOScheduler(),
+            num_samples=-1,
+            max_concurrent_trials=at_a_time,
+            trial_name_creator=_name,
+        )
+    trainer = HorovodTrainer(
+        _work,
+        scaling_config=ScalingConfig(
+            num_workers=placement.workers,
+            use_gpu=placement.gpus_per_worker > 0,
+            resources_per_worker={"CPU": placement.cpus_per_worker, "GPU": placement.gpus_per_worker},
+            trainer_resources={"CPU": 0},
+        ),
+    )
+    tuner = Tuner(
+        trainer,
+        param_space=space,
+        tune_config=how,
+        run_config=RunConfig(
+            name=name,
+            storage_path=str(storage),
+            failure_config=FailureConfig(max_failures=max_restarts),
+            callbacks=[_Tell(desk)],
+            verbose=0,
+        ),
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Consider boosting PBT")  # by keeping processes, which Train cannot
+        tuner.fit()
+
+
+def _loop(number: int, task: Task, values: Values) -> dict[str, Any]:
+    """A trial as Tune knows it."""
+    path = Path(task.run_folder) / TASK
+    with whole_file(path) as beside:
+        beside.write_text(json.dumps(asdict(task)))
+    return {"number": number, "tasks": {str(number): str(path)}, "values": values}
+
+
+def _name(trial: Any) -> str:
+    """A trial's name, which is its number: of a trial that learns Tune replaces all of the configuration."""
+    return str(trial.config["train_loop_config"]["number"])
+
+
+def _work(loop: dict[str, Any]) -> None:
+    """One worker of one trial."""
+    task = Task(**json.loads(Path(loop["tasks"][train.get_context().get_trial_name()]).read_text()))
+    if len(loop["tasks"]) > 1:
+        experiment = config.with_values(config.parse(task.experiment), loop["values"])
+        task = replace(task, experiment=experiment.to_yaml(), teaches=True, donor=teaching.donor(task.run_folder))
+    work(asdict(task))
+
+
+def _cause(trial: Any) -> tuple[str, str]:
+    """Why it failed last, in one line and as a traceback."""
+    text = Path(trial.error_file).read_text(errors="replace") if trial.error_file else ""
+    return cause(text), text
+
+
+class _FromDesk(Searcher):
+    """Gives Tune the desk's trials."""
+
+    def __init__(self, desk: Desk) -> None:
+        super().__init__()
+        self._desk = desk
+
+    def suggest(self, trial_id: str) -> Any:  # noqa: ARG002
+        if self._desk.empty():
+            return Searcher.FINISHED
+        one = self._desk.next()
+        return {"train_loop_config": _loop(*one, self._desk.values(one[0]))} if one else None
+
+    def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
+        """Nothing: the desk hears of it by `_Tell`, with the cause."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the study is on the disk already."""
+        Path(checkpoint_path).touch()
+
+    def __getstate__(self) -> dict:
+        """Nothing, likewise."""
+        return {}
+
+
+class _Asha(ASHAScheduler):
+    """Tune's asynchronous successive halving, which here remembers the trials from before."""
+
+    def __init__(self, sweep: config.Sweep, desk: Desk) -> None:
+        super().__init__(
+            time_attr=TIME,
+            metric=SCORE,
+            mode="max",
+            max_t=sweep.experiment.training.epochs,
+            grace_period=min(sweep.asha.min_epochs, sweep.experiment.training.epochs),
+            reduction_factor=sweep.asha.reduction,
+            stop_last_trials=False,  # they end by themselves, with their last checkpoint written
+        )
+        self._desk = desk
+        for number in desk.ended_before():
+            self._remember(number, SimpleNamespace(trial_id=f"before-{number}"))
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:  # noqa: ARG002
+        self._remember(int(str(trial)), trial)
+
+    def _remember(self, number: int, trial: Any) -> None:
+        super().on_trial_add(None, trial)
+        for epoch, score in sorted(self._desk.scores(number).items()):
+            super().on_trial_result(None, trial, {TIME: epoch, SCORE: score})
+
+    def __getstate__(self) -> dict:
+        """Nothing: what it knows is in the study."""
+        return {}
+
+
+def _pbt(sweep: config.Sweep) -> PopulationBasedTraining:
+    """Tune's population-based training, which never leaves a setting's range."""
+
+    def domain(dimension: config.Dimension) -> Any:
+        if dimension.choice is not None:
+            return [*dimension.choice]
+        return tune.uniform(*dimension.uniform) if dimension.uniform else tune.loguniform(*dimension.log_uniform or ())
+
+    def within(loop: dict[str, Any]) -> dict[str, Any]:
+        values = loop["train_loop_config"]["values"]
+        for key, dimension in sweep.space.items():
+            if dimension.choice is None:
+                low, high = dimension.ends
+                values[key] = min(high, max(low, values[key]))
+        return loop
+
+    return PopulationBasedTraining(
+        time_attr=TIME,
+        metric=SCORE,
+        mode="max",
+        perturbation_interval=sweep.pbt.every_epochs,
+        hyperparam_mutations={
+            "train_loop_config": {"values": {key: domain(dimension) for key, dimension in sweep.space.items()}}
+        },
+        quantile_fraction=sweep.pbt.quantile,
+        resample_probability=sweep.pbt.resample,
+        custom_explore_fn=within,
+        log_config=False,
+        require_attrs=False,  # not every report has a score
+    )
+
+
+class _Tell(Callback):
+    """Tells the desk what becomes of the trials."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    def __getstate__(self) -> dict:
+        """Nothing: Ray copies the whole run configuration to the trials' processes, where nobody is told anything."""
+        return {}
+
+    def on_step_begin(self, iteration: int, trials: list, **info: Any) -> None:  # noqa: ARG002
+        self._desk.look()
+
+    def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:  # noqa: ARG002
+        if TIME in result and "left" not in result:
+            self._desk.epoch(int(str(trial)), result)
+
+    def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:  # noqa: ARG002
+        number, values = int(str(trial)), trial.config["train_loop_config"]["values"]
+        if values != self._desk.values(number):
+            self._desk.changed(number, values)
+
+    def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:  # noqa: ARG002
+        self._desk.ended(int(str(trial)), dict(trial.last_result or {}))
+
+    def on_trial_recover(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:  # noqa: ARG002
+        self._desk.restarted(int(str(trial)), *_cause(trial))
+
+    def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:  # noqa: ARG002
+        self._desk.ended(int(str(trial)), None, *_cause(trial))

@@ -1,0 +1,148 @@
+"""A run in its driver's hands: the line to its tracking server, its outbox, and what its workers are told."""
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from r2d2 import config
+from r2d2.console import command, say
+from r2d2.engine.models import weights_file
+from r2d2.engine.prepare import storage
+from r2d2.files import whole_file
+
+if TYPE_CHECKING:
+    from r2d2.cluster.worker import Task
+    from r2d2.tracking.runs import Run
+
+PATIENCE_S = 10.0
+"""How long a run that is over waits for a tracking server that does not answer."""
+
+
+class Driven:
+    """A run that goes on from now, with this process as its driver; any other driver of it has lost it.
+
+    Args:
+        run: The run.
+        folder: Its folder, common to all nodes.
+
+    Attributes:
+        outbox: Where its driver writes down what it records.
+        delivery: The line to its server, in a thread of its own.
+        began_s: When it was created, in seconds of the clock, and `spent`, its costs so far.
+    """
+
+    def __init__(self, run: "Run", folder: Path) -> None:
+        from r2d2.cluster.leaving import STOP, TAGGED
+        from r2d2.tracking.delivery import Delivery
+        from r2d2.tracking.outbox import FOLDER, Outbox
+        from r2d2.training.state import Checkpoints
+
+        self.run, self.folder, self._stop = run, folder, folder / STOP
+        self._owner = Checkpoints(folder).take_over()
+        self._stop.unlink(missing_ok=True)
+
+        def on_stop() -> None:
+            if not self._stop.exists():  # a signal's word weighs more
+                self.ask_to_leave(TAGGED)
+
+        # What an earlier driver left goes first, an `end` perhaps; then the run goes on.
+        self.delivery = Delivery(run.client, run.run_id, folder / FOLDER, take_over=True, on_stop=on_stop)
+        self.delivery.catch_up()
+        run.start_again()
+        self.outbox = Outbox(folder / FOLDER, f"driver-{time.time_ns()}")
+        self.delivery.start()
+        self.began_s, self.spent = run.so_far()
+
+    def task(
+        self,
+        experiment: config.Experiment,
+        prepared: Path,
+        dataset: Mapping[str, Any],
+        threads: int,
+        began: float,
+        trial: bool = False,
+    ) -> "Task":
+        """What its workers are told; see `r2d2.cluster.worker.Task`."""
+        from r2d2.cluster.worker import Task
+        from r2d2.tracking.runs import git_commit, versions
+        from r2d2.training.state import Checkpoints
+
+        weights = weights_file(experiment) if Checkpoints(self.folder).latest() is None else None
+        return Task(
+            experiment=experiment.to_yaml(),
+            run_id=self.run.run_id,
+            prepared=str(prepared),
+            run_folder=str(self.folder),
+            owner=self._owner,
+            split={part: list(names) for part, names in dataset["split"].items()},
+            threads=threads,
+            began=began,
+            asked=time.time(),
+            git=git_commit(),
+            packages=versions(),
+            parents=dataset["parents"],
+            weights=str(weights) if weights else None,
+            trial=trial,
+        )
+
+    def ask_to_leave(self, why: str) -> None:
+        """Have the workers leave after their present step: `why` is TAGGED, or the name of a signal."""
+        with whole_file(self._stop) as beside:
+            beside.write_text(why)
+
+    @property
+    def asked(self) -> str:
+        """Why its workers were asked to leave, or nothing."""
+        try:
+            return self._stop.read_text()
+        except FileNotFoundError:
+            return ""
+
+    def close(self) -> int:
+        """Deliver what there is, and end.
+
+        Returns:
+            How many records wait on the disk because the server does not answer; that is said, too.
+        """
+        undelivered = self.delivery.close(PATIENCE_S)
+        if undelivered:
+            say(
+                f"The tracking server does not answer: {undelivered} records of the run wait in {self.folder}; "
+                f"once it is back: {command()} runs send {self.run.run_id}"
+            )
+        return undelivered
+
+
+def run_folder(experiment: config.Experiment, run_id: str) -> Path:
+    """The folder of a run's checkpoints and outbox, common to all nodes."""
+    return storage(experiment) / "runs" / run_id
+
+
+@contextlib.contextmanager
+def leaving_well(ask: Callable[[str], None]) -> Iterator[None]:
+    """Turn the first SIGTERM or Ctrl-C into a wish that the workers find, and leave for, with a checkpoint.
+
+    Args:
+        ask: Called with the signal's name. The next one ends this process as usual.
+    """
+    before: dict[int, Any] = {}
+
+    def on_signal(number: int, frame: object) -> None:  # noqa: ARG001
+        ask(signal.Signals(number).name)
+        say("Leaving after this step, with a checkpoint")
+        signal.signal(number, before[number])
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    try:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            before[number] = signal.signal(number, on_signal)
+        yield
+    finally:
+        for installed, handler in before.items():
+            signal.signal(installed, handler)

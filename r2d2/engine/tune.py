@@ -1,0 +1,377 @@
+"""A sweep: many trials of an experiment, the best of them tested and registered."""
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from r2d2 import config
+from r2d2.config.sweep import Values
+from r2d2.console import command, live_table, say
+from r2d2.engine.doctor import require
+from r2d2.engine.driven import Driven, leaving_well, run_folder
+from r2d2.engine.models import parents, started
+from r2d2.engine.prepare import described, prepare, storage
+from r2d2.engine.train import RunResult, fit
+from r2d2.errors import InputError, WorkFailed
+
+if TYPE_CHECKING:
+    from r2d2.cluster.placement import Placement
+    from r2d2.cluster.search import Outcome, Trial
+    from r2d2.cluster.worker import Task
+    from r2d2.tracking.runs import Run
+
+REPORT = "report"
+"""The folder in a sweep's run folder with its table and pictures."""
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """A finished sweep.
+
+    Attributes:
+        run_id: Its MLflow run; the trials' runs are below it.
+        trials: A row a trial: `number`, `values`, `outcome`, `epochs`, `val/dice` (its best), `run_id`, `reason`,
+            `seconds`.
+        best: The number of the trial with the best validation Dice.
+        importance: How much of the scores' variance each setting explains.
+        model: What training the best one to its end gave, if that was asked for.
+        report: The folder of the table and the pictures.
+    """
+
+    run_id: str
+    trials: list[dict[str, Any]]
+    best: int
+    importance: dict[str, float]
+    model: RunResult | None
+    report: Path
+
+
+def tune(sweep: config.Sweep | None, resume: str | None = None) -> SweepResult:
+    """Run a sweep's trials, then train the best one to its end, test and register it.
+
+    Args:
+        sweep: What to do; may be absent with `resume`.
+        resume: A sweep that did not finish: its trials go on from their checkpoints, with its own settings.
+
+    Raises:
+        InputError: Before anything is recorded: data, settings or cluster do not fit.
+        WorkFailed: No trial came to a score, or the sweep was asked to leave.
+    """
+    if sweep is None and resume is None:
+        raise InputError("nothing to tune: give a sweep file, or --resume SWEEP")
+    require("tensorflow", "horovod")
+    from r2d2.cluster.placement import connected, side_by_side
+    from r2d2.tracking import runs, store
+
+    run = None
+    if resume is not None:
+        run = runs.find(store.connect(store.resolve(sweep.experiment.tracking.uri if sweep else None)), resume)
+        recorded = runs.read_sweep(run)
+        if sweep is not None and sweep != recorded:
+            raise InputError(f"--resume {resume}: its settings were others; a sweep goes on with those it began with")
+        sweep = recorded
+        run.check_unfinished()
+    assert sweep is not None
+    base = started(sweep.experiment)
+    uri = store.resolve(base.tracking.uri)
+    store.check(uri)
+    with connected(base.cluster) as alone:
+        placement, at_a_time = side_by_side(base.cluster, sweep.number, sweep.concurrent)
+        prepare(base)  # whatever is wrong with the data is wrong with all trials
+        if run is None:
+            run = runs.create_sweep(store.connect(uri), sweep)
+        with _alone(run_folder(base, run.run_id), run.run_id):
+            return _Sweep(sweep, run, placement, at_a_time).run(alone)
+
+
+class _Sweep:
+    """A sweep that goes on: the desk of its trials, see `r2d2.cluster.sweep.Desk`."""
+
+    def __init__(self, sweep: config.Sweep, run: "Run", placement: "Placement", at_a_time: int) -> None:
+        from r2d2.cluster.search import Study
+
+        self.sweep, self.sweep_run, self.placement, self.at_a_time = sweep, run, placement, at_a_time
+        self.folder = run_folder(sweep.experiment, run.run_id)
+        self.study: Study = Study(sweep, self.folder)
+        before = self.study.trials()
+        self._ended_before = [trial.number for trial in before if trial.outcome != "running"]
+        self._unfinished = [trial for trial in before if trial.outcome == "running"]
+        self._running: dict[int, _Running] = {}
+        self._leaving = ""
+        self._driven = Driven(run, self.folder)
+
+    def run(self, alone: "Placement") -> SweepResult:
+        """Run the trials, then the best one to its end.
+
+        Args:
+            alone: What that one takes of the cluster.
+        """
+        from r2d2.cluster import sweep as rings
+        from r2d2.cluster.monitors import Monitors
+        from r2d2.cluster.placement import Placement
+
+        one, sweep, base = self.placement, self.sweep, self.sweep.experiment
+        all_workers = Placement(self.at_a_time * one.workers, one.cpus_per_worker, one.gpus_per_worker, one.nodes)
+        driven = self._driven
+        monitors = Monitors(base.tracking.monitor_s, driven.outbox, driven.began_s, all_workers, driven.spent)
+        how = f"{self.at_a_time} at a time, {one.workers} x {one.cpus_per_worker} CPU each"
+        say(f"Sweep {self.sweep_run.run_id}: {sweep.number} trials, {how}")
+        reason, status = "a fault in the driver", "FAILED"
+        try:
+            with live_table(self._table) as self._show, leaving_well(self._leave):
+                restarts, storage_folder = base.cluster.max_restarts, storage(base) / "ray"
+                rings.run(sweep, self, one, self.at_a_time, restarts, storage_folder, self.sweep_run.run_id)
+            if self._leaving and not self._driven.asked:
+                reason, status = f"left on {self._leaving}", "KILLED"
+                raise WorkFailed(
+                    f"sweep {self.sweep_run.run_id} was stopped; go on with {command()} tune --resume "
+                    f"{self.sweep_run.run_id}"
+                )
+            best = self._best()
+            if best is None:
+                reason = "no trial came to a validation Dice"
+                first = next((trial.reason for trial in self.study.trials() if trial.reason), "none was begun")
+                raise WorkFailed(f"sweep {self.sweep_run.run_id}: {reason}; the first one: {first}")
+            report, importance = self._report(best)
+            monitors.close()
+            model = self._finish(best, alone)
+            if model is not None:
+                driven.outbox.tag(model=model.model)
+                driven.outbox.log({f"test/{key}": value for key, value in model.metrics.items()}, once="test")
+            reason, status = "all trials done" if not self._leaving else "stopped on request", "FINISHED"
+        except WorkFailed as error:
+            reason = str(error)
+            raise
+        except KeyboardInterrupt:
+            reason, status = "KeyboardInterrupt in the driver", "KILLED"
+            raise
+        finally:
+            monitors.close()
+            for running in self._running.values():
+                running.end("KILLED", reason)
+            driven.outbox.end(status, reason)
+            driven.close()
+        rows = [_row(trial) for trial in self.study.trials()]
+        return SweepResult(self.sweep_run.run_id, rows, best.number, importance, model, report)
+
+    # What the trials' runner asks and tells, in its thread.
+
+    def next(self) -> "tuple[int, Task] | None":
+        """The next trial, with a run of its own: one from before that did not end, or a new one."""
+        if self._leaving:
+            return None
+        trial = self._unfinished.pop(0) if self._unfinished else self.study.draw()
+        if trial is None:
+            return None
+        try:
+            task = self._begin(trial)
+        except InputError as error:  # settings that do not go together, or with the data
+            self.study.end(trial.number, "failed", str(error), 0.0)
+            self._show(f"trial {trial.number} failed: {error}")
+            return self.next()
+        return trial.number, task
+
+    def empty(self) -> bool:
+        """Whether there will never be another trial."""
+        return bool(self._leaving) or not (self._unfinished or len(self.study.trials()) < self.sweep.number)
+
+    def ended_before(self) -> Sequence[int]:
+        """The trials that had ended before this process began."""
+        return self._ended_before
+
+    def scores(self, number: int) -> Mapping[int, float]:
+        """What is known of a trial's scores, by epoch."""
+        return self.study.trials()[number].scores
+
+    def values(self, number: int) -> Values:
+        """What a trial changes of the base experiment now."""
+        return self.study.trials()[number].values
+
+    def look(self) -> None:
+        """Called every now and then: whether somebody has tagged the sweep with the wish that it stops."""
+        if not self._leaving and (why := self._driven.asked):
+            self._leave(why)
+
+    def epoch(self, number: int, row: dict[str, float]) -> None:
+        """A trial has ended an epoch."""
+        epoch, score = int(row["epoch"]), row.get("val/dice")
+        if score is not None and epoch not in self.scores(number):
+            self.study.score(number, epoch, score)
+        # If the trial is stopped for it, its workers have no time to tell this epoch.
+        self._running[number].log_epoch(row)
+        self._show()
+
+    def restarted(self, number: int, cause: str, traceback: str) -> None:
+        """A trial lost a worker and goes on."""
+        self._running[number].restarted(cause, traceback)
+        self._show(f"trial {number} lost a worker ({cause}); it goes on from its last checkpoint")
+
+    def changed(self, number: int, values: Values) -> None:
+        """A trial goes on with another one's weights and with these values."""
+        self.study.note(number, values=values)
+        self._show(f"trial {number} goes on with a better one's weights and {_told(values)}")
+
+    def ended(self, number: int, result: dict[str, Any] | None, cause: str = "", traceback: str = "") -> None:
+        """A trial has ended."""
+        running = self._running.pop(number)
+        outcome: Outcome
+        status: str | None
+        if result is None:
+            outcome, reason, status = "failed", cause, "FAILED"
+            running.driven.outbox.attach_text("failures/last.txt", traceback)
+        elif "superseded" in result:
+            outcome, reason, status = "failed", "another driver has taken it over", None
+        elif "left" not in result:
+            epoch = int(result["epoch"])
+            outcome, reason, status = "stopped", f"others were better after epoch {epoch}", "FINISHED"
+        elif result["failed"]:
+            outcome, reason, status = "diverged", result["left"], "FAILED"
+        elif not result["whole"]:  # it goes on when the sweep does
+            running.end("KILLED", result["left"])
+            return
+        else:
+            asked = result["left"] == "stopped on request"
+            outcome, reason, status = "stopped" if asked else "finished", result["left"], "FINISHED"
+            for row in result["history"]:  # what was trained before this process began
+                if "val/dice" in row and int(row["epoch"]) not in self.scores(number):
+                    self.study.score(number, int(row["epoch"]), row["val/dice"])
+        self.study.end(number, outcome, reason, running.seconds)
+        running.end(status, reason)
+        trial = self.study.trials()[number]
+        best = self._best()
+        if best is not None and trial.best is not None:
+            self._driven.outbox.log({"sweep/dice": trial.best, "sweep/best_dice": best.best or 0.0}, step=number)
+        dice = "" if trial.best is None else f", val dice {trial.best:.3f}"
+        self._show(f"trial {number} {outcome} after {trial.epochs} epochs{dice}: {_told(trial.values)} ({reason})")
+
+    def _begin(self, trial: "Trial") -> "Task":
+        from r2d2.tracking import runs
+
+        began = time.time()
+        experiment = started(self.sweep.trial(trial.values))
+        prepared, split = prepare(experiment)
+        dataset = described(prepared, split, parents(experiment))
+        client = self.sweep_run.client
+        if trial.run_id is None:
+            run = runs.create(client, experiment, dataset, (self.sweep, self.sweep_run, f"trial-{trial.number:03d}"))
+            self.study.note(trial.number, run_id=run.run_id)
+        else:
+            run = runs.Run(client, trial.run_id)
+        running = _Running(run, experiment, self.placement)
+        self._running[trial.number] = running
+        running.driven.outbox.tag(trial=trial.number, **{f"trial.{key}": value for key, value in trial.values.items()})
+        self._show(f"trial {trial.number} begins: {_told(trial.values)}")
+        return running.driven.task(
+            experiment, prepared.folder, dataset, self.placement.cpus_per_worker, began, trial=True
+        )
+
+    def _leave(self, why: str) -> None:
+        self._leaving = why
+        for running in self._running.values():
+            running.driven.ask_to_leave(why)
+
+    def _best(self) -> "Trial | None":
+        scored = [trial for trial in self.study.trials() if trial.best is not None and trial.outcome != "diverged"]
+        return max(scored, key=lambda trial: (trial.best, -trial.number), default=None)
+
+    def _report(self, best: "Trial") -> tuple[Path, dict[str, float]]:
+        """Write the table and draw the pictures; they go to the sweep's run, too."""
+        from r2d2.engine import sweep_report
+
+        folder, importance = self.folder / REPORT, self.study.importance()
+        for path in sweep_report.write(folder, self.sweep, self.study.trials(), importance):
+            self._driven.outbox.attach_file(path, REPORT)
+        self._driven.outbox.tag(best_trial=best.number, best_run=best.run_id)
+        return folder, importance
+
+    def _finish(self, best: "Trial", alone: "Placement") -> RunResult | None:
+        """Train the best trial to its end, or its settings anew, and test it, once."""
+        from r2d2.tracking import runs
+
+        if self.sweep.finish == "none":
+            return None
+        began, client = time.time(), self.sweep_run.client
+        experiment = started(self.sweep.trial(best.values))
+        prepared, split = prepare(experiment)
+        dataset = described(prepared, split, parents(experiment))
+        if self.sweep.finish == "continue" and best.run_id is not None:
+            run = runs.Run(client, best.run_id)
+        else:
+            run = runs.create(client, experiment, dataset, (self.sweep, self.sweep_run, "best"))
+        return fit(experiment, run, prepared.folder, dataset, alone, began)
+
+    def _table(self) -> tuple[Sequence[str], list[Sequence[str]]]:
+        """What a person sees while it goes on: the headings and the rows."""
+        best = self._best()
+        trials = sorted(self.study.trials(), key=lambda trial: (trial.outcome != "running", -(trial.best or 0.0)))
+        keys = [*self.sweep.space]
+        head: list[str] = ["trial", *(key.removeprefix("training.") for key in keys), "epoch", "val dice", "", ""]
+        rows: list[Sequence[str]] = []
+        for trial in trials:
+            values = [config.shown(trial.values[key]) if key in trial.values else "" for key in keys]
+            dice = "" if trial.best is None else f"{trial.best:.3f}"
+            mark = "best" if best is not None and trial.number == best.number else ""
+            rows.append([str(trial.number), *values, str(trial.epochs or ""), dice, trial.outcome, mark])
+        return head, rows
+
+
+class _Running:
+    """A trial that is trained, as its driver holds it."""
+
+    def __init__(self, run: "Run", experiment: config.Experiment, placement: "Placement") -> None:
+        from r2d2.cluster.monitors import Monitors
+
+        self.driven = Driven(run, run_folder(experiment, run.run_id))
+        self._began = time.monotonic()
+        self._restarts = 0
+        # The sweep watches the nodes; a trial's own costs are counted.
+        self._costs: Monitors = Monitors(None, self.driven.outbox, self.driven.began_s, placement, self.driven.spent)
+
+    @property
+    def seconds(self) -> float:
+        """Since this process began with it."""
+        return time.monotonic() - self._began
+
+    def log_epoch(self, row: Mapping[str, Any]) -> None:
+        """Write an epoch's metrics down, once, whoever else has."""
+        kept = {key: value for key, value in row.items() if key.partition("/")[0] in ("train", "val", "time")}
+        self.driven.outbox.log_history([kept | {"epoch": row["epoch"]}])
+
+    def restarted(self, cause: str, traceback: str) -> None:
+        """Write a restart down."""
+        self._restarts += 1
+        self.driven.outbox.tag(restarts=self._restarts, **{f"restart.{self._restarts}": cause})
+        self.driven.outbox.attach_text(f"failures/restart-{self._restarts}.txt", traceback)
+
+    def end(self, status: str | None, reason: str) -> None:
+        """Close the run, or let go of it."""
+        self._costs.close()
+        if status is not None:
+            self.driven.outbox.end(status, reason)
+        self.driven.close()
+
+
+@contextlib.contextmanager
+def _alone(folder: Path, run_id: str) -> Iterator[None]:
+    """Keep a second driver from the same sweep."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / "sweep.lock", timeout=0):
+            yield
+    except Timeout:
+        raise InputError(f"sweep {run_id}: it goes on in another process") from None
+
+
+def _row(trial: "Trial") -> dict[str, Any]:
+    row = asdict(trial)
+    del row["scores"]
+    return row | {"epochs": trial.epochs, "val/dice": trial.best}
+
+
+def _told(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key.removeprefix('training.')}={config.shown(value)}" for key, value in values.items())

@@ -1,0 +1,157 @@
+"""Sweep files: what may stand in them, and one line for what may not."""
+
+import pytest
+import yaml
+
+from r2d2 import config
+from r2d2.errors import InputError
+
+BASE = {"name": "tiny", "data": {"path": "/scans"}, "training": {"epochs": 6, "optimizer": "adam"}}
+SPACE = {
+    "training.optimizer": {"choice": ["adam", "sgd"]},
+    "training.learning_rate": {"log_uniform": [1e-4, 1e-1]},
+    "training.momentum": {"uniform": [0.8, 0.99], "when": {"training.optimizer": "sgd"}},
+    "model.filters": {"integers": [4, 17], "step": 4},
+}
+
+
+def sweep(*overrides, **changes):
+    values = {"name": "rates", "experiment": BASE, "space": SPACE, "search": "random", "trials": 6} | changes
+    return config.parse_sweep(yaml.safe_dump(values), overrides, source="rates.yaml")
+
+
+def refusal(*overrides, **changes):
+    """The one line that a sweep is refused with."""
+    with pytest.raises(InputError) as caught:
+        sweep(*overrides, **changes)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_the_experiment_lies_beside_the_sweep_and_its_settings_are_applied(tmp_path):
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(BASE))
+    file = tmp_path / "rates.yaml"
+    values = {
+        "name": "rates",
+        "experiment": "base.yaml",
+        "settings": {"training.epochs": 9},
+        "space": SPACE,
+        "trials": 2,
+    }
+    file.write_text(yaml.safe_dump(values))
+    loaded = config.load_sweep(file, ["trials=3", "training.batch_size=2"])
+    assert (loaded.trials, loaded.search, loaded.stopping, loaded.finish) == (3, "tpe", "asha", "continue")
+    training = loaded.experiment.training
+    assert (training.epochs, training.batch_size, training.optimizer) == (9, 2, "adam")
+
+
+def test_a_recorded_sweep_is_read_back_equal():
+    one = sweep(seed=3, finish="retrain")
+    assert config.parse_sweep(one.to_yaml()) == one
+
+
+def test_a_grid_is_every_combination_and_a_condition_leaves_its_setting_out():
+    one = sweep(
+        search="grid",
+        trials=None,
+        space={
+            "training.optimizer": {"choice": ["adam", "sgd"]},
+            "training.momentum": {"choice": [0.8, 0.9], "when": {"training.optimizer": "sgd"}},
+            "model.filters": {"integers": [4, 9], "step": 4},
+        },
+    )
+    assert {(v["training.optimizer"], v.get("training.momentum"), v["model.filters"]) for v in one.grid()} == {
+        ("adam", None, 4),
+        ("adam", None, 8),
+        ("sgd", 0.8, 4),
+        ("sgd", 0.8, 8),
+        ("sgd", 0.9, 4),
+        ("sgd", 0.9, 8),
+    }
+    assert one.number == 6 and sweep(search="grid", trials=4, space=one.model_dump()["space"]).number == 4
+
+
+def test_a_trial_is_the_base_with_its_values_and_a_section_may_be_one():
+    trial = sweep().trial({"training.learning_rate": 0.5, "model": {"network": "dist-fcn", "encoder": "vgg16"}})
+    assert trial.training.learning_rate == 0.5 and trial.model.network == "dist-fcn"
+    assert trial.training.optimizer == "adam" and trial.name == "tiny"
+
+
+@pytest.mark.parametrize(
+    "space, said",
+    [
+        ({"training.rate": {"choice": [1]}}, "space.training.rate: training.rate: unknown key; the nearest known"),
+        (
+            {"training.learning_rate": {"uniform": [0.1, 0.01]}},
+            "uniform [0.1, 0.01] is empty: its low must be < its high",
+        ),
+        ({"training.learning_rate": {"log_uniform": [0, 1]}}, "log_uniform's low (0) must be > 0"),
+        (
+            {"training.learning_rate": {"uniform": [-1.0, 1.0]}},
+            "training.learning_rate: input should be greater than 0",
+        ),
+        ({"training.learning_rate": {"choice": []}}, "space.training.learning_rate.choice"),
+        ({"training.learning_rate": {"choice": [1], "uniform": [0, 1]}}, "should have one of choice, uniform"),
+        ({"training.optimizer": {"choice": ["adam", "adma"]}}, "'lars' or 'lamb' (got 'adma')"),
+        ({"data.split.seed": {"choice": [0, 1]}}, "data is the same for all trials of a sweep"),
+        ({"cluster.workers": {"choice": [1, 2]}}, "cluster is the same for all trials of a sweep"),
+        ({}, "space: dictionary should have at least 1 item"),
+        (
+            {"training.momentum": {"uniform": [0, 0.9], "when": {"training.optimizer": "sgd"}}},
+            "space.training.momentum.when: training.optimizer is no other setting of the space",
+        ),
+        (
+            SPACE | {"training.momentum": {"uniform": [0, 0.9], "when": {"training.optimizer": "lars"}}},
+            "space.training.momentum.when: training.optimizer is never 'lars'",
+        ),
+        (
+            {
+                "training.momentum": {"choice": [0.8], "when": {"training.batch_size": 1}},
+                "training.batch_size": {"choice": [1], "when": {"training.momentum": 0.8}},
+            },
+            "go in a circle",
+        ),
+    ],
+)
+def test_a_space_that_cannot_be_is_one_line(space, said):
+    assert said in refusal(space=space)
+
+
+def test_a_range_is_tried_next_to_the_values_that_its_condition_asks_for():
+    """Weight decay is refused with adam; where its condition excludes adam it is fine."""
+    decay = {"uniform": [0.001, 0.1]}
+    assert "adam has none; take adamw" in refusal(space={"training.weight_decay": decay})
+    space = {
+        "training.optimizer": {"choice": ["adam", "adamw"]},
+        "training.weight_decay": decay | {"when": {"training.optimizer": ["adamw"]}},
+    }
+    assert sweep(space=space).number == 6
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"search": "grid"}, "search: grid takes choice or integers"),
+        ({"search": "gird"}, "search: input should be 'grid', 'random', 'tpe' or 'pbt' (got 'gird')"),
+        ({"trials": None}, "trials: search: random needs their number"),
+        ({"experiment": None}, "experiment: give the base experiment"),
+        ({"settings": {"training.epoch": 3}}, "training.epoch: unknown key; the nearest known: training.epochs"),
+        ({"trails": 3}, "trails: unknown key; the nearest known: trials"),
+        ({"search": "pbt", "space": {"training.batch_size": {"choice": [1, 2]}}}, "in the middle of a training"),
+        (
+            {"search": "pbt", "trials": 3, "space": {"training.learning_rate": {"uniform": [0.1, 1]}}},
+            "trials (3): search: pbt needs a population of 4 or more",
+        ),
+    ],
+)
+def test_a_sweep_that_cannot_be_is_one_line(changes, said):
+    assert said in refusal(**changes)
+
+
+def test_a_missing_experiment_is_named_with_its_folder(tmp_path):
+    file = tmp_path / "rates.yaml"
+    file.write_text(yaml.safe_dump({"name": "rates", "experiment": "base.yaml", "space": SPACE, "trials": 2}))
+    with pytest.raises(InputError, match=f"{tmp_path}/base.yaml: no such experiment file"):
+        config.load_sweep(file)
+    with pytest.raises(InputError, match="no such sweep file"):
+        config.load_sweep(tmp_path / "none.yaml")
