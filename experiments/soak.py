@@ -252,7 +252,7 @@ def finished(place: OneHost, victim: str | None, at_step: int) -> dict:
         found["metrics"] = query(place.store, COURSE)
         if driver.returncode:
             return found | {"step": latest_step(place.home)}
-        latest = max((place.home / "runs" / run_id / "checkpoints").glob("step-*"))
+        latest = max((place.home / "runs" / run_id).glob("attempt-*/checkpoints/step-*"))
         found["step"] = json.loads((latest / "state.json").read_text())["step"]
         with np.load(latest / "variables.npz") as arrays:
             found["variables"] = [arrays[name] for name in sorted(arrays.files)]
@@ -290,7 +290,7 @@ def chosen(place: OneHost, driver: subprocess.Popen, victim: str) -> psutil.Proc
 
 def latest_step(home: Path) -> int:
     """The step of the latest checkpoint on the disk, 0 if there is none."""
-    return max((int(path.name[5:]) for path in home.glob("runs/*/checkpoints/step-*")), default=0)
+    return max((int(path.name[5:]) for path in home.glob("runs/*/attempt-*/checkpoints/step-*")), default=0)
 
 
 def only_run(place: OneHost) -> tuple[str, str]:

@@ -25,6 +25,10 @@ class Placement:
     gpus_per_worker: int
     nodes: int
 
+    def fit(self, cpus: int, gpus: int) -> int:
+        """How many of the workers a node with so many CPUs and GPUs can take."""
+        return _fit(cpus, gpus, self.cpus_per_worker, self.gpus_per_worker)
+
 
 @contextlib.contextmanager
 def connected(cluster: config.Cluster) -> Iterator[Placement]:
@@ -93,22 +97,23 @@ def _place(cluster: config.Cluster, nodes: list[tuple[int, int | None]]) -> Plac
     """The largest equal share of the nodes' (CPUs, GPUs) that every worker can have; GPUs None = not known yet."""
 
     def fits(cpus: int) -> int:
-        return sum(
-            min(have // cpus, gpus // cluster.gpus_per_worker)
-            if cluster.gpus_per_worker and gpus is not None
-            else have // cpus
-            for have, gpus in nodes
-        )
+        return sum(_fit(have, gpus, cpus, cluster.gpus_per_worker) for have, gpus in nodes)
 
     smallest = cluster.cpus_per_worker or 1
-    if fits(smallest) < cluster.workers:
+    workers = min(cluster.workers, fits(smallest))
+    if workers < cluster.least:
         have = " + ".join(f"{cpus} CPUs" + (f", {gpus} GPUs" if gpus else "") for cpus, gpus in nodes)
         needs = f"{smallest} CPU" + (", 1 GPU" if cluster.gpus_per_worker else "")
         raise InputError(
-            f"cluster.workers={cluster.workers} with {needs} each: the cluster has slots for {fits(smallest)} "
-            f"(nodes: {have}); ask for fewer workers or add nodes"
+            f"cluster.{'min_' if cluster.min_workers else ''}workers={cluster.least} with {needs} each: the cluster "
+            f"has slots for {workers} (nodes: {have}); ask for fewer workers or add nodes"
         )
     largest = smallest
-    while cluster.cpus_per_worker is None and fits(largest + 1) >= cluster.workers:
+    while cluster.cpus_per_worker is None and fits(largest + 1) >= workers:
         largest += 1
-    return Placement(cluster.workers, largest, cluster.gpus_per_worker, len(nodes))
+    return Placement(workers, largest, cluster.gpus_per_worker, len(nodes))
+
+
+def _fit(cpus: int, gpus: int | None, cpus_each: int, gpus_each: int) -> int:
+    by_cpus = cpus // cpus_each
+    return min(by_cpus, gpus // gpus_each) if gpus_each and gpus is not None else by_cpus

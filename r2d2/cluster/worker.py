@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from r2d2.training.sentinel import Trouble
 
 TIMELINE = "timeline.json"
-"""The file in a run's folder that says what Horovod did."""
+"""The file in an attempt's folder that says what Horovod did."""
 VALIDATION = "validation"
-"""The folder in it with every validation's scores, patient by patient."""
+"""The folder beside it with every validation's scores, patient by patient."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def work(values: dict[str, Any]) -> None:
     experiment = config.parse(task.experiment)
     training, lanes = experiment.training, device.lanes(experiment, task.threads)
     device.limit_threads(task.threads, lanes, training.deterministic)
-    ring = Ring(training.ring, training.deterministic, Path(task.run_folder) / TIMELINE)
+    ring = Ring(training.ring, training.deterministic, Path(task.run_folder) / task.owner / TIMELINE)
     device.use_gpu(ring.local_rank)
     stages.append(("libraries and ring", time.time()))
     worker = _Worker(task, experiment, ring, lanes, stages)
@@ -130,7 +130,7 @@ class _Worker:
         if attempt is None:
             return False
         if self.ring.rank == 0:
-            self.outbox = Outbox(Path(self.task.run_folder) / FOLDER, f"attempt-{attempt:04d}")
+            self.outbox = Outbox(Path(self.task.run_folder) / FOLDER, self.task.owner)
             self.stop = StopAsked(Path(self.task.run_folder) / STOP)
         latest = self.checkpoints.latest() if self.ring.rank == 0 else None
         if self.ring.rank == 0 and latest is None and self.task.weights:
@@ -306,7 +306,7 @@ class _Worker:
         started = time.perf_counter()
         tally = self._scores("validation")
         if self.ring.rank == 0 and tally.rows:
-            (folder := Path(self.task.run_folder) / VALIDATION).mkdir(exist_ok=True)
+            (folder := self.checkpoints.folder / VALIDATION).mkdir(exist_ok=True)
             with whole_file(folder / f"epoch-{self.state.epoch:04d}.json") as beside:
                 beside.write_text(json.dumps(plain(tally.rows), indent=1))
         return {f"val/{key}": value for key, value in tally.means().items()} | {
@@ -331,7 +331,7 @@ class _Worker:
         from r2d2.tracking.card import lineage
         from r2d2.training.verdict import verdict
 
-        means, folder = tally.means(), Path(self.task.run_folder)
+        means, folder = tally.means(), self.checkpoints.folder
         wasted, said = self.state.elapsed_s - self.state.best_elapsed_s, verdict(self.state.run_s, self.ring.size)
         self.outbox.log({"time/wasted_s": wasted, "time/training_s": self.state.elapsed_s}, once="time")
         self.outbox.tag(verdict=said)
@@ -340,12 +340,14 @@ class _Worker:
         plane = self.experiment.preprocess.plane
         handover.write_scores(self.outbox, tally, means, self.state.best_epoch, plane, folder / VALIDATION)
         handover.draw_worst(self.outbox, self.prepared, self.predictor, tally, self.experiment.evaluation.overlays)
-        task, model = self.task, folder / handover.MODEL
+        task, made = self.task, folder / handover.MODEL
         origin = lineage(task.run_id, self.prepared.key, task.git, task.packages)
         network = self.learner.plain_model()
         tags = handover.write_model(
-            model, self.experiment, self.prepared, task.split, task.parents, network, tally, origin
+            made, self.experiment, self.prepared, task.split, task.parents, network, tally, origin
         )
+        # Out of the attempt's folder, which the next one would rename, under a name that no other attempt's has.
+        model = made.rename(Path(task.run_folder) / f"{handover.MODEL}-{task.owner}")
         self.outbox.register(model, self.experiment.registered_name, tags)
         return {
             "model": str(model),

@@ -20,8 +20,8 @@ class Cluster(Section):
     which is what `local` always means.
     `max_restarts`: how often a run that lost a worker is started again from its last checkpoint.
     `min_workers`: a run begins, and goes on after it lost workers or a host, with as many of `workers` as there are,
-    but no fewer than these (absent: with all of them). What it computes stays the same: the real workers share the work
-    of the logical ones. `wait_minutes`: how long it waits for slots that the cluster lacks; then it ends, to be resumed.
+    but no fewer than these (absent: with all of them). It computes the same: the real workers share the work of the
+    logical ones. `wait_minutes`: how long it waits for slots that the cluster lacks; then it ends, to be resumed.
     """
 
     workers: Annotated[int, Field(ge=1)] = 1

@@ -4,7 +4,7 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from r2d2.files import whole_file
 
 ELSEWHERE = {
     *("cluster.address", "cluster.cpus_per_worker", "cluster.gpus_per_worker", "cluster.max_restarts"),
+    *("cluster.min_workers", "cluster.wait_minutes"),
     *("tracking.uri", "tracking.storage", "tracking.monitor_s"),
 }
 """Settings that may change when a run is resumed: where it runs, not what it computes. What is written on the model's
@@ -65,7 +66,8 @@ def train(experiment: config.Experiment | None, resume: str | None = None) -> Ru
 
     Raises:
         InputError: Before anything is recorded: data, settings or cluster do not fit.
-        WorkFailed: The training diverged, or lost its workers more often than `cluster.max_restarts`.
+        WorkFailed: The training diverged, lost its workers more often than `cluster.max_restarts`, or waited for slots
+            for longer than `cluster.wait_minutes`.
     """
     began = time.time()
     if experiment is None and resume is None:
@@ -103,17 +105,18 @@ def _fit(
     from r2d2.cluster.monitors import Monitors
     from r2d2.cluster.worker import Task
     from r2d2.tracking.delivery import Delivery
-    from r2d2.tracking.outbox import FOLDER, Outbox
+    from r2d2.tracking.outbox import FOLDER, Outbox, seal
     from r2d2.tracking.runs import git_commit, versions
     from r2d2.training.state import Checkpoints
 
     folder = _run_folder(experiment, run.run_id)
     checkpoints, stop = Checkpoints(folder), folder / STOP
 
-    def on_stop() -> None:
-        if not stop.exists():  # a signal's word weighs more
+    def leave(word: str) -> None:
+        # A signal's word weighs more; and who has lost the run to another driver has nothing to say.
+        if not delivery.taken_over and not (word == TAGGED and stop.exists()):
             with whole_file(stop) as beside:
-                beside.write_text(TAGGED)
+                beside.write_text(word)
 
     weights = weights_file(experiment) if checkpoints.latest() is None else None
     task = Task(
@@ -133,15 +136,17 @@ def _fit(
     )
     stop.unlink(missing_ok=True)
     # What an earlier driver left goes first, an `end` perhaps; then the run goes on.
-    delivery = Delivery(run.client, run.run_id, folder / FOLDER, take_over=True, on_stop=on_stop)
+    outbox_folder = folder / FOLDER
+    delivery = Delivery(run.client, run.run_id, outbox_folder, take_over=True, on_stop=lambda: leave(TAGGED))
+    seal(outbox_folder)
     delivery.catch_up()
     run.start_again()
-    outbox = Outbox(folder / FOLDER, f"driver-{time.time_ns()}")
+    outbox = Outbox(outbox_folder, f"driver-{time.time_ns()}")
     delivery.start()
     began_s, spent = run.so_far()
     monitors = Monitors(experiment.tracking.monitor_s, outbox, began_s, placement, spent)
     try:
-        result, restarts = _follow(experiment, task, placement, outbox, stop)
+        result, restarts = _follow(experiment, task, placement, outbox, monitors, leave)
         status = "FINISHED" if "model" in result else "FAILED" if result.get("failed") else "KILLED"
         if "superseded" not in result:
             monitors.close(result.get("test", {}).get("dice"))
@@ -151,7 +156,7 @@ def _fit(
         undelivered = delivery.close(PATIENCE_S)
         if undelivered:
             say(
-                f"The tracking server does not answer: {undelivered} records of the run wait in {folder / FOLDER}; "
+                f"The tracking server does not answer: {undelivered} records of the run wait in {outbox_folder}; "
                 f"once it is back: {command()} runs send {run.run_id}"
             )
     if "superseded" in result:
@@ -176,12 +181,13 @@ def _fit(
 
 
 def _follow(
-    experiment: config.Experiment, task: Any, placement: Any, outbox: Any, stop: Path
+    experiment: config.Experiment, task: Any, placement: Any, outbox: Any, monitors: Any, leave: Callable[[str], None]
 ) -> tuple[dict[str, Any], int]:
     """Run the workers to their end under a bar; what rank 0 reported last, and how often workers were lost."""
     from r2d2.cluster import trainer
 
     restarts: list[str] = []
+    cluster = experiment.cluster
     with bar(f"Training {experiment.name}", experiment.training.epochs) as advance:
 
         def on_epoch(row: dict[str, float]) -> None:
@@ -195,11 +201,24 @@ def _follow(
             outbox.attach_text(f"failures/restart-{len(restarts)}.txt", traceback)
             say(f"A worker was lost ({cause}); going on from the last checkpoint")
 
+        def on_workers(workers: int) -> None:
+            monitors.hold(workers)
+            if 0 < workers < cluster.workers:
+                say(f"{workers} of {cluster.workers} workers: the cluster has slots for no more")
+
+        def on_wait(what: str) -> None:
+            outbox.tag(waiting=what)
+            if what:
+                say(f"Waiting {what}; for {cluster.wait_minutes:g} minutes at most")
+
         advance("starting the workers", done=0)
         try:
-            with _leaving_well(stop):
-                result = trainer.fit(task, placement, experiment.cluster.max_restarts, on_epoch, on_restart)
+            with _leaving_well(leave):
+                result = trainer.fit(task, cluster, placement, on_epoch, on_restart, on_workers, on_wait)
             return result, len(restarts)
+        except InputError as error:
+            outbox.end("FAILED", str(error))
+            raise
         except trainer.TrainingFailed as error:
             outbox.attach_text("failures/last.txt", error.traceback)
             outbox.end("FAILED", str(error))
@@ -213,12 +232,12 @@ def _follow(
 
 
 @contextlib.contextmanager
-def _leaving_well(stop: Path) -> Iterator[None]:
+def _leaving_well(leave: Callable[[str], None]) -> Iterator[None]:
     """Turn the first SIGTERM or Ctrl-C into a wish that the workers find, and leave for, with a checkpoint."""
     before: dict[int, Any] = {}
 
     def ask(number: int, frame: object) -> None:  # noqa: ARG001
-        stop.write_text(signal.Signals(number).name)
+        leave(signal.Signals(number).name)
         say("Leaving after this step, with a checkpoint")
         signal.signal(number, before[number])
 
@@ -238,8 +257,9 @@ def _resumed(recorded: config.Experiment, given: config.Experiment | None, run: 
     """The recorded experiment, or a given one that differs from it in nothing but ELSEWHERE."""
     if given is None:
         return recorded
-    # Virtual workers do the same on any number of real ones.
-    free = ELSEWHERE | ({"cluster.workers"} if recorded.training.virtual_workers else set())
+    # The same logical workers do the same on any number of real ones.
+    same = recorded.logical_workers == given.logical_workers
+    free = ELSEWHERE | ({"cluster.workers", "training.virtual_workers"} if same else set())
     told = ("card.", "promotion.")
     other = [key for key in config.differences(recorded, given) if key not in free and not key.startswith(told)]
     if other:

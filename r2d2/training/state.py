@@ -204,7 +204,9 @@ class Checkpoints:
         return max((path.name for path in self.run_folder.glob("attempt-*")), default=None)
 
     def _superseded(self) -> Superseded:
-        return Superseded(f"{self.owner} of the run in {self.run_folder}: another driver or a newer attempt goes on with it")
+        return Superseded(
+            f"{self.owner} of the run in {self.run_folder}: another driver or a newer attempt goes on with it"
+        )
 
 
 def _name(attempt: int) -> str:
