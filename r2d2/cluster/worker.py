@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from r2d2 import config
 from r2d2.cluster.leaving import ASKED, STOP, TIME_IS_UP, Reason, StopAsked
+from r2d2.errors import InputError
 from r2d2.files import whole_file
 from r2d2.tracking.outbox import FOLDER, Outbox
 
@@ -78,6 +80,7 @@ class _Worker:
         lanes: int,
         stages: list[tuple[str, float]],
     ) -> None:
+        from r2d2.data import cache
         from r2d2.data.prepare import open_prepared
         from r2d2.inference import Predictor
         from r2d2.training.learner import Learner
@@ -86,7 +89,10 @@ class _Worker:
         self.task, self.ring = task, ring
         self.stages = stages  # of the start, each with the time on the clock when it ended
         self.experiment, self.training = experiment, experiment.training
-        self.prepared = open_prepared(Path(task.prepared))
+        # In the ring already, which is patient, and not before, where who is first waits 30 seconds for the others.
+        prepared, read = cache.nearest(Path(task.prepared), experiment)
+        self.data_read = sorted(set(ring.gather_objects(f"{socket.gethostname()}: {read}")))
+        self.prepared = open_prepared(prepared)
         self.learner = Learner(self.experiment, self.prepared, task.split["training"], ring, lanes)
         self.predictor = Predictor(self.learner.model, self.experiment.preprocess)
         self.checkpoints = Checkpoints(Path(task.run_folder), self.training.checkpoints.keep)
@@ -124,6 +130,12 @@ class _Worker:
         self.state = State()
         attempt: int | None = None
         if self.ring.rank == 0:
+            for path in filter(None, (self.task.run_folder, self.task.weights)):
+                if not Path(path).exists():
+                    raise InputError(
+                        f"{socket.gethostname()}: there is no {path}; set tracking.storage to a folder that all nodes "
+                        "see at the same place"
+                    )
             with contextlib.suppress(Superseded):
                 attempt = self.checkpoints.begin_attempt(self.task.owner)
         attempt = self.ring.broadcast_object(attempt)
@@ -142,6 +154,7 @@ class _Worker:
         if self.ring.rank == 0:
             self.outbox.tag(
                 attempts=attempt + 1,
+                data_read=", ".join(self.data_read),
                 started_at_step=self.state.step,
                 workers=self.ring.size,
                 precision=self.learner.precision,

@@ -87,8 +87,9 @@ def train(experiment: config.Experiment | None, resume: str | None = None) -> Ru
     store.check(uri)
 
     with connected(experiment.cluster) as placement:
+        blind = _blind_hosts(experiment) if placement.nodes > 1 else []
         # On a cluster of several nodes all of them prepare, each CPU a case.
-        prepared, split = prepare(experiment, tasks.spread if placement.nodes > 1 else None)
+        prepared, split = prepare(experiment, tasks.spread if placement.nodes > 1 and not blind else None)
         if run is None:
             dataset = described(prepared, split, parents(experiment))
             run = runs.create(store.connect(uri), experiment, dataset)
@@ -96,6 +97,17 @@ def train(experiment: config.Experiment | None, resume: str | None = None) -> Ru
             dataset = runs.read_dataset(run)
             _can_go_on(run, dataset, prepared.key, _run_folder(experiment, run.run_id))
         return _fit(experiment, run, prepared.folder, dataset, placement, began)
+
+
+def _blind_hosts(experiment: config.Experiment) -> list[str]:
+    """The hosts that cannot prepare with this one: each of them prepares for itself, if it trains."""
+    from r2d2.cluster import tasks
+
+    path, store = experiment.data.path, storage(experiment)
+    blind = tasks.blind_hosts(store, path if isinstance(path, Path) else None)
+    if blind:
+        say(f"{', '.join(blind)}: no {store} and {path} there; this machine prepares the data by itself")
+    return blind
 
 
 def _fit(
