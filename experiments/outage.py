@@ -18,7 +18,18 @@ from datetime import date
 from pathlib import Path
 
 import yaml
-from soak import COURSE, ROOM, TwoHosts, below, end, latest_step, make_experiment, only_run, query, wait_for
+from soak import (
+    COURSE,
+    ROOM,
+    TwoHosts,
+    below,
+    end,
+    latest_step,
+    make_experiment,
+    only_run,
+    query,
+    wait_until,
+)
 
 EPOCHS, MONITOR_S, AWAY_S, LIMIT_S = 300, 5, 60, 1200
 
@@ -48,21 +59,21 @@ def trained(experiment: Path, away: str) -> dict:
     with place:
         driver = place.train(str(experiment))
         try:
-            wait_for(lambda: latest_step(place.home) > 0 and known_epochs(place) >= 20, LIMIT_S, driver)
+            wait_until(lambda: latest_step(place.home) > 0 and known_epochs(place) >= 20, LIMIT_S, driver)
             run_id, _ = only_run(place)
             began = time.monotonic()
             if away != "never":
-                place.stop_serving()
+                place.hosts.stop_serving()
             if away == f"{AWAY_S} s":
                 time.sleep(AWAY_S)  # the length of the outage is what is tried
-                place.serve()
+                place.hosts.serve()
                 found["seconds_away"] = time.monotonic() - began
             driver.wait(timeout=LIMIT_S)
             if away == "to the end":
-                place.serve()
+                place.hosts.serve()
                 found["seconds_away"] = time.monotonic() - began
                 found["waited"] = EPOCHS - known_epochs(place)
-                place.command("runs", "send", run_id).wait(timeout=LIMIT_S)
+                place.hosts.run(0, "r2d2", "runs", "send", run_id).wait(timeout=LIMIT_S)
         finally:
             end(below(driver.pid))
         found |= {"code": driver.returncode, "status": only_run(place)[1], "metrics": query(place.store, COURSE)}

@@ -11,19 +11,15 @@ scores to the last bit. The record goes to `soak.md` beside this file; the exit 
 """
 
 import argparse
-import contextlib
 import json
 import os
 import random
-import secrets
 import shutil
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
 import time
-import urllib.request
 from collections import Counter
 from datetime import date
 from pathlib import Path
@@ -32,14 +28,12 @@ import numpy as np
 import psutil
 import yaml
 
-BIN = Path(sys.executable).parent
-HOSTS = Path(__file__).parents[1] / "infra" / "several_hosts.sh"
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from helpers.hosts import BIN, Hosts, below, end, line, missing, processes, ranks, wait_until
+
 ROOM = Path("/var/tmp/r2d2-soak")
 """What the hosts share lies here: each has a /tmp of its own."""
-HEAD, OUTSIDE = "10.77.0.10", "10.77.0.254"
 EPOCHS, EVERY_STEPS = 30, 4
-ASKS_WHO_IS_THERE = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-"""Of Ray clusters that listen on a network."""
 LIMIT_S = 400
 COURSE = (
     "select key, step, value from metrics where key not like 'time/%' and key not like 'system/%' "
@@ -56,10 +50,10 @@ def main() -> None:
     given = parser.parse_args()
     chance = random.Random(given.seed)
     victims = ["rank", "driver"]
-    if os.geteuid() == 0 and shutil.which("ip"):
-        victims.append("raylet")
+    if reason := missing():
+        print(f"Raylets are left alone: {reason}")
     else:
-        print("Raylets are left alone: two hosts on one machine need root and iproute2")
+        victims.append("raylet")
     shutil.rmtree(ROOM, ignore_errors=True)
     ROOM.mkdir(parents=True)
     experiment = make_experiment()
@@ -155,73 +149,28 @@ class OneHost:
 class TwoHosts(OneHost):
     """A run on two hosts: a Ray head and the driver on the first, a worker node on the second, an MLflow server."""
 
+    def __init__(self, experiment: Path, home: Path) -> None:
+        super().__init__(experiment, home)
+        self.hosts = Hosts(home)
+
     def __enter__(self) -> "TwoHosts":
-        self.server: subprocess.Popen | None = None
-        try:
-            self._begin()
-        except BaseException:
-            self.__exit__()
-            raise
+        self.hosts.__enter__()
         return self
 
-    def _begin(self) -> None:
-        subprocess.run([HOSTS, "up", "2", "1gbit"], check=True)
-        with socket.socket() as probe:
-            probe.bind((OUTSIDE, 0))
-            self.port = probe.getsockname()[1]
-        self.address = f"http://{OUTSIDE}:{self.port}"
-        self.serve()
-        self._ray(0, "--head", f"--node-ip-address={HEAD}", "--port=6379", "--include-dashboard=false")
-        self._ray(1, f"--address={HEAD}:6379", "--node-ip-address=10.77.0.11")
-
     def __exit__(self, *error: object) -> None:
-        for host in (0, 1):
-            end(on_host(host))
-        self.stop_serving()
-        subprocess.run([HOSTS, "down", "2"], check=False)
-
-    def serve(self) -> None:
-        """Start the MLflow server, on this machine itself, and wait until it answers."""
-        served = f"{OUTSIDE}:{self.port}"
-        where = ["--host", OUTSIDE, "--port", str(self.port), "--workers", "1", "--allowed-hosts", served]
-        kept = ["--backend-store-uri", f"sqlite:///{self.store}", "--artifacts-destination", str(self.home / "kept")]
-        quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # six processes that wait for jobs
-        self.server = self._start([sys.executable, "-m", "mlflow", "server", *where, *kept], quiet)
-        wait_for(self._answers, 120)
-
-    def stop_serving(self) -> None:
-        """Kill it."""
-        if self.server:
-            end([*below(self.server.pid), psutil.Process(self.server.pid)])
-            self.server.wait()
-        self.server = None
-
-    def _answers(self) -> bool:
-        with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.address}/health", timeout=2) as answer:
-            return answer.status == 200
-        return False
-
-    def _ray(self, host: int, *arguments: str) -> None:
-        command = [HOSTS, "run", str(host), BIN / "ray", "start", "--num-cpus=1", "--disable-usage-stats", *arguments]
-        wait_for(lambda: self._start(command, ASKS_WHO_IS_THERE).wait() == 0, 120)
+        self.hosts.__exit__(*error)
 
     def train(self, *arguments: str) -> subprocess.Popen:
         """Start the driver on the first host."""
-        return self.command("train", *arguments)
-
-    def command(self, *arguments: str) -> subprocess.Popen:
-        """Start a command of R2D2's there."""
-        environment = ASKS_WHO_IS_THERE | {"RAY_ADDRESS": f"{HEAD}:6379", "MLFLOW_TRACKING_URI": self.address}
-        return self._start([HOSTS, "run", "0", BIN / "r2d2", *arguments], environment)
+        return self.hosts.run(0, "r2d2", "train", *arguments)
 
     def ranks(self, driver: subprocess.Popen) -> list[psutil.Process]:  # noqa: ARG002
         """The workers on both hosts."""
-        return [process for host in (0, 1) for process in on_host(host) if "RayTrainWorker" in line(process)]
+        return [*ranks(0), *ranks(1)]
 
     def mend(self) -> None:
         """The second host comes back."""
-        end(on_host(1))
-        self._ray(1, f"--address={HEAD}:6379", "--node-ip-address=10.77.0.11")
+        self.hosts.join()
 
 
 def finished(place: OneHost, victim: str | None, at_step: int) -> dict:
@@ -232,7 +181,7 @@ def finished(place: OneHost, victim: str | None, at_step: int) -> dict:
         driver = place.train(str(place.experiment))
         try:
             if victim:
-                wait_for(lambda: latest_step(place.home) >= at_step and place.ranks(driver), LIMIT_S, driver)
+                wait_until(lambda: latest_step(place.home) >= at_step and place.ranks(driver), LIMIT_S, driver)
                 target = chosen(place, driver, victim)
                 found["killed_at"] = latest_step(place.home)
                 target.send_signal(signal.SIGKILL)
@@ -252,7 +201,7 @@ def finished(place: OneHost, victim: str | None, at_step: int) -> dict:
         found["metrics"] = query(place.store, COURSE)
         if driver.returncode:
             return found | {"step": latest_step(place.home)}
-        latest = max((place.home / "runs" / run_id / "checkpoints").glob("step-*"))
+        latest = max((place.home / "runs" / run_id).glob("attempt-*/checkpoints/step-*"))
         found["step"] = json.loads((latest / "state.json").read_text())["step"]
         with np.load(latest / "variables.npz") as arrays:
             found["variables"] = [arrays[name] for name in sorted(arrays.files)]
@@ -284,13 +233,13 @@ def chosen(place: OneHost, driver: subprocess.Popen, victim: str) -> psutil.Proc
         return place.ranks(driver)[-1]
     if victim == "driver":
         return psutil.Process(driver.pid)
-    (raylet,) = [process for process in on_host(1) if "raylet/raylet" in line(process)]
+    (raylet,) = [process for process in processes(1) if "raylet/raylet" in line(process)]
     return raylet
 
 
 def latest_step(home: Path) -> int:
     """The step of the latest checkpoint on the disk, 0 if there is none."""
-    return max((int(path.name[5:]) for path in home.glob("runs/*/checkpoints/step-*")), default=0)
+    return max((int(path.name[5:]) for path in home.glob("runs/*/attempt-*/checkpoints/step-*")), default=0)
 
 
 def only_run(place: OneHost) -> tuple[str, str]:
@@ -303,47 +252,6 @@ def query(store: Path, sql: str) -> list[tuple]:
     """Rows of MLflow's store."""
     with sqlite3.connect(store) as connection:
         return connection.execute(sql).fetchall()
-
-
-def below(pid: int) -> list[psutil.Process]:
-    """All that a process started."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return psutil.Process(pid).children(recursive=True)
-    return []
-
-
-def on_host(host: int) -> list[psutil.Process]:
-    """All processes of a host."""
-    told = subprocess.run(["ip", "netns", "pids", f"node{host}"], capture_output=True, text=True, check=False).stdout
-    found = []
-    for pid in told.split():
-        with contextlib.suppress(psutil.NoSuchProcess):
-            found.append(psutil.Process(int(pid)))
-    return found
-
-
-def line(process: psutil.Process) -> str:
-    """A process' command line."""
-    with contextlib.suppress(psutil.Error):
-        return " ".join(process.cmdline())
-    return ""
-
-
-def end(processes: list[psutil.Process]) -> None:
-    """End processes and wait until they are gone."""
-    for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(processes, timeout=30)
-
-
-def wait_for(condition, seconds: float, driver: subprocess.Popen | None = None) -> None:
-    """Wait until a condition holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline or (driver is not None and driver.poll() is not None):
-            raise SystemExit(f"soak: waited in vain; the logs are in {ROOM}")
-        time.sleep(0.1)
 
 
 def record(rows: list[dict], undisturbed: dict, seed: int, seconds: float) -> str:

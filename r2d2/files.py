@@ -40,13 +40,15 @@ def whole_folder(path: Path, replace: bool = False) -> Iterator[Path]:
     Args:
         path: The folder; it must be absent, or empty, or `replace` be given.
         replace: What is there goes when the new one is whole. A kill between the two leaves the old one set aside,
-            where `recover` finds it.
+            where `recover` finds it. The folder around it must be there: it is not made again for whoever it was taken
+            away from.
 
     Yields:
         A new, empty folder beside `path`. It becomes `path` when the block ends well, and is removed otherwise.
     """
     temporary = _beside(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if not replace:
+        path.parent.mkdir(parents=True, exist_ok=True)
     temporary.mkdir()
     try:
         yield temporary

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from r2d2.segeval import Tally
 
 MODEL = "model"
-"""The folder in a run's folder that holds the finished model."""
+"""The folder in an attempt's folder that holds the model until it is whole; in the run's its name is longer."""
 
 
 def write_model(

@@ -44,13 +44,17 @@ class Monitors:
         spent: Mapping[str, float],
     ) -> None:
         self._outbox, self._began_s, self._placement, self._spent = outbox, began_s, placement, spent
-        self._start = time.monotonic()
+        self._held = (0.0, placement.workers, time.monotonic())  # worker-seconds before, workers since
         self._nodes: dict[str, _Node] = {}
         self._seen: list[_Node] = []
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, args=(every_s,), name="monitors", daemon=True)
         if every_s is not None:
             self._thread.start()
+
+    def hold(self, workers: int) -> None:
+        """The run holds so many workers from now on; before the first call, those of the placement."""
+        self._held = (self._worker_s(), workers, time.monotonic())
 
     def close(self, dice: float | None = None) -> None:
         """Take a last sample, write down the costs, in all and a point of the test Dice (a hundredth), and end."""
@@ -92,10 +96,10 @@ class Monitors:
         self._log(self._costs() | load)
 
     def _costs(self) -> dict[str, float]:
-        hours, taken = (time.monotonic() - self._start) / 3600, self._placement
-        found = {"cost/cpu_hours": hours * taken.workers * taken.cpus_per_worker}
+        hours, taken = self._worker_s() / 3600, self._placement
+        found = {"cost/cpu_hours": hours * taken.cpus_per_worker}
         if taken.gpus_per_worker:
-            found["cost/gpu_hours"] = hours * taken.workers * taken.gpus_per_worker
+            found["cost/gpu_hours"] = hours * taken.gpus_per_worker
         for part in ("cpu", "gpu") if taken.gpus_per_worker else ("cpu",):
             told = [node.kwh.get(part) for node in self._seen]
             if told and None not in told:
@@ -106,6 +110,10 @@ class Monitors:
             for name, value in found.items()
             if not self._spent or name in self._spent
         }
+
+    def _worker_s(self) -> float:
+        before, workers, since = self._held
+        return before + workers * (time.monotonic() - since)
 
     def _log(self, metrics: Mapping[str, float]) -> None:
         self._outbox.log(metrics, step=int(time.time() - self._began_s))

@@ -25,6 +25,10 @@ class Placement:
     gpus_per_worker: int
     nodes: int
 
+    def fit(self, cpus: int, gpus: int) -> int:
+        """How many of the workers a node with so many CPUs and GPUs can take."""
+        return _fit(cpus, gpus, self.cpus_per_worker, self.gpus_per_worker)
+
 
 @contextlib.contextmanager
 def connected(cluster: config.Cluster) -> Iterator[Placement]:
@@ -65,7 +69,7 @@ def side_by_side(cluster: config.Cluster, most: int, asked: int | None = None) -
         )
     count = max(1, min(most, asked or room))
     # A worker's threads are the same whether its ring runs alone or at the end beside others.
-    together = cluster.model_copy(update={"workers": count * cluster.workers})
+    together = cluster.model_copy(update={"workers": count * cluster.workers, "min_workers": None})
     one = _place(together, nodes)
     return Placement(cluster.workers, one.cpus_per_worker, one.gpus_per_worker, one.nodes), count
 
@@ -125,12 +129,12 @@ def _nodes() -> Nodes:
 
 def _fits(cluster: config.Cluster, nodes: Nodes, cpus: int) -> int:
     """How many workers of so many CPUs each the nodes have room for."""
-    return sum(
-        min(have // cpus, gpus // cluster.gpus_per_worker)
-        if cluster.gpus_per_worker and gpus is not None
-        else have // cpus
-        for have, gpus in nodes
-    )
+    return sum(_fit(have, gpus, cpus, cluster.gpus_per_worker) for have, gpus in nodes)
+
+
+def _fit(cpus: int, gpus: int | None, cpus_each: int, gpus_each: int) -> int:
+    by_cpus = cpus // cpus_each
+    return min(by_cpus, gpus // gpus_each) if gpus_each and gpus is not None else by_cpus
 
 
 def _told(nodes: Nodes) -> str:
@@ -144,14 +148,14 @@ def _place(cluster: config.Cluster, nodes: Nodes) -> Placement:
         return _fits(cluster, nodes, cpus)
 
     smallest = cluster.cpus_per_worker or 1
-    if fits(smallest) < cluster.workers:
-        have = _told(nodes)
+    workers = min(cluster.workers, fits(smallest))
+    if workers < cluster.least:
         needs = f"{smallest} CPU" + (", 1 GPU" if cluster.gpus_per_worker else "")
         raise InputError(
-            f"cluster.workers={cluster.workers} with {needs} each: the cluster has slots for {fits(smallest)} "
-            f"(nodes: {have}); ask for fewer workers or add nodes"
+            f"cluster.{'min_' if cluster.min_workers else ''}workers={cluster.least} with {needs} each: the cluster "
+            f"has slots for {workers} (nodes: {_told(nodes)}); ask for fewer workers or add nodes"
         )
     largest = smallest
-    while cluster.cpus_per_worker is None and fits(largest + 1) >= cluster.workers:
+    while cluster.cpus_per_worker is None and fits(largest + 1) >= workers:
         largest += 1
-    return Placement(cluster.workers, largest, cluster.gpus_per_worker, len(nodes))
+    return Placement(workers, largest, cluster.gpus_per_worker, len(nodes))

@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -40,11 +40,8 @@ class Desk(Protocol):
     def empty(self) -> bool:
         """Whether there will never be another one."""
 
-    def ended_before(self) -> Sequence[int]:
-        """The numbers of the trials that had ended before this began."""
-
-    def scores(self, number: int) -> Mapping[int, float]:
-        """What is known of a trial's scores, by epoch."""
+    def known(self) -> Mapping[int, Mapping[int, float]]:
+        """What is known of the trials' scores from before, by number and epoch."""
 
     def values(self, number: int) -> Values:
         """What a trial changes of the base experiment now."""
@@ -55,14 +52,17 @@ class Desk(Protocol):
     def epoch(self, number: int, row: dict[str, float]) -> None:
         """A trial has ended an epoch with these metrics."""
 
-    def restarted(self, number: int, cause: str, traceback: str) -> None:
-        """A trial lost a worker and goes on from its last checkpoint."""
+    def restarted(self, number: int, kind: str, said: str, traceback: str) -> None:
+        """A trial lost a worker, for this error, and goes on from its last checkpoint."""
 
     def changed(self, number: int, values: Values) -> None:
         """A trial goes on with another one's weights and with these values."""
 
-    def ended(self, number: int, result: dict[str, Any] | None, cause: str = "", traceback: str = "") -> None:
-        """A trial has ended: with what was reported of it last, or for a cause."""
+    def ended(self, number: int, result: dict[str, Any]) -> None:
+        """A trial has ended, with what was reported of it last."""
+
+    def failed(self, number: int, kind: str, said: str, traceback: str) -> None:
+        """A trial's workers were lost, for this error."""
 
 
 def run(
@@ -75,7 +75,7 @@ def run(
         desk: Gives them out and hears of them.
         placement: What one of them takes of the cluster.
         at_a_time: How many are trained side by side.
-        max_restarts: How often one may lose a worker.
+        max_restarts: How often one of a population may lose a worker; of others the desk keeps count.
         storage: The folder, common to all nodes, that holds Ray's own files.
         name: What these are called there.
     """
@@ -115,7 +115,9 @@ def run(
         run_config=RunConfig(
             name=name,
             storage_path=str(storage),
-            failure_config=FailureConfig(max_failures=max_restarts),
+            # Ray would start a trial again as the same attempt; the desk gives it out again, as a new one. Of a
+            # population all have their place from the beginning.
+            failure_config=FailureConfig(max_failures=max_restarts if sweep.search == "pbt" else 0),
             callbacks=[_Tell(desk)],
             verbose=0,
         ),
@@ -147,10 +149,10 @@ def _work(loop: dict[str, Any]) -> None:
     work(asdict(task))
 
 
-def _cause(trial: Any) -> tuple[str, str]:
-    """Why it failed last, in one line and as a traceback."""
+def _cause(trial: Any) -> tuple[str, str, str]:
+    """Why it failed last: the error's class, what it says in one line, and the traceback."""
     text = Path(trial.error_file).read_text(errors="replace") if trial.error_file else ""
-    return cause(text), text
+    return *cause(text), text
 
 
 class _FromDesk(Searcher):
@@ -179,7 +181,7 @@ class _FromDesk(Searcher):
 
 
 class _Asha(ASHAScheduler):
-    """Tune's asynchronous successive halving, which here remembers the trials from before."""
+    """Tune's asynchronous successive halving, which here knows trials by their numbers, those from before too."""
 
     def __init__(self, sweep: config.Sweep, desk: Desk) -> None:
         super().__init__(
@@ -191,21 +193,31 @@ class _Asha(ASHAScheduler):
             reduction_factor=sweep.asha.reduction,
             stop_last_trials=False,  # they end by themselves, with their last checkpoint written
         )
-        self._desk = desk
-        for number in desk.ended_before():
-            self._remember(number, SimpleNamespace(trial_id=f"before-{number}"))
+        for number, scores in desk.known().items():
+            self.on_trial_add(None, number)
+            for epoch, score in sorted(scores.items()):
+                self.on_trial_result(None, number, {TIME: epoch, SCORE: score})
 
-    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:  # noqa: ARG002
-        self._remember(int(str(trial)), trial)
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        if str(trial) not in self._trial_info:
+            super().on_trial_add(tune_controller, _numbered(trial))
 
-    def _remember(self, number: int, trial: Any) -> None:
-        super().on_trial_add(None, trial)
-        for epoch, score in sorted(self._desk.scores(number).items()):
-            super().on_trial_result(None, trial, {TIME: epoch, SCORE: score})
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict) -> str:
+        return super().on_trial_result(tune_controller, _numbered(trial), result)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict) -> None:
+        """Nothing: its last result has been judged, and a trial that lost its workers comes again."""
+
+    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
+        """Nothing, likewise."""
 
     def __getstate__(self) -> dict:
         """Nothing: what it knows is in the study."""
         return {}
+
+
+def _numbered(trial: Any) -> Any:
+    return SimpleNamespace(trial_id=str(trial))
 
 
 def _pbt(sweep: config.Sweep) -> PopulationBasedTraining:
@@ -269,4 +281,4 @@ class _Tell(Callback):
         self._desk.restarted(int(str(trial)), *_cause(trial))
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:  # noqa: ARG002
-        self._desk.ended(int(str(trial)), None, *_cause(trial))
+        self._desk.failed(int(str(trial)), *_cause(trial))

@@ -1,12 +1,45 @@
 """Work on many items side by side on all nodes of the Ray cluster."""
 
+import contextlib
+import socket
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import ray
 from ray.exceptions import RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from r2d2.errors import WorkFailed
+
+
+def blind_hosts(storage: Path, data: Path | None) -> list[str]:
+    """The nodes of the cluster that do not see a folder of this one's, or not the data, by their names.
+
+    Args:
+        storage: The folder. That others have one of its name is not enough: they must see a file that is made in it.
+        data: A folder of which the name is enough; None if there is none.
+    """
+    storage.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=storage, prefix=".seen-") as made:
+        wanted = [made.name, *([str(data)] if data else [])]
+        asked = [
+            ray.remote(num_cpus=0)(_blind)
+            .options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
+            .remote(wanted)
+            for node in ray.nodes()
+            if node["Alive"]
+        ]
+        found: list[str | None] = []
+        for one in asked:
+            with contextlib.suppress(RayError):  # a node that is gone since is not missed
+                found.append(ray.get(one))
+    return sorted(host for host in found if host)
+
+
+def _blind(paths: Sequence[str]) -> str | None:
+    return None if all(Path(path).exists() for path in paths) else socket.gethostname()
 
 
 def spread(work: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:

@@ -1,9 +1,10 @@
-"""Train under Ray: place the workers with HorovodTrainer, follow their epochs, restart what dies."""
+"""Train under Ray: place the workers with HorovodTrainer, follow their epochs, go on with what the cluster has left."""
 
 import logging
 import re
+import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,20 @@ from ray.train.base_trainer import TrainingFailedError
 from ray.train.horovod import HorovodTrainer
 from ray.tune import Callback
 
+from r2d2 import config
+from r2d2.cluster import slots
+from r2d2.cluster.leaving import STOP
 from r2d2.cluster.placement import Placement
-from r2d2.cluster.worker import Task, work
+from r2d2.cluster.worker import TIMELINE, Task, work
+from r2d2.errors import InputError
+from r2d2.tracking.outbox import FOLDER, seal
+from r2d2.training.state import Checkpoints, Superseded
 
 Row = dict[str, float]
 
 
 class TrainingFailed(RuntimeError):  # noqa: N818
-    """The workers failed more often than the experiment allows: the last cause in one line, and its traceback."""
+    """The run cannot go on: the last cause in one line, and its traceback."""
 
     def __init__(self, cause: str, traceback: str) -> None:
         super().__init__(cause)
@@ -28,28 +35,74 @@ class TrainingFailed(RuntimeError):  # noqa: N818
 
 def fit(
     task: Task,
+    cluster: config.Cluster,
     placement: Placement,
-    max_restarts: int,
     on_epoch: Callable[[Row], None],
     on_restart: Callable[[str, str], None],
+    on_workers: Callable[[int], None],
+    on_wait: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Run the workers to the end of the training.
+    """Run the workers to the end of the training; when some are lost, go on from the last checkpoint.
+
+    Ray would start as many again as there were, and wait for a host that is gone for ever. So each attempt is one of
+    Ray's trainings by itself, with as many workers as the cluster has room for then.
 
     Args:
-        task: What every worker does.
-        placement: How many there are and what each one gets.
-        max_restarts: How often the run may lose a worker.
+        task: What every worker does, as the first attempt.
+        cluster: How many workers, how few at least, how often they may be lost, how long to wait for slots.
+        placement: How many there are at first and what each one gets.
         on_epoch: Called here with the metrics of every epoch.
-        on_restart: Called here with the cause, in one line and as a traceback, when the workers are started again.
+        on_restart: Called here with the cause, in one line and as a traceback, when workers were lost.
+        on_workers: Called here with the number of workers that the run holds from now on; 0 between attempts.
+        on_wait: Called here with what the run waits for, and with an empty text when it waits no more.
 
     Returns:
-        What rank 0 reported last.
+        What rank 0 reported last; `superseded` if another driver has taken the run over; why it `left` if it was asked
+        to while it waited.
 
     Raises:
-        TrainingFailed: A worker failed once too often.
+        TrainingFailed: A worker failed once too often, or slots were waited for in vain.
+        InputError: A worker refused what it was given.
     """
     # What went wrong is told by `on_restart` and by the error raised here, once.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    run_folder, restarts = Path(task.run_folder), 0
+    checkpoints, stop = Checkpoints(run_folder), run_folder / STOP
+    while True:
+        on_workers(placement.workers)
+        lost = ""
+        try:
+            return _attempt(task, placement, on_epoch)
+        except TrainingFailedError as error:
+            lost = str(error.__cause__ or error)
+        except _NoRoom:
+            pass
+        on_workers(0)
+        # The attempt is over before its ranks are: one on a host that was cut off goes on until it hears of it.
+        try:
+            task = replace(task, owner=checkpoints.take_over(task.owner))
+        except Superseded:
+            return {"superseded": True}
+        seal(run_folder / FOLDER, "attempt-*")
+        (checkpoints.folder / TIMELINE).unlink(missing_ok=True)
+        if lost:
+            kind, said = cause(lost)
+            if kind == InputError.__name__:
+                raise InputError(said)
+            if restarts == cluster.max_restarts:
+                raise TrainingFailed(f"{kind}: {said}", lost)
+            restarts += 1
+            on_restart(f"{kind}: {said}", lost)
+        try:
+            placed = slots.wait(cluster, placement, on_wait, lambda: stop.exists() or checkpoints.superseded)
+        except slots.SlotsMissing as error:
+            raise TrainingFailed(str(error), lost or str(error)) from None
+        if placed is None:
+            return {"superseded": True} if checkpoints.superseded else {"left": "asked to leave while it waited"}
+        placement = placed
+
+
+def _attempt(task: Task, placement: Placement, on_epoch: Callable[[Row], None]) -> dict[str, Any]:
     trainer = HorovodTrainer(
         work,
         train_loop_config=asdict(task),
@@ -63,43 +116,44 @@ def fit(
         run_config=RunConfig(
             name=task.run_id,
             storage_path=str(Path(task.run_folder).parent.parent / "ray"),
-            failure_config=FailureConfig(max_failures=max_restarts),
-            callbacks=[_Follow(on_epoch, on_restart)],
+            failure_config=FailureConfig(max_failures=0),
+            callbacks=[_Follow(placement, on_epoch)],
             verbose=0,
         ),
     )
-    try:
-        result = trainer.fit()
-    except TrainingFailedError as error:
-        text = str(error.__cause__ or error)
-        raise TrainingFailed(cause(text), text) from error
-    return result.metrics or {}
+    return trainer.fit().metrics or {}
+
+
+class _NoRoom(Exception):  # noqa: N818
+    """A node was lost before the workers were placed: Ray would wait for it for ever."""
 
 
 class _Follow(Callback):
-    """Hands Tune's events on."""
+    """Hands Tune's events on, and looks whether what has not been placed yet can be."""
 
-    def __init__(self, on_epoch: Callable[[Row], None], on_restart: Callable[[str, str], None]) -> None:
+    def __init__(self, placement: Placement, on_epoch: Callable[[Row], None]) -> None:
+        self.placement = placement
         self.on_epoch = on_epoch
-        self.on_restart = on_restart
+        self.looked = time.monotonic()
 
     def __getstate__(self) -> dict:
         """Nothing: Ray copies the whole run configuration to the trainer's process, where nobody is told anything."""
         return {}
 
+    def on_step_begin(self, iteration: int, trials: list, **info: Any) -> None:  # noqa: ARG002
+        if any(trial.status == "PENDING" for trial in trials) and time.monotonic() - self.looked >= slots.LOOK_S:
+            self.looked = time.monotonic()
+            if slots.total(self.placement) < self.placement.workers:
+                raise _NoRoom
+
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:  # noqa: ARG002
         self.on_epoch(result)
 
-    def on_trial_recover(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:  # noqa: ARG002
-        text = Path(trial.error_file).read_text(errors="replace") if trial.error_file else ""
-        self.on_restart(cause(text), text)
 
-
-def cause(text: str) -> str:
-    """The last error that a traceback names, in one line."""
+def cause(text: str) -> tuple[str, str]:
+    """The last error that a traceback names: its class, and what it says in one line."""
     named = re.findall(
         r"^(?:\w+\.)*(\w*(?:Error|Exception|Superseded|Interrupt)\w*)(?:\([\w.]*\))?: *(.*)$", text, re.M
     )
-    if named:
-        return f"{named[-1][0]}: {named[-1][1]}"[:500]
-    return (text.strip().splitlines() or ["no message"])[-1][:500]
+    kind, said = named[-1] if named else ("Error", (text.strip().splitlines() or ["no message"])[-1])
+    return kind, said[:500]

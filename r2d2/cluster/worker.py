@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from r2d2 import config
 from r2d2.cluster.leaving import ASKED, STOP, TIME_IS_UP, Reason, StopAsked
+from r2d2.errors import InputError
 from r2d2.files import whole_file
 from r2d2.tracking.outbox import FOLDER, Outbox
 
@@ -18,9 +20,9 @@ if TYPE_CHECKING:
     from r2d2.training.sentinel import Trouble
 
 TIMELINE = "timeline.json"
-"""The file in a run's folder that says what Horovod did."""
+"""The file in an attempt's folder that says what Horovod did."""
 VALIDATION = "validation"
-"""The folder in it with every validation's scores, patient by patient."""
+"""The folder beside it with every validation's scores, patient by patient."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def work(values: dict[str, Any]) -> None:
     experiment = config.parse(task.experiment)
     training, lanes = experiment.training, device.lanes(experiment, task.threads)
     device.limit_threads(task.threads, lanes, training.deterministic)
-    ring = Ring(training.ring, training.deterministic, Path(task.run_folder) / TIMELINE)
+    ring = Ring(training.ring, training.deterministic, Path(task.run_folder) / task.owner / TIMELINE)
     device.use_gpu(ring.local_rank)
     stages.append(("libraries and ring", time.time()))
     worker = _Worker(task, experiment, ring, lanes, stages)
@@ -83,6 +85,7 @@ class _Worker:
         lanes: int,
         stages: list[tuple[str, float]],
     ) -> None:
+        from r2d2.data import cache
         from r2d2.data.prepare import open_prepared
         from r2d2.inference import Predictor
         from r2d2.training.learner import Learner
@@ -91,7 +94,10 @@ class _Worker:
         self.task, self.ring = task, ring
         self.stages = stages  # of the start, each with the time on the clock when it ended
         self.experiment, self.training = experiment, experiment.training
-        self.prepared = open_prepared(Path(task.prepared))
+        # In the ring already, which is patient, and not before, where who is first waits 30 seconds for the others.
+        prepared, read = cache.nearest(Path(task.prepared), experiment)
+        self.data_read = sorted(set(ring.gather_objects(f"{socket.gethostname()}: {read}")))
+        self.prepared = open_prepared(prepared)
         self.learner = Learner(self.experiment, self.prepared, task.split["training"], ring, lanes)
         self.predictor = Predictor(self.learner.model, self.experiment.preprocess)
         self.checkpoints = Checkpoints(Path(task.run_folder), self.training.checkpoints.keep)
@@ -135,13 +141,19 @@ class _Worker:
         self.state = State()
         attempt: int | None = None
         if self.ring.rank == 0:
+            for path in filter(None, (self.task.run_folder, self.task.weights)):
+                if not Path(path).exists():
+                    raise InputError(
+                        f"{socket.gethostname()}: there is no {path}; set tracking.storage to a folder that all nodes "
+                        "see at the same place"
+                    )
             with contextlib.suppress(Superseded):
                 attempt = self.checkpoints.begin_attempt(self.task.owner)
         attempt = self.ring.broadcast_object(attempt)
         if attempt is None:
             return False
         if self.ring.rank == 0:
-            self.outbox = Outbox(Path(self.task.run_folder) / FOLDER, f"attempt-{attempt:04d}")
+            self.outbox = Outbox(Path(self.task.run_folder) / FOLDER, self.task.owner)
             self.stop = StopAsked(Path(self.task.run_folder) / STOP)
         if self.ring.rank == 0 and self.task.donor:
             self.checkpoints.take_from(Path(self.task.donor))
@@ -155,6 +167,7 @@ class _Worker:
         if self.ring.rank == 0:
             self.outbox.tag(
                 attempts=attempt + 1,
+                data_read=", ".join(self.data_read),
                 started_at_step=self.state.step,
                 workers=self.ring.size,
                 precision=self.learner.precision,
@@ -330,7 +343,7 @@ class _Worker:
         started = time.perf_counter()
         tally = self._scores("validation")
         if self.ring.rank == 0 and tally.rows:
-            (folder := Path(self.task.run_folder) / VALIDATION).mkdir(exist_ok=True)
+            (folder := self.checkpoints.folder / VALIDATION).mkdir(exist_ok=True)
             with whole_file(folder / f"epoch-{self.state.epoch:04d}.json") as beside:
                 beside.write_text(json.dumps(plain(tally.rows), indent=1))
         return {f"val/{key}": value for key, value in tally.means().items()} | {
@@ -355,7 +368,7 @@ class _Worker:
         from r2d2.tracking.card import lineage
         from r2d2.training.verdict import verdict
 
-        means, folder = tally.means(), Path(self.task.run_folder)
+        means, folder = tally.means(), self.checkpoints.folder
         wasted, said = self.state.elapsed_s - self.state.best_elapsed_s, verdict(self.state.run_s, self.ring.size)
         self.outbox.log({"time/wasted_s": wasted, "time/training_s": self.state.elapsed_s}, once="time")
         self.outbox.tag(verdict=said)
@@ -364,12 +377,14 @@ class _Worker:
         plane = self.experiment.preprocess.plane
         handover.write_scores(self.outbox, tally, means, self.state.best_epoch, plane, folder / VALIDATION)
         handover.draw_worst(self.outbox, self.prepared, self.predictor, tally, self.experiment.evaluation.overlays)
-        task, model = self.task, folder / handover.MODEL
+        task, made = self.task, folder / handover.MODEL
         origin = lineage(task.run_id, self.prepared.key, task.git, task.packages)
         network = self.learner.plain_model()
         tags = handover.write_model(
-            model, self.experiment, self.prepared, task.split, task.parents, network, tally, origin
+            made, self.experiment, self.prepared, task.split, task.parents, network, tally, origin
         )
+        # Out of the attempt's folder, which the next one would rename, under a name that no other attempt's has.
+        model = made.rename(Path(task.run_folder) / f"{handover.MODEL}-{task.owner}")
         self.outbox.register(model, self.experiment.registered_name, tags)
         return {
             "model": str(model),

@@ -19,6 +19,9 @@ class Cluster(Section):
     `address`: the Ray cluster's; absent, the one in RAY_ADDRESS or of `r2d2 up`, or a local one for this run alone,
     which is what `local` always means.
     `max_restarts`: how often a run that lost a worker is started again from its last checkpoint.
+    `min_workers`: a run begins, and goes on after it lost workers or a host, with as many of `workers` as there are,
+    but no fewer than these (absent: with all of them). It computes the same: the real workers share the work of the
+    logical ones. `wait_minutes`: how long it waits for slots that the cluster lacks; then it ends, to be resumed.
     """
 
     workers: Annotated[int, Field(ge=1)] = 1
@@ -26,6 +29,19 @@ class Cluster(Section):
     gpus_per_worker: Annotated[int, Field(ge=0, le=1)] = 0
     address: str | None = None
     max_restarts: Annotated[int, Field(ge=0)] = 3
+    min_workers: Annotated[int, Field(ge=1)] | None = None
+    wait_minutes: Annotated[float, Field(ge=0)] = 30.0
+
+    @model_validator(mode="after")
+    def _least_and_most(self) -> "Cluster":
+        if self.least > self.workers:
+            raise ValueError(f"min_workers ({self.min_workers}) must be <= workers ({self.workers})")
+        return self
+
+    @property
+    def least(self) -> int:
+        """How few workers a run goes on with."""
+        return self.min_workers or self.workers
 
 
 class Tracking(Section):

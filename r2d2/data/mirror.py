@@ -1,6 +1,8 @@
 """Datasets that lie elsewhere: any folder that fsspec knows (s3://, gs://, https://, sftp://), copied here once."""
 
+import hashlib
 import json
+import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +13,8 @@ from typing import Any
 
 import fsspec
 
+from r2d2 import config
+from r2d2.console import bar
 from r2d2.errors import InputError, WorkFailed
 from r2d2.files import whole_file
 
@@ -38,6 +42,28 @@ class Remote:
     url: str
     system: fsspec.AbstractFileSystem
     files: dict[PurePosixPath, tuple[str, dict[str, Any]]]
+
+
+def here(data: config.Data, store: Path) -> config.Data:
+    """The data, or those of a local copy if they are at a URL.
+
+    Raises:
+        InputError: There is nothing at the URL.
+        WorkFailed: The copy broke off.
+
+    The copy lies in `store`, under the URL's name; it is brought up to date each time.
+    """
+    if isinstance(data.path, Path):
+        return data
+    remote = list_remote(data.path)
+    readable, own = (
+        re.sub(r"[^\w.-]+", "_", data.path).strip("_")[:100],
+        hashlib.sha256(data.path.encode()).hexdigest()[:8],
+    )
+    folder = store / "mirrors" / f"{readable}-{own}"
+    with bar(f"Copying {data.path[:60]}", len(remote.files)) as advance:
+        copy(remote, folder, advance)
+    return data.model_copy(update={"path": folder})
 
 
 def list_remote(url: str) -> Remote:

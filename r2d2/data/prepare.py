@@ -139,7 +139,11 @@ class Prepared:
 
 
 def prepare(
-    dataset: Dataset, preprocess: config.Preprocess, store: Path, spread: Spread = processes.spread
+    dataset: Dataset,
+    preprocess: config.Preprocess,
+    store: Path,
+    spread: Spread = processes.spread,
+    expected: str | None = None,
 ) -> Prepared:
     """Prepare a dataset, or find it prepared; what was interrupted goes on where it stopped.
 
@@ -149,6 +153,7 @@ def prepare(
             `Prepared.training_rows` chooses.
         store: The folder that holds prepared datasets.
         spread: Maps a function over the cases, like `parallel.spread`: by default processes of this machine.
+        expected: The key that it must have, if it is known from elsewhere.
 
     Returns:
         The prepared dataset, opened.
@@ -160,9 +165,14 @@ def prepare(
     """
     files = _hash_files(dataset)
     key = _key(dataset, preprocess, files)
+    if expected not in (None, key):
+        raise InputError(
+            f"{dataset.cases[0].images[0].parent}: the scans and masks here are not those of the run (their hash is "
+            f"{key}, the run's {expected}); give every node the same files"
+        )
     folder, partial_folder = store / key, store / f".{key}.partial"
     try:
-        with _alone(store, key):
+        with alone(store, key):
             if not folder.exists():
                 _write(dataset, preprocess, files, partial_folder, key, spread)
                 to_disk(partial_folder)
@@ -180,7 +190,7 @@ def prepare(
 
 
 @contextlib.contextmanager
-def _alone(store: Path, key: str) -> Iterator[None]:
+def alone(store: Path, key: str) -> Iterator[None]:
     """Keep others from preparing the same data; they wait, and find it."""
     (store / ".locks").mkdir(parents=True, exist_ok=True)
     lock = FileLock(store / ".locks" / key)

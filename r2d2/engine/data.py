@@ -10,7 +10,7 @@ import yaml
 from r2d2 import config
 from r2d2.console import bar, bars
 from r2d2.data.fingerprint import Fingerprint
-from r2d2.engine.prepare import here, storage
+from r2d2.engine.prepare import storage
 from r2d2.errors import InputError
 
 
@@ -67,6 +67,7 @@ def check(path: Path | str, labels: str | None = None) -> Checked:
     from r2d2.data.cases import find_cases
     from r2d2.data.check import check_cases
     from r2d2.data.framing import chosen_channels
+    from r2d2.data.mirror import here
     from r2d2.data.split import split_patients
 
     preprocess = None

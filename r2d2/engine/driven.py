@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,22 +39,20 @@ class Driven:
     def __init__(self, run: "Run", folder: Path) -> None:
         from r2d2.cluster.leaving import STOP, TAGGED
         from r2d2.tracking.delivery import Delivery
-        from r2d2.tracking.outbox import FOLDER, Outbox
+        from r2d2.tracking.outbox import FOLDER, Outbox, seal
         from r2d2.training.state import Checkpoints
 
         self.run, self.folder, self._stop = run, folder, folder / STOP
-        self._owner = Checkpoints(folder).take_over()
+        self._checkpoints = Checkpoints(folder)
+        self._owner = self._checkpoints.take_over()
         self._stop.unlink(missing_ok=True)
-
-        def on_stop() -> None:
-            if not self._stop.exists():  # a signal's word weighs more
-                self.ask_to_leave(TAGGED)
-
         # What an earlier driver left goes first, an `end` perhaps; then the run goes on.
-        self.delivery = Delivery(run.client, run.run_id, folder / FOLDER, take_over=True, on_stop=on_stop)
+        outbox = folder / FOLDER
+        self.delivery = Delivery(run.client, run.run_id, outbox, take_over=True, on_stop=lambda: self.leave(TAGGED))
+        seal(outbox)
         self.delivery.catch_up()
         run.start_again()
-        self.outbox = Outbox(folder / FOLDER, f"driver-{time.time_ns()}")
+        self.outbox = Outbox(outbox, f"driver-{time.time_ns()}")
         self.delivery.start()
         self.began_s, self.spent = run.so_far()
 
@@ -69,9 +68,8 @@ class Driven:
         """What its workers are told; see `r2d2.cluster.worker.Task`."""
         from r2d2.cluster.worker import Task
         from r2d2.tracking.runs import git_commit, versions
-        from r2d2.training.state import Checkpoints
 
-        weights = weights_file(experiment) if Checkpoints(self.folder).latest() is None else None
+        weights = weights_file(experiment) if self._checkpoints.latest() is None else None
         return Task(
             experiment=experiment.to_yaml(),
             run_id=self.run.run_id,
@@ -89,10 +87,22 @@ class Driven:
             trial=trial,
         )
 
-    def ask_to_leave(self, why: str) -> None:
-        """Have the workers leave after their present step: `why` is TAGGED, or the name of a signal."""
-        with whole_file(self._stop) as beside:
-            beside.write_text(why)
+    def renew(self, task: "Task") -> "Task":
+        """The task of the next attempt, after the workers of this one were lost: what they still write is not read."""
+        from r2d2.tracking.outbox import FOLDER, seal
+
+        self._owner = self._checkpoints.take_over(self._owner)
+        seal(self.folder / FOLDER, "attempt-*")
+        return replace(task, owner=self._owner)
+
+    def leave(self, word: str) -> None:
+        """Have the workers leave after their present step: `word` is TAGGED, or the name of a signal."""
+        from r2d2.cluster.leaving import TAGGED
+
+        # A signal's word weighs more; and who has lost the run to another driver has nothing to say.
+        if not self.delivery.taken_over and not (word == TAGGED and self._stop.exists()):
+            with whole_file(self._stop) as beside:
+                beside.write_text(word)
 
     @property
     def asked(self) -> str:
@@ -108,10 +118,12 @@ class Driven:
         Returns:
             How many records wait on the disk because the server does not answer; that is said, too.
         """
-        undelivered = self.delivery.close(PATIENCE_S)
+        from r2d2.tracking.outbox import FOLDER
+
+        undelivered, folder = self.delivery.close(PATIENCE_S), self.folder / FOLDER
         if undelivered:
             say(
-                f"The tracking server does not answer: {undelivered} records of the run wait in {self.folder}; "
+                f"The tracking server does not answer: {undelivered} records of the run wait in {folder}; "
                 f"once it is back: {command()} runs send {self.run.run_id}"
             )
         return undelivered

@@ -14,7 +14,7 @@ from r2d2 import config
 from r2d2.console import bar
 from r2d2.engine.doctor import require
 from r2d2.engine.models import resolve
-from r2d2.engine.prepare import here, storage
+from r2d2.engine.prepare import storage
 from r2d2.errors import InputError
 from r2d2.files import whole_file
 
@@ -333,6 +333,7 @@ def read_case(case: Any, saved: Any, dataset: Any) -> Any:
 def dataset_for(saved: Any, folder: Path | None) -> Any:
     """The model's own data, or a folder's, if its classes and channels are the model's."""
     from r2d2.data.cases import find_cases
+    from r2d2.data.mirror import here
 
     settings = saved.experiment.data
     if folder is not None:

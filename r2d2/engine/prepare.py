@@ -1,12 +1,9 @@
 """Prepare an experiment's data: find, split, check, slice."""
 
-import hashlib
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from r2d2 import config
-from r2d2.console import bar
 from r2d2.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,6 +25,7 @@ def prepare(
     from r2d2.data import parallel
     from r2d2.data.cases import find_cases
     from r2d2.data.fingerprint import class_weights
+    from r2d2.data.mirror import here
     from r2d2.data.prepare import prepare as prepare_dataset
     from r2d2.data.split import split_patients
 
@@ -50,30 +48,6 @@ def prepare(
             f"only {slices} training slices; lower one of the two"
         )
     return prepared, split
-
-
-def here(data: config.Data, store: Path) -> config.Data:
-    """The data, or those of a local copy if they are at a URL.
-
-    Raises:
-        InputError: There is nothing at the URL.
-        WorkFailed: The copy broke off.
-
-    The copy lies in `store`, under the URL's name; it is brought up to date each time.
-    """
-    if isinstance(data.path, Path):
-        return data
-    from r2d2.data.mirror import copy, list_remote
-
-    remote = list_remote(data.path)
-    readable, own = (
-        re.sub(r"[^\w.-]+", "_", data.path).strip("_")[:100],
-        hashlib.sha256(data.path.encode()).hexdigest()[:8],
-    )
-    folder = store / "mirrors" / f"{readable}-{own}"
-    with bar(f"Copying {data.path[:60]}", len(remote.files)) as advance:
-        copy(remote, folder, advance)
-    return data.model_copy(update={"path": folder})
 
 
 def storage(experiment: config.Experiment) -> Path:

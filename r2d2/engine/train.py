@@ -10,16 +10,19 @@ from r2d2.console import bar, command, say
 from r2d2.engine.doctor import require
 from r2d2.engine.driven import Driven, leaving_well, run_folder
 from r2d2.engine.models import parents, started
-from r2d2.engine.prepare import described, prepare
+from r2d2.engine.prepare import described, prepare, storage
 from r2d2.errors import InputError, WorkFailed
 
 if TYPE_CHECKING:
+    from r2d2.cluster.monitors import Monitors
     from r2d2.cluster.placement import Placement
     from r2d2.cluster.worker import Task
+    from r2d2.data.prepare import Prepared
     from r2d2.tracking.runs import Run
 
 ELSEWHERE = {
     *("cluster.address", "cluster.cpus_per_worker", "cluster.gpus_per_worker", "cluster.max_restarts"),
+    *("cluster.min_workers", "cluster.wait_minutes"),
     *("tracking.uri", "tracking.storage", "tracking.monitor_s"),
 }
 """Settings that may change when a run is resumed: where it runs, not what it computes. What is written on the model's
@@ -64,13 +67,13 @@ def train(experiment: config.Experiment | None, resume: str | None = None) -> Ru
 
     Raises:
         InputError: Before anything is recorded: data, settings or cluster do not fit.
-        WorkFailed: The training diverged, or lost its workers more often than `cluster.max_restarts`.
+        WorkFailed: The training diverged, lost its workers more often than `cluster.max_restarts`, or waited for slots
+            for longer than `cluster.wait_minutes`.
     """
     began = time.time()
     if experiment is None and resume is None:
         raise InputError("nothing to train: give an experiment file, or --resume RUN")
     require("tensorflow", "horovod")
-    from r2d2.cluster import tasks
     from r2d2.cluster.placement import connected
     from r2d2.tracking import runs, store
 
@@ -84,8 +87,7 @@ def train(experiment: config.Experiment | None, resume: str | None = None) -> Ru
     store.check(uri)
 
     with connected(experiment.cluster) as placement:
-        # On a cluster of several nodes all of them prepare, each CPU a case.
-        prepared, split = prepare(experiment, tasks.spread if placement.nodes > 1 else None)
+        prepared, split = prepare_on(experiment, placement)
         if run is None:
             dataset = described(prepared, split, parents(experiment))
             run = runs.create(store.connect(uri), experiment, dataset)
@@ -93,6 +95,22 @@ def train(experiment: config.Experiment | None, resume: str | None = None) -> Ru
             dataset = runs.read_dataset(run)
             _can_go_on(run, dataset, prepared.key, run_folder(experiment, run.run_id))
         return fit(experiment, run, prepared.folder, dataset, placement, began)
+
+
+def prepare_on(experiment: config.Experiment, placement: "Placement") -> tuple["Prepared", dict[str, tuple[str, ...]]]:
+    """What `prepare` gives; on a cluster of several nodes all of them prepare, each CPU a case.
+
+    Hosts that see neither the storage nor the data cannot: each of them prepares for itself, if it trains.
+    """
+    from r2d2.cluster import tasks
+
+    path, store = experiment.data.path, storage(experiment)
+    if placement.nodes == 1:
+        return prepare(experiment)
+    blind = tasks.blind_hosts(store, path if isinstance(path, Path) else None)
+    if blind:
+        say(f"{', '.join(blind)}: no {store} and {path} there; this machine prepares the data by itself")
+    return prepare(experiment, None if blind else tasks.spread)
 
 
 def fit(
@@ -122,7 +140,7 @@ def fit(
     task = driven.task(experiment, prepared, dataset, placement.cpus_per_worker, began)
     monitors = Monitors(experiment.tracking.monitor_s, driven.outbox, driven.began_s, placement, driven.spent)
     try:
-        result, restarts = _follow(experiment, task, placement, driven)
+        result, restarts = _follow(experiment, task, placement, driven, monitors)
         status = "FINISHED" if "model" in result else "FAILED" if result.get("failed") else "KILLED"
         if "superseded" not in result:
             monitors.close(result.get("test", {}).get("dice"))
@@ -152,13 +170,13 @@ def fit(
 
 
 def _follow(
-    experiment: config.Experiment, task: "Task", placement: "Placement", driven: Driven
+    experiment: config.Experiment, task: "Task", placement: "Placement", driven: Driven, monitors: "Monitors"
 ) -> tuple[dict[str, Any], int]:
     """Run the workers to their end under a bar; what rank 0 reported last, and how often workers were lost."""
     from r2d2.cluster import trainer
 
     restarts: list[str] = []
-    outbox = driven.outbox
+    outbox, cluster = driven.outbox, experiment.cluster
     with bar(f"Training {experiment.name}", experiment.training.epochs) as advance:
 
         def on_epoch(row: dict[str, float]) -> None:
@@ -172,11 +190,24 @@ def _follow(
             outbox.attach_text(f"failures/restart-{len(restarts)}.txt", traceback)
             say(f"A worker was lost ({cause}); going on from the last checkpoint")
 
+        def on_workers(workers: int) -> None:
+            monitors.hold(workers)
+            if 0 < workers < cluster.workers:
+                say(f"{workers} of {cluster.workers} workers: the cluster has slots for no more")
+
+        def on_wait(what: str) -> None:
+            outbox.tag(waiting=what)
+            if what:
+                say(f"Waiting {what}; for {cluster.wait_minutes:g} minutes at most")
+
         advance("starting the workers", done=0)
         try:
-            with leaving_well(driven.ask_to_leave):
-                result = trainer.fit(task, placement, experiment.cluster.max_restarts, on_epoch, on_restart)
+            with leaving_well(driven.leave):
+                result = trainer.fit(task, cluster, placement, on_epoch, on_restart, on_workers, on_wait)
             return result, len(restarts)
+        except InputError as error:
+            outbox.end("FAILED", str(error))
+            raise
         except trainer.TrainingFailed as error:
             outbox.attach_text("failures/last.txt", error.traceback)
             outbox.end("FAILED", str(error))
@@ -193,8 +224,9 @@ def _resumed(recorded: config.Experiment, given: config.Experiment | None, run: 
     """The recorded experiment, or a given one that differs from it in nothing but ELSEWHERE."""
     if given is None:
         return recorded
-    # Virtual workers do the same on any number of real ones.
-    free = ELSEWHERE | ({"cluster.workers"} if recorded.training.virtual_workers else set())
+    # The same logical workers do the same on any number of real ones.
+    same = recorded.logical_workers == given.logical_workers
+    free = ELSEWHERE | ({"cluster.workers", "training.virtual_workers"} if same else set())
     told = ("card.", "promotion.")
     other = [key for key in config.differences(recorded, given) if key not in free and not key.startswith(told)]
     if other:

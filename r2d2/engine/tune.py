@@ -15,8 +15,8 @@ from r2d2.console import command, live_table, say
 from r2d2.engine.doctor import require
 from r2d2.engine.driven import Driven, leaving_well, run_folder
 from r2d2.engine.models import parents, started
-from r2d2.engine.prepare import described, prepare, storage
-from r2d2.engine.train import RunResult, fit
+from r2d2.engine.prepare import described, storage
+from r2d2.engine.train import RunResult, fit, prepare_on
 from r2d2.errors import InputError, WorkFailed
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def tune(sweep: config.Sweep | None, resume: str | None = None) -> SweepResult:
     store.check(uri)
     with connected(base.cluster) as alone:
         placement, at_a_time = side_by_side(base.cluster, sweep.number, sweep.concurrent)
-        prepare(base)  # whatever is wrong with the data is wrong with all trials
+        prepare_on(base, placement)  # whatever is wrong with the data is wrong with all trials
         if run is None:
             run = runs.create_sweep(store.connect(uri), sweep)
         with _alone(run_folder(base, run.run_id), run.run_id):
@@ -99,7 +99,7 @@ class _Sweep:
         self.folder = run_folder(sweep.experiment, run.run_id)
         self.study: Study = Study(sweep, self.folder)
         before = self.study.trials()
-        self._ended_before = [trial.number for trial in before if trial.outcome != "running"]
+        self._known = {trial.number: trial.scores for trial in before}
         self._unfinished = [trial for trial in before if trial.outcome == "running"]
         self._running: dict[int, _Running] = {}
         self._leaving = ""
@@ -144,7 +144,7 @@ class _Sweep:
                 driven.outbox.tag(model=model.model)
                 driven.outbox.log({f"test/{key}": value for key, value in model.metrics.items()}, once="test")
             reason, status = "all trials done" if not self._leaving else "stopped on request", "FINISHED"
-        except WorkFailed as error:
+        except (WorkFailed, InputError) as error:
             reason = str(error)
             raise
         except KeyboardInterrupt:
@@ -168,25 +168,22 @@ class _Sweep:
         trial = self._unfinished.pop(0) if self._unfinished else self.study.draw()
         if trial is None:
             return None
+        if trial.number in self._running:
+            return trial.number, self._running[trial.number].renewed()
         try:
-            task = self._begin(trial)
+            return trial.number, self._begin(trial)
         except InputError as error:  # settings that do not go together, or with the data
             self.study.end(trial.number, "failed", str(error), 0.0)
             self._show(f"trial {trial.number} failed: {error}")
             return self.next()
-        return trial.number, task
 
     def empty(self) -> bool:
         """Whether there will never be another trial."""
         return bool(self._leaving) or not (self._unfinished or len(self.study.trials()) < self.sweep.number)
 
-    def ended_before(self) -> Sequence[int]:
-        """The trials that had ended before this process began."""
-        return self._ended_before
-
-    def scores(self, number: int) -> Mapping[int, float]:
-        """What is known of a trial's scores, by epoch."""
-        return self.study.trials()[number].scores
+    def known(self) -> Mapping[int, Mapping[int, float]]:
+        """What was known of the trials' scores when this process began."""
+        return self._known
 
     def values(self, number: int) -> Values:
         """What a trial changes of the base experiment now."""
@@ -200,50 +197,57 @@ class _Sweep:
     def epoch(self, number: int, row: dict[str, float]) -> None:
         """A trial has ended an epoch."""
         epoch, score = int(row["epoch"]), row.get("val/dice")
-        if score is not None and epoch not in self.scores(number):
-            self.study.score(number, epoch, score)
+        if score is not None:
+            self._score(number, epoch, score)
         # If the trial is stopped for it, its workers have no time to tell this epoch.
         self._running[number].log_epoch(row)
         self._show()
 
-    def restarted(self, number: int, cause: str, traceback: str) -> None:
+    def restarted(self, number: int, kind: str, said: str, traceback: str) -> None:
         """A trial lost a worker and goes on."""
-        self._running[number].restarted(cause, traceback)
-        self._show(f"trial {number} lost a worker ({cause}); it goes on from its last checkpoint")
+        self._running[number].restarted(f"{kind}: {said}", traceback)
+        self._show(f"trial {number} lost a worker ({kind}: {said}); it goes on from its last checkpoint")
+
+    def failed(self, number: int, kind: str, said: str, traceback: str) -> None:
+        """A trial's workers were lost: it comes again, unless that was once too often or it refused its input."""
+        running, most = self._running[number], self.sweep.experiment.cluster.max_restarts
+        if kind != InputError.__name__ and running.restarts < most and self.sweep.search != "pbt":
+            self.restarted(number, kind, said, traceback)
+            self._unfinished.insert(0, self.study.trials()[number])
+            return
+        running.driven.outbox.attach_text("failures/last.txt", traceback)
+        self._end(number, "failed", said if kind == InputError.__name__ else f"{kind}: {said}", "FAILED")
 
     def changed(self, number: int, values: Values) -> None:
         """A trial goes on with another one's weights and with these values."""
         self.study.note(number, values=values)
         self._show(f"trial {number} goes on with a better one's weights and {_told(values)}")
 
-    def ended(self, number: int, result: dict[str, Any] | None, cause: str = "", traceback: str = "") -> None:
+    def ended(self, number: int, result: dict[str, Any]) -> None:
         """A trial has ended."""
-        running = self._running.pop(number)
-        outcome: Outcome
-        status: str | None
-        if result is None:
-            outcome, reason, status = "failed", cause, "FAILED"
-            running.driven.outbox.attach_text("failures/last.txt", traceback)
-        elif "superseded" in result:
-            outcome, reason, status = "failed", "another driver has taken it over", None
+        if "superseded" in result:
+            self._end(number, "failed", "another driver has taken it over", None)
         elif "left" not in result:
-            epoch = int(result["epoch"])
-            outcome, reason, status = "stopped", f"others were better after epoch {epoch}", "FINISHED"
+            self._end(number, "stopped", f"others were better after epoch {int(result['epoch'])}", "FINISHED")
         elif result["failed"]:
-            outcome, reason, status = "diverged", result["left"], "FAILED"
+            self._end(number, "diverged", result["left"], "FAILED")
         elif not result["whole"]:  # it goes on when the sweep does
-            running.end("KILLED", result["left"])
-            return
+            self._running.pop(number).end("KILLED", result["left"])
         else:
-            asked = result["left"] == "stopped on request"
-            outcome, reason, status = "stopped" if asked else "finished", result["left"], "FINISHED"
             for row in result["history"]:  # what was trained before this process began
-                if "val/dice" in row and int(row["epoch"]) not in self.scores(number):
-                    self.study.score(number, int(row["epoch"]), row["val/dice"])
+                self._score(number, int(row["epoch"]), row["val/dice"])
+            asked = result["left"] == "stopped on request"
+            self._end(number, "stopped" if asked else "finished", result["left"], "FINISHED")
+
+    def _score(self, number: int, epoch: int, dice: float) -> None:
+        if epoch not in self.study.trials()[number].scores:
+            self.study.score(number, epoch, dice)
+
+    def _end(self, number: int, outcome: "Outcome", reason: str, status: str | None) -> None:
+        running = self._running.pop(number)
         self.study.end(number, outcome, reason, running.seconds)
         running.end(status, reason)
-        trial = self.study.trials()[number]
-        best = self._best()
+        trial, best = self.study.trials()[number], self._best()
         if best is not None and trial.best is not None:
             self._driven.outbox.log({"sweep/dice": trial.best, "sweep/best_dice": best.best or 0.0}, step=number)
         dice = "" if trial.best is None else f", val dice {trial.best:.3f}"
@@ -254,7 +258,7 @@ class _Sweep:
 
         began = time.time()
         experiment = started(self.sweep.trial(trial.values))
-        prepared, split = prepare(experiment)
+        prepared, split = prepare_on(experiment, self.placement)
         dataset = described(prepared, split, parents(experiment))
         client = self.sweep_run.client
         if trial.run_id is None:
@@ -262,18 +266,18 @@ class _Sweep:
             self.study.note(trial.number, run_id=run.run_id)
         else:
             run = runs.Run(client, trial.run_id)
-        running = _Running(run, experiment, self.placement)
-        self._running[trial.number] = running
+        self._running[trial.number] = running = _Running(run, experiment, self.placement)
         running.driven.outbox.tag(trial=trial.number, **{f"trial.{key}": value for key, value in trial.values.items()})
         self._show(f"trial {trial.number} begins: {_told(trial.values)}")
-        return running.driven.task(
+        running.task = running.driven.task(
             experiment, prepared.folder, dataset, self.placement.cpus_per_worker, began, trial=True
         )
+        return running.task
 
     def _leave(self, why: str) -> None:
         self._leaving = why
         for running in self._running.values():
-            running.driven.ask_to_leave(why)
+            running.driven.leave(why)
 
     def _best(self) -> "Trial | None":
         scored = [trial for trial in self.study.trials() if trial.best is not None and trial.outcome != "diverged"]
@@ -297,7 +301,7 @@ class _Sweep:
             return None
         began, client = time.time(), self.sweep_run.client
         experiment = started(self.sweep.trial(best.values))
-        prepared, split = prepare(experiment)
+        prepared, split = prepare_on(experiment, self.placement)
         dataset = described(prepared, split, parents(experiment))
         if self.sweep.finish == "continue" and best.run_id is not None:
             run = runs.Run(client, best.run_id)
@@ -327,8 +331,9 @@ class _Running:
         from r2d2.cluster.monitors import Monitors
 
         self.driven = Driven(run, run_folder(experiment, run.run_id))
+        self.task: Task | None = None
+        self.restarts = 0
         self._began = time.monotonic()
-        self._restarts = 0
         # The sweep watches the nodes; a trial's own costs are counted.
         self._costs: Monitors = Monitors(None, self.driven.outbox, self.driven.began_s, placement, self.driven.spent)
 
@@ -344,9 +349,15 @@ class _Running:
 
     def restarted(self, cause: str, traceback: str) -> None:
         """Write a restart down."""
-        self._restarts += 1
-        self.driven.outbox.tag(restarts=self._restarts, **{f"restart.{self._restarts}": cause})
-        self.driven.outbox.attach_text(f"failures/restart-{self._restarts}.txt", traceback)
+        self.restarts += 1
+        self.driven.outbox.tag(restarts=self.restarts, **{f"restart.{self.restarts}": cause})
+        self.driven.outbox.attach_text(f"failures/restart-{self.restarts}.txt", traceback)
+
+    def renewed(self) -> "Task":
+        """The task of its next attempt."""
+        assert self.task is not None
+        self.task = self.driven.renew(self.task)
+        return self.task
 
     def end(self, status: str | None, reason: str) -> None:
         """Close the run, or let go of it."""

@@ -131,16 +131,18 @@ class Delivery:
         if self._thread.is_alive():
             self._thread.join(timeout=max(1.0, deadline - time.monotonic()))
         self._lock.release()
-        return 0 if self._taken_over() else waiting(self._outbox)
+        return 0 if self.taken_over else waiting(self._outbox)
 
-    def _taken_over(self) -> bool:
+    @property
+    def taken_over(self) -> bool:
+        """Whether another driver delivers this outbox now."""
         with contextlib.suppress(FileNotFoundError):
             return (self._outbox / "owner").read_text() != self._owner
         return False
 
     def _deliver(self) -> None:
         asked = 0.0
-        while not self._taken_over():
+        while not self.taken_over:
             try:
                 self._pass()
                 if self._on_stop and time.monotonic() - asked >= 2 * EVERY_S:

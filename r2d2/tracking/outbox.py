@@ -14,12 +14,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from r2d2.files import whole_file
+
 FOLDER = "outbox"
 """The outbox' name in a run's folder."""
 
 
 class Outbox:
-    """Where one process writes down what its run is to record.
+    """Where one process writes down what its run is to record, until its file is sealed: what it writes then is lost.
 
     Args:
         folder: The run's outbox, on storage that the driver sees too.
@@ -60,6 +62,8 @@ class Outbox:
 
     def attach_text(self, path: str, text: str) -> None:
         """A text file of the run, at this path among its files."""
+        if self._sealed:
+            return
         folder, _, name = path.rpartition("/")
         stored = self._stored(name)
         stored.write_text(text, encoding="utf-8")
@@ -67,6 +71,8 @@ class Outbox:
 
     def attach_file(self, file: Path, folder: str) -> None:
         """A copy of a local file, in a folder of the run's."""
+        if self._sealed:
+            return
         stored = self._stored(file.name)
         shutil.copyfile(file, stored)
         self._append("file", folder=folder, stored=str(stored.relative_to(self._folder)))
@@ -80,12 +86,18 @@ class Outbox:
         self.tag(reason=reason)
         self._append("end", status=status)
 
+    @property
+    def _sealed(self) -> bool:
+        return _sealed_at(self._path) is not None
+
     def _stored(self, name: str) -> Path:
         (folder := self._folder / "files" / uuid.uuid4().hex).mkdir(parents=True)
         return folder / name
 
     def _append(self, kind: str, **entry: Any) -> None:
         # The time is part of the entry: what arrives twice is the same to the server, which keeps it once.
+        if self._sealed:
+            return
         line = json.dumps({"kind": kind, "time": int(time.time() * 1000)} | entry) + "\n"
         with self._lock, self._path.open("a", encoding="utf-8") as file:
             file.write(line)
@@ -93,12 +105,37 @@ class Outbox:
             os.fsync(file.fileno())
 
 
+def seal(folder: Path, writers: str = "*") -> None:
+    """Close the files of these writers for good: what an attempt or a driver writes that was replaced is not delivered.
+
+    Args:
+        folder: The outbox.
+        writers: A pattern of their names.
+    """
+    for path in folder.glob(f"{writers}.jsonl"):
+        if _sealed_at(path) is None:
+            with whole_file(path.with_suffix(".sealed")) as beside:
+                beside.write_text(str(path.stat().st_size))
+
+
 def entries(path: Path, offset: int) -> Iterator[tuple[dict[str, Any], int]]:
-    """Yield the entries of a file from a place in it, each with the place behind it; a line half-written is not yet."""
+    """Yield the entries of a file from a place in it, each with the place behind it.
+
+    A line half-written is not yet there; what was written after the file was sealed never is.
+    """
     with path.open("rb") as file:
         file.seek(offset)
         for line in file:
-            if not line.endswith(b"\n"):
-                return
             offset += len(line)
+            end = _sealed_at(path)  # asked after the line was read: a file is sealed at any time
+            if not line.endswith(b"\n") or (end is not None and offset > end):
+                return
             yield json.loads(line), offset
+
+
+def _sealed_at(path: Path) -> int | None:
+    """How long a file was when it was sealed, if it was."""
+    try:
+        return int(path.with_suffix(".sealed").read_text())
+    except FileNotFoundError:
+        return None

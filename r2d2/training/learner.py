@@ -53,7 +53,7 @@ class Learner:
         self._loss = losses.build(self.training, weights)
         states = [variable for variable in self.model.variables if variable.name == "seed_generator_state"]
         self._seeds = [(state, int(state.numpy()[0])) for state in states]
-        self._workers = experiment.training.virtual_workers or ring.size
+        self._workers = experiment.logical_workers
         self._logical, size = share(self._workers, ring.size, ring.rank), self.training.batch_size
         self._frozen: bool | None = None
         rows = prepared.training_rows(cases, experiment.preprocess.slices)

@@ -72,6 +72,10 @@ class Ring:
         """Rank 0's value of a small Python object, on every worker."""
         return hvd.broadcast_object(value, root_rank=0) if self.size > 1 else value
 
+    def gather_objects(self, value: Any) -> list[Any]:
+        """Every worker's value of a small Python object, by rank, on every worker."""
+        return hvd.allgather_object(value) if self.size > 1 else [value]
+
     def sum(self, array: np.ndarray, name: str) -> np.ndarray:
         """An array summed over the workers, in its own dtype: exact for int64."""
         return hvd.allreduce(tf.constant(array), op=hvd.Sum, name=name).numpy() if self.size > 1 else array

@@ -1,11 +1,10 @@
 """Checkpoints: everything that the next step depends on, in a folder a checkpoint, written beside and renamed.
 
-A run's folder holds `attempt.json` (who may write), `checkpoints/step-00000300/` and `best/`. A checkpoint is
-`state.json` and `variables.npz`: plain arrays, no pickle.
+A run's folder holds the folder of its latest attempt, `attempt-0002`, and that one `checkpoints/step-00000300/` and
+`best/`. A checkpoint is `state.json` and `variables.npz`: plain arrays, no pickle.
 """
 
 import json
-import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import deepcopy
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from r2d2.files import recover, remove_folder, same_file, whole_file, whole_folder
+from r2d2.files import recover, remove_folder, same_file, whole_folder
 
 if TYPE_CHECKING:
     import keras
@@ -85,34 +84,73 @@ class State:
 class Checkpoints:
     """The checkpoints of one run, as one attempt at it sees them.
 
-    A driver takes the run over once; its workers begin an attempt each time they are started. Who is no longer the
-    latest of both cannot write.
+    Whoever begins an attempt renames the folder of the one before, with all that is in it, to its own name. Of two who
+    do so at once one comes first; and from then on every path that an older attempt knows leads nowhere, whatever it
+    was in the middle of, also on a host that was cut off and comes back.
+
+    Args:
+        run_folder: The run's folder.
+        keep: How many checkpoints stay, the best one aside.
+
+    Attributes:
+        owner: The name of the attempt, once it has begun.
     """
 
-    def __init__(self, folder: Path, keep: int = 2) -> None:
-        self.folder, self.keep = folder, keep
-        self.owner, self.attempt = "", -1
+    def __init__(self, run_folder: Path, keep: int = 2) -> None:
+        self.run_folder, self.keep, self.owner = run_folder, keep, ""
 
-    def take_over(self) -> str:
-        """Take the run over from any older driver and return what this one's workers begin attempts with."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.owner = uuid.uuid4().hex
-        self._write_owner(self._current()[1])
-        return self.owner
+    @property
+    def folder(self) -> Path:
+        """The folder of this attempt, or, before it has begun, of the latest one."""
+        return self.run_folder / (self.owner or self._newest() or _name(0))
 
-    def begin_attempt(self, owner: str) -> int:
-        """Take the run over from the driver's older attempts and return the number of this one, from 0.
+    @property
+    def attempt(self) -> int:
+        """Its number, from 0."""
+        return int(self.owner.rpartition("-")[2])
+
+    @property
+    def superseded(self) -> bool:
+        """Whether a newer attempt has begun."""
+        return not self.folder.is_dir()
+
+    def take_over(self, after: str | None = None) -> str:
+        """Take the run over from an attempt, and return the name of the new one, which its workers begin with.
+
+        Args:
+            after: The name of the attempt that this one follows; if None, whichever is the latest.
 
         Raises:
-            Superseded: Another driver has taken the run over.
+            Superseded: It was not the latest any more.
         """
-        current, number = self._current()
-        if current != owner:
-            raise Superseded(f"another driver has taken over the run in {self.folder}")
+        self.run_folder.mkdir(parents=True, exist_ok=True)
+        while True:
+            before = after or self._newest()
+            owner = _name(int(before.rpartition("-")[2]) + 1 if before else 0)
+            try:
+                if before:
+                    (self.run_folder / before).rename(self.run_folder / owner)
+                else:
+                    (self.run_folder / owner).mkdir()
+                self.owner = owner
+                return owner
+            except (FileNotFoundError, FileExistsError):
+                if after:
+                    raise Superseded(f"another driver has taken over the run in {self.run_folder}") from None
+
+    def begin_attempt(self, owner: str) -> int:
+        """Begin to work as the attempt that `take_over` named, in its workers, and return its number.
+
+        Raises:
+            Superseded: Another one has taken the run over.
+        """
         self.owner = owner
-        self._write_owner(number + 1)
-        for place in ("checkpoints", "best"):
-            recover(self.folder / place)
+        try:
+            for place in (self.folder / "checkpoints", self.folder / "best"):
+                place.mkdir(exist_ok=True)
+                recover(place)
+        except FileNotFoundError:
+            raise self._superseded() from None
         return self.attempt
 
     def latest(self) -> Path | None:
@@ -132,8 +170,14 @@ class Checkpoints:
         Raises:
             Superseded: A newer attempt has begun.
         """
-        if self._current() != (self.owner, self.attempt):
-            raise Superseded(f"attempt {self.attempt} of the run in {self.folder} has been superseded")
+        try:
+            self._save(state, arrays)
+        except FileNotFoundError:
+            if self.superseded:
+                raise self._superseded() from None
+            raise
+
+    def _save(self, state: State, arrays: Sequence[np.ndarray]) -> None:
         named = {f"{number:04d}": array for number, array in enumerate(arrays)}
         latest, written = self.folder / "checkpoints" / f"step-{state.step:08d}", None
         for place in [self.best(state), latest] if state.best_step == state.step else [latest]:
@@ -184,17 +228,17 @@ class Checkpoints:
             if int(path.name.removeprefix("step-")) > step:
                 remove_folder(path)
 
-    def _current(self) -> tuple[str, int]:
-        try:
-            values = json.loads((self.folder / "attempt.json").read_text())
-        except FileNotFoundError:
-            return "", -1
-        return values["owner"], values["attempt"]
+    def _newest(self) -> str | None:
+        return max((path.name for path in self.run_folder.glob("attempt-*")), default=None)
 
-    def _write_owner(self, attempt: int) -> None:
-        self.attempt = attempt
-        with whole_file(self.folder / "attempt.json") as beside:
-            beside.write_text(json.dumps({"owner": self.owner, "attempt": attempt}))
+    def _superseded(self) -> Superseded:
+        return Superseded(
+            f"{self.owner} of the run in {self.run_folder}: another driver or a newer attempt goes on with it"
+        )
+
+
+def _name(attempt: int) -> str:
+    return f"attempt-{attempt:04d}"
 
 
 class Writer:

@@ -5,6 +5,7 @@ import ray
 from helpers.processes import wait_for
 from ray.cluster_utils import Cluster
 
+from r2d2.cluster import monitors
 from r2d2.cluster.monitors import Monitors
 from r2d2.cluster.placement import Placement
 from r2d2.tracking.outbox import Outbox, entries
@@ -59,3 +60,16 @@ def test_every_node_has_a_monitor_and_a_series_of_its_own_for_as_long_as_it_is_t
 def test_without_an_interval_only_the_hours_are_counted(tmp_path):
     Monitors(None, Outbox(tmp_path, "driver-1"), 0.0, Placement(4, 1, 1, 1), {}).close()
     assert sorted(recorded(tmp_path)) == ["cost/cpu_hours", "cost/gpu_hours"]
+
+
+def test_costs_are_of_the_workers_that_the_run_held_at_the_time(tmp_path, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(monitors.time, "monotonic", lambda: clock[0])
+    watch = Monitors(None, Outbox(tmp_path, "driver-1"), 0.0, Placement(4, 2, 1, 2), {})
+    for seconds, workers in ((3600, 0), (7200, 3), (3600, 3)):  # four for an hour, none for two, three for an hour
+        clock[0] += seconds
+        watch.hold(workers)
+    watch.close()
+    found = recorded(tmp_path)
+    assert [value for _, value in found["cost/gpu_hours"]] == [4 * 1 + 3 * 1]
+    assert [value for _, value in found["cost/cpu_hours"]] == [2 * (4 * 1 + 3 * 1)]

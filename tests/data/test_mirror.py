@@ -9,8 +9,7 @@ import fsspec
 import pytest
 
 from r2d2.config import Data
-from r2d2.data.mirror import MANIFEST, copy, list_remote
-from r2d2.engine.prepare import here
+from r2d2.data.mirror import MANIFEST, copy, here, list_remote
 from r2d2.errors import InputError, WorkFailed
 
 FILES = {"dataset.json": b"{}", "imagesTr/a.nii.gz": b"a" * 1000, "imagesTr/b.nii.gz": b"b" * 500}

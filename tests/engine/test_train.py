@@ -63,7 +63,7 @@ def _checkpoint(home, epoch):
     """A condition: some run has a checkpoint of this epoch or a later one."""
 
     def reached():
-        found = sorted((home / "runs").glob("*/checkpoints/step-*/state.json"))
+        found = sorted((home / "runs").glob("*/attempt-*/checkpoints/step-*/state.json"))
         with contextlib.suppress(FileNotFoundError):  # removed since
             return found and json.loads(found[-1].read_text())["epoch"] >= epoch
         return False
@@ -345,10 +345,9 @@ def test_a_second_driver_takes_a_run_over_and_stops_on_request_with_a_model_of_w
         (paused,) = workers(first)  # as a node that does not answer for a while
         wait_for(lambda: _suspended(paused, home), 60)
         ((run_id,),) = _query(home, "select run_uuid from runs")
-        (owner,) = home.glob("runs/*/attempt.json")
-        before = owner.read_text()
+        (attempt,) = home.glob("runs/*/attempt-*")
         second = start("train", "--resume", run_id, "--json")
-        wait_for(lambda: owner.read_text() != before, 120, second)
+        wait_for(lambda: not attempt.exists(), 120, second)
         paused.resume()
         _, err = first.communicate(timeout=240)
         assert first.returncode == 1
@@ -390,7 +389,7 @@ def test_control_c_leaves_in_the_middle_of_an_epoch_and_resume_ends_as_if_nothin
     assert err.splitlines()[-1].endswith(f"r2d2 train --resume {run_id}")
     assert "Traceback" not in err
     assert alive == []
-    latest = sorted((home / "runs").glob("*/checkpoints/step-*"))[-1]
+    latest = sorted((home / "runs").glob("*/attempt-*/checkpoints/step-*"))[-1]
     tags = dict(_query(home, "select key, value from tags"))
     assert tags["r2d2.reason"] == "terminated"
     whole, *stages = (float(seconds) for seconds in re.findall(r"([\d.]+) s", tags["r2d2.start"]))

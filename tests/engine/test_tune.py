@@ -65,9 +65,9 @@ def query(home, sql):
 def checkpoints(home):
     """The epochs of the runs' latest checkpoints."""
     found = {}
-    for path in sorted((home / "runs").glob("*/checkpoints/step-*/state.json")):
+    for path in sorted((home / "runs").glob("*/attempt-*/checkpoints/step-*/state.json")):
         with contextlib.suppress(FileNotFoundError):  # removed since
-            found[path.parts[-4]] = json.loads(path.read_text())["epoch"]
+            found[path.parts[-5]] = json.loads(path.read_text())["epoch"]
     return found
 
 

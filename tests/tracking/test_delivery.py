@@ -12,7 +12,7 @@ from r2d2.engine.runs import send
 from r2d2.errors import InputError
 from r2d2.tracking import delivery, store
 from r2d2.tracking.delivery import Delivery, waiting
-from r2d2.tracking.outbox import Outbox
+from r2d2.tracking.outbox import Outbox, seal
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +80,30 @@ def test_a_second_attempt_s_epochs_and_scores_are_not_recorded_again_but_those_g
     Delivery(client, run_id, tmp_path).catch_up()
     assert sorted(steps(client, run_id, "train/loss")) == [(1, 1.0), (2, 2.0), (3, 3.0), (3, 30.0)]
     assert steps(client, run_id, "test/dice") == [(3, 0.5)]
+
+
+def test_what_a_replaced_attempt_writes_goes_nowhere(tmp_path, run):
+    client, run_id = run
+    old, new = Outbox(tmp_path, "attempt-0000"), Outbox(tmp_path, "attempt-0001")
+    driver, late = Outbox(tmp_path, "driver-1"), tmp_path / "attempt-0000.jsonl"
+    old.log({"a": 1.0}, step=1)
+    told = late.read_bytes()
+    seal(tmp_path, "attempt-0000")
+    before = sorted(tmp_path.rglob("*"))
+    old.log({"a": 2.0}, step=2)
+    old.end("FAILED", "cut off")
+    old.attach_text("notes.txt", "text")
+    old.attach_file(late, "files")
+    assert (sorted(tmp_path.rglob("*")), late.read_bytes()) == (before, told)
+    late.write_bytes(told + told.replace(b"1.0", b"3.0"))  # it was in the middle of writing
+    seal(tmp_path, "attempt-0000")  # a seal is never moved
+    new.log({"a": 4.0}, step=4)
+    driver.tag(restarts=1)
+    assert waiting(tmp_path) == 3
+    Delivery(client, run_id, tmp_path).catch_up()
+    assert steps(client, run_id, "a") == [(1, 1.0), (4, 4.0)]
+    assert client.get_run(run_id).info.status == "RUNNING"
+    assert client.get_run(run_id).data.tags["r2d2.restarts"] == "1"
 
 
 def test_a_delivery_that_dies_before_it_notes_what_has_arrived_repeats_nothing(tmp_path, run):

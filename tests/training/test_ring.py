@@ -52,6 +52,7 @@ def _experiment(data: Path, workers: int, model: dict | None = None, **training:
             "preprocess": {"image_size": [24, 28], "slices": {"count": 6, "choice": "foreground"}},
             "model": {"filters": 4, "depth": 2} | (model or {}),
             "training": settings | training,
+            "cluster": {"workers": workers},
         }
     )
 

@@ -69,21 +69,58 @@ def test_the_latest_two_and_the_best_stay(checkpoints, variables):
 
 def test_an_attempt_that_a_newer_one_replaced_cannot_write(checkpoints, variables):
     checkpoints.save(_state(1, 1), _values(variables))
-    newer = Checkpoints(checkpoints.folder)
-    assert newer.begin_attempt(checkpoints.owner) == checkpoints.attempt + 1
+    newer = Checkpoints(checkpoints.run_folder)
+    assert newer.begin_attempt(newer.take_over(checkpoints.owner)) == checkpoints.attempt + 1
+    assert checkpoints.superseded and not newer.superseded
     with pytest.raises(Superseded):
         checkpoints.save(_state(2, 2), _values(variables))
     assert newer.latest().name == "step-00000010"
     newer.save(_state(2, 2), _values(variables))
     assert newer.latest().name == "step-00000020"
+    assert [path.name for path in newer.run_folder.iterdir()] == ["attempt-0001"]
+
+
+@pytest.mark.parametrize("done", range(12))
+def test_an_attempt_that_is_replaced_in_the_middle_of_a_write_leaves_nothing_in_the_newer_one(
+    checkpoints, variables, monkeypatch, done
+):
+    checkpoints.save(_state(1, 1), _values(variables))
+    checkpoints.save(_state(2, 2), _values(variables))
+    newer, seen = Checkpoints(checkpoints.run_folder), []
+
+    def then_replaced(change):
+        def changed(*arguments, **named):
+            seen.append(change.__name__)
+            if len(seen) == done + 1:
+                newer.begin_attempt(newer.take_over(checkpoints.owner))
+                seen.append(_files(newer.run_folder))
+            return change(*arguments, **named)
+
+        return changed
+
+    with monkeypatch.context() as patch:
+        for name in ("unlink", "rmdir", "replace", "rename", "mkdir", "open"):
+            patch.setattr(os, name, then_replaced(getattr(os, name)))
+        with contextlib.suppress(Superseded):
+            checkpoints.save(_state(3, 3), _values(variables))
+    (before,) = [one for one in seen if isinstance(one, dict)]
+    assert _files(newer.run_folder) == before
+    latest = restore(newer.latest(), variables)
+    assert restore(newer.best(latest), variables).epoch == latest.best_epoch in (2, 3)
+
+
+def _files(folder):
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
 def test_a_driver_that_another_one_replaced_cannot_begin_again(checkpoints, variables):
     checkpoints.save(_state(1, 1), _values(variables))
-    newer = Checkpoints(checkpoints.folder)
+    newer = Checkpoints(checkpoints.run_folder)
     owner = newer.take_over()
     with pytest.raises(Superseded, match="another driver"):
-        Checkpoints(checkpoints.folder).begin_attempt(checkpoints.owner)
+        Checkpoints(checkpoints.run_folder).begin_attempt(checkpoints.owner)
+    with pytest.raises(Superseded, match="another driver"):
+        checkpoints.take_over(checkpoints.owner)
     with pytest.raises(Superseded):
         checkpoints.save(_state(2, 2), _values(variables))
     assert newer.begin_attempt(owner) == 1
@@ -129,7 +166,7 @@ def test_a_kill_at_any_moment_loses_no_checkpoint(checkpoints, variables, monkey
             patch.setattr(os, name, until_killed(getattr(os, name)))
         with contextlib.suppress(KeyboardInterrupt):
             checkpoints.save(_state(3, 3), _values(variables))
-    after = Checkpoints(checkpoints.folder)
+    after = Checkpoints(checkpoints.run_folder)
     after.begin_attempt(checkpoints.owner)
     latest = restore(after.latest(), variables)
     assert latest.step == 30 and latest.best_epoch in (2, 3)
@@ -170,7 +207,7 @@ def test_a_writer_keeps_what_was_at_the_time_and_tells_when_it_is_on_the_disk(ch
 
 def test_what_kept_a_writer_from_writing_is_raised_at_the_next_occasion(checkpoints, variables):
     writer = Writer(checkpoints)
-    Checkpoints(checkpoints.folder).take_over()
+    Checkpoints(checkpoints.run_folder).take_over()
     writer.save(_state(1, 1), variables, lambda kept: None)
     with pytest.raises(Superseded):
         writer.wait()
