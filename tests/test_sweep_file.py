@@ -90,7 +90,7 @@ def test_a_trial_is_the_base_with_its_values_and_a_section_may_be_one():
             {"training.learning_rate": {"uniform": [-1.0, 1.0]}},
             "training.learning_rate: input should be greater than 0",
         ),
-        ({"training.learning_rate": {"choice": []}}, "space.training.learning_rate.choice"),
+        ({"training.learning_rate": {"choice": []}}, "space.training.learning_rate.0.choice"),
         ({"training.learning_rate": {"choice": [1], "uniform": [0, 1]}}, "should have one of choice, uniform"),
         ({"training.optimizer": {"choice": ["adam", "adma"]}}, "'lars' or 'lamb' (got 'adma')"),
         ({"data.split.seed": {"choice": [0, 1]}}, "data is the same for all trials of a sweep"),
@@ -128,6 +128,35 @@ def test_a_range_is_tried_next_to_the_values_that_its_condition_asks_for():
     assert sweep(space=space).number == 6
 
 
+def test_a_setting_may_have_several_ranges_each_under_its_conditions():
+    """Every optimizer has rates of its own."""
+    rates = [
+        {"choice": [0.1, 0.2], "when": {"training.optimizer": "sgd"}},
+        {"choice": [1.0, 2.0, 3.0], "when": {"training.optimizer": ["lars"]}},
+    ]
+    space = {"training.learning_rate": rates, "training.optimizer": {"choice": ["sgd", "lars", "adam"]}}
+    one = sweep(search="grid", trials=None, space=space)
+    assert [(v["training.optimizer"], v.get("training.learning_rate")) for v in one.grid()] == [
+        ("sgd", 0.1),
+        ("sgd", 0.2),
+        ("lars", 1.0),
+        ("lars", 2.0),
+        ("lars", 3.0),
+        ("adam", None),
+    ]
+    assert "training.optimizer is never 'lars'" in refusal(space=space | {"training.optimizer": {"choice": ["sgd"]}})
+    rates[1]["choice"].append(-1)
+    assert "training.learning_rate: input should be greater than 0" in refusal(space=space)
+
+
+def test_a_range_can_be_given_on_the_command_line_and_the_base_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump(BASE | {"name": "other"}))
+    one = sweep("space.model.filters={choice: [8]}", "experiment=other.yaml")
+    assert one.space["model.filters"][0].choice == (8,) and one.space.keys() == SPACE.keys()
+    assert one.experiment.name == "other"
+
+
 @pytest.mark.parametrize(
     "changes, said",
     [
@@ -137,6 +166,11 @@ def test_a_range_is_tried_next_to_the_values_that_its_condition_asks_for():
         ({"experiment": None}, "experiment: give the base experiment"),
         ({"settings": {"training.epoch": 3}}, "training.epoch: unknown key; the nearest known: training.epochs"),
         ({"trails": 3}, "trails: unknown key; the nearest known: trials"),
+        ({"for_each": "training.seed"}, "for_each: training.seed is no setting of the space"),
+        (
+            {"for_each": "training.learning_rate"},
+            "for_each: training.learning_rate is no setting of the space with one",
+        ),
         ({"search": "pbt", "space": {"training.batch_size": {"choice": [1, 2]}}}, "in the middle of a training"),
         (
             {"search": "pbt", "trials": 3, "space": {"training.learning_rate": {"uniform": [0.1, 1]}}},

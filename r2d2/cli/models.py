@@ -86,6 +86,10 @@ def _show_sweep(result: "SweepResult") -> None:
     if result.importance:
         told = ", ".join(f"{key.removeprefix('training.')} {part:.0%}" for key, part in result.importance.items())
         print(f"\nWhat the scores depend on: {told}")
+    for recipe in result.recipes:
+        told = ", ".join(f"{key.removeprefix('training.')}={shown(value)}" for key, value in recipe["values"].items())
+        lost = f", {recipe['points_lost']:+.1f} points lost" if recipe is not result.recipes[0] else ""
+        print(f"Best: {told}: val Dice {recipe['val/dice']:.3f}{lost}")
     print(f"\nSweep {result.run_id}: trial {result.best} is the best; table and pictures in {result.report}")
     if result.model:
         dice = result.model.metrics.get("dice")

@@ -1,6 +1,6 @@
 """A sweep's trials on the disk: drawn one after another, their scores epoch by epoch, what became of each (Optuna)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +13,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from r2d2 import config
-from r2d2.config.sweep import Values
+from r2d2.config.sweep import Values, counts
 
 Outcome = Literal["running", "finished", "stopped", "diverged", "failed"]
 """`stopped`: others were better after as many epochs (ASHA), or somebody asked it to."""
@@ -96,22 +96,24 @@ class Study:
             self._study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=freely, constant_liar=True)
         else:
             self._study.sampler = optuna.samplers.RandomSampler(seed=seed)
-        if self._grid:
-            self._study.enqueue_trial({key: _label(value) for key, value in self._grid[number].items()})
+        given: Values = self._grid[number] if self._grid else {}
+        if not given and (each := self._sweep.for_each):
+            steps = self._sweep.space[each][0].steps or ()
+            given = {each: steps[number % len(steps)]}
+        if given:
+            ranges_of = [(name, dimension, given[key]) for key, name, dimension in self._ranges(given) if key in given]
+            self._study.enqueue_trial({name: _stored(dimension, value) for name, dimension, value in ranges_of})
         trial, values = self._study.ask(), Values()
-        for key, dimension in self._sweep.ordered.items():
-            if dimension.holds(values):
-                values[key] = self._drawn(trial, key, dimension)
+        for key, name, dimension in self._ranges(values):
+            values[key] = _drawn(trial, name, dimension)
         trial.set_user_attr("values", values)
         return Trial(trial.number, values, "running", {}, None, "", None)
 
-    def _drawn(self, trial: optuna.Trial, key: str, dimension: config.Dimension) -> Any:
-        if numbers := dimension.uniform or dimension.log_uniform:
-            return trial.suggest_float(key, *numbers, log=dimension.log_uniform is not None)
-        steps = dimension.steps or ()
-        if dimension.integers and not self._grid:
-            return trial.suggest_int(key, steps[0], steps[-1], step=dimension.step)
-        return yaml.safe_load(trial.suggest_categorical(key, [_label(value) for value in steps]))
+    def _ranges(self, values: Values) -> Iterator[tuple[str, str, config.Dimension]]:
+        """Yield key, name and range of every setting that is varied next to these values, which may grow meanwhile."""
+        for key, ranges in self._sweep.ordered.items():
+            if (which := counts(ranges, values)) is not None:
+                yield key, key if len(ranges) == 1 else f"{key} ({which})", ranges[which]
 
     def note(self, number: int, **known: Any) -> None:
         """Keep what is known of a trial: `run_id`, or its `values` where they change."""
@@ -168,6 +170,19 @@ class Study:
             known.get("reason", ""),
             known.get("seconds"),
         )
+
+
+def _drawn(trial: optuna.Trial, name: str, dimension: config.Dimension) -> Any:
+    if numbers := dimension.uniform or dimension.log_uniform:
+        return trial.suggest_float(name, *numbers, log=dimension.log_uniform is not None)
+    steps = dimension.steps or ()
+    if dimension.integers:
+        return trial.suggest_int(name, steps[0], steps[-1], step=dimension.step)
+    return yaml.safe_load(trial.suggest_categorical(name, [_label(value) for value in steps]))
+
+
+def _stored(dimension: config.Dimension, value: Any) -> Any:
+    return _label(value) if dimension.choice is not None else value
 
 
 def _label(value: Any) -> str:

@@ -55,8 +55,8 @@ class Desk(Protocol):
     def restarted(self, number: int, kind: str, said: str, traceback: str) -> None:
         """A trial lost a worker, for this error, and goes on from its last checkpoint."""
 
-    def changed(self, number: int, values: Values) -> None:
-        """A trial goes on with another one's weights and with these values."""
+    def changed(self, number: int, values: Values, teacher: int) -> None:
+        """A trial goes on with another one's weights, and with these values."""
 
     def ended(self, number: int, result: dict[str, Any]) -> None:
         """A trial has ended, with what was reported of it last."""
@@ -180,44 +180,43 @@ class _FromDesk(Searcher):
         return {}
 
 
-class _Asha(ASHAScheduler):
-    """Tune's asynchronous successive halving, which here knows trials by their numbers, those from before too."""
+class _Asha(FIFOScheduler):
+    """Tune's asynchronous successive halving among the trials of each group, those from before among them."""
 
     def __init__(self, sweep: config.Sweep, desk: Desk) -> None:
-        super().__init__(
-            time_attr=TIME,
-            metric=SCORE,
-            mode="max",
-            max_t=sweep.experiment.training.epochs,
-            grace_period=min(sweep.asha.min_epochs, sweep.experiment.training.epochs),
-            reduction_factor=sweep.asha.reduction,
-            stop_last_trials=False,  # they end by themselves, with their last checkpoint written
-        )
+        super().__init__()
+        self._sweep, self._desk = sweep, desk
+        self._halvings: dict[str, ASHAScheduler] = {}
+        self._seen: set[str] = set()
         for number, scores in desk.known().items():
-            self.on_trial_add(None, number)
             for epoch, score in sorted(scores.items()):
                 self.on_trial_result(None, number, {TIME: epoch, SCORE: score})
 
-    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        if str(trial) not in self._trial_info:
-            super().on_trial_add(tune_controller, _numbered(trial))
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict) -> str:  # noqa: ARG002
+        number = SimpleNamespace(trial_id=str(trial))
+        halving = self._halving(str(self._sweep.group(self._desk.values(int(number.trial_id)))))
+        if number.trial_id not in self._seen:
+            self._seen.add(number.trial_id)
+            halving.on_trial_add(None, number)
+        return halving.on_trial_result(None, number, result)
 
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict) -> str:
-        return super().on_trial_result(tune_controller, _numbered(trial), result)
-
-    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict) -> None:
-        """Nothing: its last result has been judged, and a trial that lost its workers comes again."""
-
-    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
-        """Nothing, likewise."""
+    def _halving(self, group: str) -> ASHAScheduler:
+        epochs = self._sweep.experiment.training.epochs
+        if group not in self._halvings:
+            self._halvings[group] = ASHAScheduler(
+                time_attr=TIME,
+                metric=SCORE,
+                mode="max",
+                max_t=epochs,
+                grace_period=min(self._sweep.asha.min_epochs, epochs),
+                reduction_factor=self._sweep.asha.reduction,
+                stop_last_trials=False,  # they end by themselves, with their last checkpoint written
+            )
+        return self._halvings[group]
 
     def __getstate__(self) -> dict:
         """Nothing: what it knows is in the study."""
         return {}
-
-
-def _numbered(trial: Any) -> Any:
-    return SimpleNamespace(trial_id=str(trial))
 
 
 def _pbt(sweep: config.Sweep) -> PopulationBasedTraining:
@@ -230,7 +229,7 @@ def _pbt(sweep: config.Sweep) -> PopulationBasedTraining:
 
     def within(loop: dict[str, Any]) -> dict[str, Any]:
         values = loop["train_loop_config"]["values"]
-        for key, dimension in sweep.space.items():
+        for key, (dimension,) in sweep.space.items():
             if dimension.choice is None:
                 low, high = dimension.ends
                 values[key] = min(high, max(low, values[key]))
@@ -242,7 +241,7 @@ def _pbt(sweep: config.Sweep) -> PopulationBasedTraining:
         mode="max",
         perturbation_interval=sweep.pbt.every_epochs,
         hyperparam_mutations={
-            "train_loop_config": {"values": {key: domain(dimension) for key, dimension in sweep.space.items()}}
+            "train_loop_config": {"values": {key: domain(ranges[0]) for key, ranges in sweep.space.items()}}
         },
         quantile_fraction=sweep.pbt.quantile,
         resample_probability=sweep.pbt.resample,
@@ -257,6 +256,7 @@ class _Tell(Callback):
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
+        self._loops: dict[str, tuple[int, Values]] = {}
 
     def __getstate__(self) -> dict:
         """Nothing: Ray copies the whole run configuration to the trials' processes, where nobody is told anything."""
@@ -270,9 +270,11 @@ class _Tell(Callback):
             self._desk.epoch(int(str(trial)), result)
 
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:  # noqa: ARG002
-        number, values = int(str(trial)), trial.config["train_loop_config"]["values"]
-        if values != self._desk.values(number):
-            self._desk.changed(number, values)
+        loop = trial.config["train_loop_config"]
+        teacher, values = self._loops.setdefault(str(trial), (loop["number"], loop["values"]))
+        if (teacher, values) != (loop["number"], loop["values"]):
+            self._loops[str(trial)] = loop["number"], loop["values"]
+            self._desk.changed(int(str(trial)), loop["values"], loop["number"])
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:  # noqa: ARG002
         self._desk.ended(int(str(trial)), dict(trial.last_result or {}))

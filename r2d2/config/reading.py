@@ -70,8 +70,8 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def override(values: dict[str, Any], override: str) -> None:
-    """Change a value by `section.key=value`, the value read as YAML."""
+def override(values: dict[str, Any], override: str, whole: bool = False) -> None:
+    """Change a value by `section.key=value`, the value read as YAML; `whole`: the dots are part of one key."""
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise InputError(f"override {override!r}: write it as section.key=value, e.g. training.epochs=5")
@@ -79,7 +79,7 @@ def override(values: dict[str, Any], override: str) -> None:
         value = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError):
         raise InputError(f"override {override!r}: the value is not YAML") from None
-    *parents, last = key.split(".")
+    *parents, last = [key] if whole else key.split(".")
     place = values
     for parent in parents:
         inner = place.get(parent)

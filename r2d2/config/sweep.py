@@ -11,14 +11,13 @@ search: tpe
 trials: 20
 """
 
-import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from r2d2.config.experiment import Experiment
 from r2d2.config.reading import load, override, parse, problem, read_yaml
@@ -41,8 +40,8 @@ class Dimension(Section):
 
     `choice`: one of these values, of any kind. `uniform`, `log_uniform`: a number in [low, high], every one, or every
     factor, as likely as another. `integers`: a whole number from low to high, both included, in steps of `step`.
-    `when`: only where other settings of the space have these values (one, or a list of several); elsewhere the base
-    experiment's value stays.
+    `when`: only where other settings of the space have these values (one, or a list of several). A setting may have
+    several ranges, of which the first counts whose conditions hold; where none does, the base experiment's value stays.
     """
 
     choice: Annotated[tuple[Any, ...], Field(min_length=1)] | None = None
@@ -88,6 +87,13 @@ class Dimension(Section):
         )
 
 
+Ranges = Annotated[
+    tuple[Dimension, ...],
+    Field(min_length=1),
+    BeforeValidator(lambda value: value if isinstance(value, list | tuple) else [value]),
+]
+
+
 class Asha(Section):
     """When a trial is stopped: asynchronous successive halving (Li et al. 2020).
 
@@ -116,21 +122,24 @@ class Sweep(Section):
     """A whole sweep file.
 
     `experiment`: the base, a file beside this one, or its sections themselves. `settings`: what is changed in it for
-    all trials, by dotted key. `space`: the settings that are searched. `search`: `grid` (every combination), `random`,
-    `tpe` (a tree-structured Parzen estimator: where good trials were, Bergstra et al. 2011) or `pbt`. `trials`: how
-    many; of a grid, all if absent. `stopping`: `asha` or `none`; `pbt` stops nobody. `concurrent`: how many trials are
-    trained at a time; as many as the cluster has room for if absent. `finish`: what becomes of the trial with the best
-    validation Dice: `continue` trains it to its last epoch where it was stopped, `retrain` trains its settings anew,
-    each then tests it on the test patients, once, and registers it; `none` does neither.
+    all trials, by dotted key. `space`: the settings that are searched, each with its range or a list of them. `search`:
+    `grid` (every combination), `random`, `tpe` (a tree-structured Parzen estimator: where good trials were, Bergstra et
+    al. 2011) or `pbt`. `trials`: how many; of a grid, all if absent. `for_each`: a setting of the space for each value
+    of which the best others are wanted: every value has as many trials, and is judged by itself. `stopping`: `asha` or
+    `none`; `pbt` stops nobody. `concurrent`: how many trials are trained at a time; as many as the cluster has room for
+    if absent. `finish`: what becomes of the trial with the best validation Dice: `continue` trains it to its last epoch
+    where it was stopped, `retrain` trains its settings anew, each then tests it on the test patients, once, and
+    registers it; `none` does neither.
     """
 
     name: Name
     description: str = ""
     experiment: Experiment
     settings: Annotated[dict[str, Any], Field(default_factory=dict)]
-    space: Annotated[dict[str, Dimension], Field(min_length=1)]
+    space: Annotated[dict[str, Ranges], Field(min_length=1)]
     search: Literal["grid", "random", "tpe", "pbt"] = "tpe"
     trials: Annotated[int, Field(ge=1)] | None = None
+    for_each: str | None = None
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     stopping: Literal["asha", "none"] = "asha"
     asha: Asha = Asha()
@@ -140,25 +149,14 @@ class Sweep(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Sweep":
-        for key, dimension in self.space.items():
+        for key, ranges in self.space.items():
             if key.partition(".")[0] in FIXED:
                 raise ValueError(f"space.{key}: {key.partition('.')[0]} is the same for all trials of a sweep")
-            for other, allowed in (dimension.when or {}).items():
-                if other not in self.space or other == key:
-                    raise ValueError(f"space.{key}.when: {other} is no other setting of the space")
-                steps = self.space[other].steps
-                for value in allowed if isinstance(allowed, list) else [allowed]:
-                    if steps is not None and value not in steps:
-                        raise ValueError(f"space.{key}.when: {other} is never {value!r}")
-            if self.search == "grid" and dimension.steps is None:
-                raise ValueError(f"space.{key}: search: grid takes choice or integers; numbers in between have no end")
-            if self.search == "pbt" and (dimension.when or (dimension.steps is not None and dimension.choice is None)):
-                raise ValueError(f"space.{key}: search: pbt takes choice, uniform or log_uniform without `when`")
-            if self.search == "pbt" and not key.startswith(TAUGHT):
-                raise ValueError(
-                    f"space.{key}: search: pbt hands on weights in the middle of a training, where it can change "
-                    f"{', '.join(TAUGHT)} alone"
-                )
+            for dimension in ranges:
+                self._check(key, dimension)
+        chosen = self.space.get(self.for_each or "")
+        if self.for_each and (chosen is None or len(chosen) > 1 or not chosen[0].steps or chosen[0].when):
+            raise ValueError(f"for_each: {self.for_each} is no setting of the space with one choice, or integers")
         if len(self.ordered) < len(self.space):
             raise ValueError(
                 f"space: conditions of {', '.join(sorted(self.space.keys() - self.ordered.keys()))} go in a circle"
@@ -173,6 +171,27 @@ class Sweep(Section):
             )
         return self
 
+    def _check(self, key: str, dimension: Dimension) -> None:
+        for other, allowed in (dimension.when or {}).items():
+            if other not in self.space or other == key:
+                raise ValueError(f"space.{key}.when: {other} is no other setting of the space")
+            known = [one.steps for one in self.space[other]]
+            possible = None if None in known else [value for steps in known for value in steps or ()]
+            for value in allowed if isinstance(allowed, list) else [allowed]:
+                if possible is not None and value not in possible:
+                    raise ValueError(f"space.{key}.when: {other} is never {value!r}")
+        if self.search == "grid" and dimension.steps is None:
+            raise ValueError(f"space.{key}: search: grid takes choice or integers; numbers in between have no end")
+        if self.search != "pbt":
+            return
+        if len(self.space[key]) > 1 or dimension.when or dimension.integers:
+            raise ValueError(f"space.{key}: search: pbt takes one choice, uniform or log_uniform without `when`")
+        if not key.startswith(TAUGHT):
+            raise ValueError(
+                f"space.{key}: search: pbt hands on weights in the middle of a training, where it can change "
+                f"{', '.join(TAUGHT)} alone"
+            )
+
     @property
     def number(self) -> int:
         """How many trials there are in all."""
@@ -181,14 +200,18 @@ class Sweep(Section):
         return min(self.trials or math.inf, sum(1 for _ in self.grid()))  # type: ignore[return-value]
 
     @property
-    def ordered(self) -> dict[str, Dimension]:
+    def ordered(self) -> dict[str, tuple[Dimension, ...]]:
         """The space in the order of the file, but every setting behind those that its conditions name."""
-        found: dict[str, Dimension] = {}
+        found: dict[str, tuple[Dimension, ...]] = {}
         for _ in self.space:
-            for key, dimension in self.space.items():
-                if key not in found and found.keys() >= (dimension.when or {}).keys():
-                    found[key] = dimension
+            for key, ranges in self.space.items():
+                if key not in found and all(found.keys() >= (one.when or {}).keys() for one in ranges):
+                    found[key] = ranges
         return found
+
+    def group(self, values: Mapping[str, Any]) -> Any:
+        """The value of `for_each` among a trial's, None if there is no such setting."""
+        return values[self.for_each] if self.for_each else None
 
     def grid(self) -> Iterator[Values]:
         """Yield every combination of a space without numbers in between."""
@@ -230,7 +253,12 @@ def parse_sweep(text: str, overrides: Sequence[str] = (), source: str = "sweep",
     values = read_yaml(text, source, "a sweep file is a mapping (name, experiment, space, ...)")
     own = [one for one in overrides if one.partition("=")[0].partition(".")[0] in Sweep.model_fields]
     for one in own:
-        override(values, one)
+        if one.startswith("space."):  # whose keys have dots of their own
+            override(values.setdefault("space", {}), one.removeprefix("space."), whole=True)
+        else:
+            override(values, one)
+        if one.startswith("experiment="):  # typed by somebody, who is where he is
+            folder = Path()
     others, base = [one for one in overrides if one not in own], values.get("experiment")
     if base is None:
         raise InputError(f"{source}: experiment: give the base experiment, a file beside the sweep's")
@@ -269,33 +297,41 @@ def shown(value: Any) -> str:
     )
 
 
+def counts(ranges: Sequence[Dimension], values: Mapping[str, Any]) -> int | None:
+    """Which of a setting's ranges counts next to these values of others; None if none does."""
+    return next((number for number, one in enumerate(ranges) if one.holds(values)), None)
+
+
 def _check_space(sweep: Sweep, source: str) -> None:
     """Try every end of every range by itself, next to values that its conditions ask for."""
-    for key, dimension in sweep.space.items():
-        beside: Values = {}
-        _satisfy(sweep, key, beside)
-        for value in dimension.ends:
-            try:
-                sweep.trial(beside | {key: value})
-            except InputError as error:
-                raise InputError(f"{source}: space.{key}: {str(error).partition(': ')[2]}") from None
+    for key, ranges in sweep.space.items():
+        for dimension in ranges:
+            beside: Values = {}
+            _satisfy(sweep, dimension, beside)
+            for value in dimension.ends:
+                try:
+                    sweep.trial(beside | {key: value})
+                except InputError as error:
+                    raise InputError(f"{source}: space.{key}: {str(error).partition(': ')[2]}") from None
 
 
-def _satisfy(sweep: Sweep, key: str, values: Values) -> None:
-    for other, allowed in (sweep.space[key].when or {}).items():
-        _satisfy(sweep, other, values)
+def _satisfy(sweep: Sweep, dimension: Dimension, values: Values) -> None:
+    for other, allowed in (dimension.when or {}).items():
+        _satisfy(sweep, sweep.space[other][0], values)
         values[other] = allowed[0] if isinstance(allowed, list) else allowed
 
 
-def _grid(left: list[tuple[str, Dimension]], values: Values) -> Iterator[Values]:
+def _grid(left: list[tuple[str, tuple[Dimension, ...]]], values: Values) -> Iterator[Values]:
     if not left:
         yield values
         return
-    (key, dimension), *rest = left
-    if not dimension.holds(values):
+    (key, ranges), *rest = left
+    which = counts(ranges, values)
+    if which is None:
         yield from _grid(rest, values)
         return
-    yield from itertools.chain.from_iterable(_grid(rest, values | {key: value}) for value in dimension.steps or ())
+    for value in ranges[which].steps or ():
+        yield from _grid(rest, values | {key: value})
 
 
 def _own(experiment: Experiment) -> dict[str, Any]:

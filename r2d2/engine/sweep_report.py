@@ -1,4 +1,4 @@
-"""A sweep's report: a table of its trials, parallel coordinates, what the scores depend on."""
+"""A sweep's report: a table of its trials, the best settings, parallel coordinates, what the scores depend on."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,13 @@ COLOURS = ListedColormap(colormaps["viridis_r"](np.linspace(0.15, 1.0, 256)))
 
 
 def write(folder: Path, sweep: config.Sweep, trials: "Sequence[Trial]", importance: Mapping[str, float]) -> list[Path]:
-    """Write `trials.csv`, `parallel_coordinates.png` and, where it is known, `importance.png` into a new folder.
+    """Write `trials.csv`, `best.yaml` (an experiment file; one for each value of `for_each`) and the pictures.
+
+    Args:
+        folder: It is made anew.
+        sweep: The sweep.
+        trials: Its trials, one of them with a score.
+        importance: How much of the scores' variance each setting explains; no picture of it if that is not known.
 
     Returns:
         The files.
@@ -34,13 +40,29 @@ def write(folder: Path, sweep: config.Sweep, trials: "Sequence[Trial]", importan
             table.writerow(["trial", *sweep.space, "epochs", "val/dice", "outcome", "reason", "seconds", "run_id"])
             for trial in trials:
                 values = [config.shown(trial.values[key]) if key in trial.values else "" for key in sweep.space]
-                best = "" if trial.best is None else f"{trial.best:.6f}"
-                last = [trial.epochs, best, trial.outcome, trial.reason, trial.seconds, trial.run_id]
+                dice = "" if trial.best is None else f"{trial.best:.6f}"
+                last = [trial.epochs, dice, trial.outcome, trial.reason, trial.seconds, trial.run_id]
                 table.writerow([trial.number, *values, *last])
+        for value, best in best_of(sweep, trials).items():
+            name = "best" if value is None else f"best-{config.shown(value)}"
+            told = f"# Trial {best.number} of the sweep {sweep.name}: validation Dice {best.best:.4f}, one seed.\n"
+            (new / f"{name}.yaml").write_text(told + sweep.trial(best.values).to_yaml(), encoding="utf-8")
         parallel_coordinates(sweep, scored).savefig(new / "parallel_coordinates.png", dpi=120)
         if importance:
             importance_bars(importance, len(scored)).savefig(new / "importance.png", dpi=120)
     return sorted(folder.iterdir())
+
+
+def best_of(sweep: config.Sweep, trials: "Sequence[Trial]") -> "dict[Any, Trial]":
+    """The trial with the best validation Dice for each value of `for_each`, or of all (None)."""
+    found: dict[Any, Trial] = {}
+    for trial in trials:
+        group = sweep.group(trial.values)
+        if trial.best is not None and trial.outcome != "diverged":
+            before = found.get(group)
+            if before is None or trial.best > (before.best or 0.0):
+                found[group] = trial
+    return dict(sorted(found.items(), key=lambda item: str(item[0]).zfill(9)))
 
 
 def parallel_coordinates(sweep: config.Sweep, trials: "Sequence[Trial]") -> Figure:
@@ -107,21 +129,23 @@ def _axis(axes: Any, x: float, ticks: Sequence[tuple[float, str]]) -> None:
         axes.text(x - 0.04, y, label, ha="right", va="center", fontsize=8, zorder=4)
 
 
-def _scale(dimension: config.Dimension, used: Sequence[Any]) -> tuple[Any, list[tuple[float, str]]]:
+def _scale(ranges: Sequence[config.Dimension], used: Sequence[Any]) -> tuple[Any, list[tuple[float, str]]]:
     """Where a setting's values lie on an axis from 0 to 1, and what is written beside it."""
-    if dimension.choice is not None:
-        labels = [config.shown(value) for value in dimension.choice]
+    choices = [value for one in ranges for value in one.choice or ()]
+    if choices:  # numbers of other ranges of the setting stand among them
+        labels = list(dict.fromkeys(config.shown(value) for value in [*choices, *used]))
         places = {label: number / max(1, len(labels) - 1) for number, label in enumerate(labels)}
         return lambda value: places[config.shown(value)], [(place, label) for label, place in places.items()]
-    low, high = dimension.uniform or dimension.log_uniform or dimension.integers or (min(used), max(used))
-    forward = np.log if dimension.log_uniform else float
+    low, high = (best(end for one in ranges for end in one.ends) for best in (min, max))
+    logarithmic = all(one.log_uniform for one in ranges)
+    forward = np.log if logarithmic else float
 
     def place(value: float) -> float:
         return float((forward(value) - forward(low)) / (forward(high) - forward(low)))
 
-    if dimension.log_uniform:
-        decades = [10.0**power for power in range(int(np.ceil(np.log10(low))), int(np.floor(np.log10(high))) + 1)]
-        marks = sorted({low, high, *decades})
-    else:
-        marks = [low, (low + high) / 2, high] if dimension.uniform else [low, high]
+    marks = [low, high] if ranges[0].integers else [low, (low + high) / 2, high]
+    if logarithmic:
+        powers = range(int(np.ceil(np.log10(low))), int(np.floor(np.log10(high))) + 1)
+        inner = [10.0**power for power in powers if 0.08 < place(10.0**power) < 0.92]  # clear of the ends' numbers
+        marks = [low, *inner, high]
     return place, [(place(mark), config.shown(mark)) for mark in marks]

@@ -40,7 +40,9 @@ class SweepResult:
         best: The number of the trial with the best validation Dice.
         importance: How much of the scores' variance each setting explains.
         model: What training the best one to its end gave, if that was asked for.
-        report: The folder of the table and the pictures.
+        report: The folder of the table, the best settings as an experiment file, and the pictures.
+        recipes: For each value of `for_each` its `value`, the `trial` with the best validation Dice, that one's
+            `values`, its `val/dice`, and how many hundredths of Dice it lies below the first one's (`points_lost`).
     """
 
     run_id: str
@@ -49,6 +51,7 @@ class SweepResult:
     importance: dict[str, float]
     model: RunResult | None
     report: Path
+    recipes: list[dict[str, Any]]
 
 
 def tune(sweep: config.Sweep | None, resume: str | None = None) -> SweepResult:
@@ -157,7 +160,7 @@ class _Sweep:
             driven.outbox.end(status, reason)
             driven.close()
         rows = [_row(trial) for trial in self.study.trials()]
-        return SweepResult(self.sweep_run.run_id, rows, best.number, importance, model, report)
+        return SweepResult(self.sweep_run.run_id, rows, best.number, importance, model, report, self._recipes())
 
     # What the trials' runner asks and tells, in its thread.
 
@@ -218,10 +221,11 @@ class _Sweep:
         running.driven.outbox.attach_text("failures/last.txt", traceback)
         self._end(number, "failed", said if kind == InputError.__name__ else f"{kind}: {said}", "FAILED")
 
-    def changed(self, number: int, values: Values) -> None:
-        """A trial goes on with another one's weights and with these values."""
+    def changed(self, number: int, values: Values, teacher: int) -> None:
+        """A trial goes on with another one's weights, and with these values."""
         self.study.note(number, values=values)
-        self._show(f"trial {number} goes on with a better one's weights and {_told(values)}")
+        self._running[number].tag(values)
+        self._show(f"trial {number} goes on with trial {teacher}'s weights and {_told(values)}")
 
     def ended(self, number: int, result: dict[str, Any]) -> None:
         """A trial has ended."""
@@ -267,7 +271,8 @@ class _Sweep:
         else:
             run = runs.Run(client, trial.run_id)
         self._running[trial.number] = running = _Running(run, experiment, self.placement)
-        running.driven.outbox.tag(trial=trial.number, **{f"trial.{key}": value for key, value in trial.values.items()})
+        running.driven.outbox.tag(trial=trial.number)
+        running.tag(trial.values)
         self._show(f"trial {trial.number} begins: {_told(trial.values)}")
         running.task = running.driven.task(
             experiment, prepared.folder, dataset, self.placement.cpus_per_worker, began, trial=True
@@ -280,8 +285,27 @@ class _Sweep:
             running.driven.leave(why)
 
     def _best(self) -> "Trial | None":
-        scored = [trial for trial in self.study.trials() if trial.best is not None and trial.outcome != "diverged"]
-        return max(scored, key=lambda trial: (trial.best, -trial.number), default=None)
+        from r2d2.engine.sweep_report import best_of
+
+        return max(best_of(self.sweep, self.study.trials()).values(), key=lambda trial: trial.best or 0.0, default=None)
+
+    def _recipes(self) -> list[dict[str, Any]]:
+        from r2d2.engine.sweep_report import best_of
+
+        if self.sweep.for_each is None:
+            return []
+        found = best_of(self.sweep, self.study.trials())
+        first = next(iter(found.values())).best or 0.0
+        return [
+            {
+                "value": value,
+                "trial": trial.number,
+                "values": trial.values,
+                "val/dice": trial.best,
+                "points_lost": 100 * (first - (trial.best or 0.0)),
+            }
+            for value, trial in found.items()
+        ]
 
     def _report(self, best: "Trial") -> tuple[Path, dict[str, float]]:
         """Write the table and draw the pictures; they go to the sweep's run, too."""
@@ -341,6 +365,10 @@ class _Running:
     def seconds(self) -> float:
         """Since this process began with it."""
         return time.monotonic() - self._began
+
+    def tag(self, values: Values) -> None:
+        """Write down what it changes of the base experiment."""
+        self.driven.outbox.tag(**{f"trial.{key}": config.shown(value) for key, value in values.items()})
 
     def log_epoch(self, row: Mapping[str, Any]) -> None:
         """Write an epoch's metrics down, once, whoever else has."""

@@ -134,3 +134,11 @@ def test_importance_names_the_setting_that_matters(tmp_path):
     assert sum(importance.values()) == pytest.approx(1.0)
     assert importance["training.learning_rate"] > 0.9
     assert Study(sweep(space=space), tmp_path / "empty").importance() == {}
+
+
+@pytest.mark.parametrize("search", ["random", "tpe"])
+def test_every_value_of_for_each_has_as_many_trials(tmp_path, search):
+    space = SPACE | {"training.virtual_workers": {"choice": [1, 4, 18]}}
+    values = drawn(Study(sweep(search=search, space=space, for_each="training.virtual_workers"), tmp_path))
+    assert [one["training.virtual_workers"] for one in values] == [1, 4, 18] * 4
+    assert len({one["training.learning_rate"] for one in values}) == 12

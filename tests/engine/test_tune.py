@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import sqlite3
 import subprocess
 import sys
@@ -150,7 +151,8 @@ def _the_best_one_alone_was_tested(home, sweep_id, result, rows):
     parents = query(home, "select run_uuid from tags where key = 'mlflow.parentRunId' and value = '" + sweep_id + "'")
     assert {run_id for (run_id,) in parents} == {rows[number]["run_id"] for number in (0, 1, 2)}
     report = Path(result["report"])
-    assert sorted(path.name for path in report.iterdir()) == ["parallel_coordinates.png", "trials.csv"]
+    assert sorted(path.name for path in report.iterdir()) == ["best.yaml", "parallel_coordinates.png", "trials.csv"]
+    assert config.load(report / "best.yaml").training.learning_rate == rows[best]["values"]["training.learning_rate"]
     assert (report / "trials.csv").read_text().count("\n") == 5
     assert len([*(home / "artifacts").rglob("report/parallel_coordinates.png")]) == 1
     ((best_dice,),) = query(
@@ -210,5 +212,5 @@ def test_a_population_learns_from_its_best(home, base, tmp_path):
     known = {row["run_id"] for row in result["trials"]}
     for run_id, told in learned:
         assert run_id in known and told.split()[1] in known - {run_id}
-    assert "goes on with a better one's weights" in err
+    assert re.search(r"trial \d goes on with trial \d's weights and learning_rate=", err)
     assert result["model"] is None and query(home, "select count(*) from model_versions") == [(0,)]
