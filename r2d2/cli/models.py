@@ -49,12 +49,35 @@ def tune(
     file: Annotated[Path | None, typer.Argument(help="A sweep file.", show_default=False)] = None,
     overrides: Overrides = None,
     resume: Annotated[str | None, typer.Option(metavar="SWEEP", help="Go on with a sweep that did not finish.")] = None,
+    layouts: Annotated[
+        bool, typer.Option("--layouts", help="Only measure how many trials of how many workers each finish first.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Search an experiment's settings by many trials; test the best one and register it."""
     from r2d2 import config
+    from r2d2.engine.layouts import layouts as measure
     from r2d2.engine.tune import tune as run
 
+    if layouts:
+        if file is None or resume is not None:
+            raise InputError("--layouts: give a sweep file, and no --resume")
+        found = measure(config.load_sweep(file, overrides or []))
+        if as_json:
+            answer(found)
+            return
+        print("at a time  workers  CPUs each  start s  epoch s  all trials to their last epoch")
+        for one in found:
+            about = f"{one.start_s:<8.1f} {one.epoch_s:<8.2f} {one.sweep_s / 60:.1f} min"
+            print(f"{one.trials:<10} {one.workers:<8} {one.cpus_per_worker:<10} {about}")
+        best, sweep = found[0], config.load_sweep(file, overrides or [])
+        same = (
+            ""
+            if sweep.experiment.cluster.workers == best.workers
+            else (f" training.virtual_workers={sweep.experiment.logical_workers}")
+        )
+        print(f"\nSoonest done: tune {file} concurrent={best.trials} cluster.workers={best.workers}{same}")
+        return
     result = run(config.load_sweep(file, overrides or []) if file else None, resume)
     if as_json:
         answer(result)
