@@ -136,21 +136,22 @@ def agreement(curves: list[dict[int, float]], real: list[dict[int, float]]) -> s
     )
     spent, read = sum(len(one) for one in real), sum(halved(curves))
     return (
-        f"Seed 0 run with ASHA: {'the same' if same else 'OTHER'} scores in the same epochs, {spent} epochs in all; read "
-        f"off the curves {read} (which of two trials is first at a rung depends on the clock)."
+        f"Seed 0 run with ASHA: {'the same' if same else 'OTHER'} scores in the same epochs, {spent} epochs in all; "
+        f"read off the curves: {read} (who of two is first at a rung depends on the clock)."
     )
 
 
 def record(rows: list[dict], agreed: str) -> str:
     """The page."""
+    head = ["seed", "epochs random, ASHA", "best Dice random, ASHA", "random at ASHA's budget"]
     lines = [
         f"# ASHA against random search, {date.today()}",
         "",
-        f"`python experiments/asha.py`: brain tissue on {TRIALS} trials of {EPOCHS} epochs, {len(rows)} seeds; optimizer, rate, loss,",
-        "decay and dropout searched. Epochs that a sweep has spent, trial after trial, when it has first seen a validation",
-        "Dice of 95 %, 99 % and all of the best that random search ends with; `-`: never.",
+        f"`python experiments/asha.py`: brain tissue, {TRIALS} trials of {EPOCHS} epochs, {len(rows)} seeds; optimizer,",
+        "rate, loss, decay and dropout are searched. Epochs that random search and ASHA have spent, trial after trial,",
+        "when they first see a validation Dice of 95 %, 99 % and all of the best that random search ends with; `-`: never.",
         "",
-        "| seed | epochs random, ASHA | best Dice random, ASHA | random at ASHA's budget | to 95 % | to 99 % | to the best |",
+        f"| {' | '.join([*head, 'to 95 %', 'to 99 %', 'to the best'])} |",
         "|---|---|---|---|---|---|---|",
     ]
     for seed, row in enumerate(rows):
@@ -160,14 +161,13 @@ def record(rows: list[dict], agreed: str) -> str:
             f"{row['at_equal']:.3f} | {' | '.join(to)} |"
         )
     budget = np.median([row["asha"] / row["random"] for row in rows])
-    lost = [row["best_random"] - row["best_asha"] for row in rows]
-    won = [row["best_asha"] - row["at_equal"] for row in rows]
+    lost = [100 * (row["best_random"] - row["best_asha"]) for row in rows]
+    won = [100 * (row["best_asha"] - row["at_equal"]) for row in rows]
     lines += [
         "",
-        f"ASHA spends {budget:.0%} of the epochs (median) and ends {100 * np.mean(lost):.2f} hundredths of Dice below (mean; worst "
-        f"{100 * max(lost):.2f});",
-        f"random search that stops after as many epochs lies {100 * np.mean(won):.2f} hundredths below ASHA (mean; from "
-        f"{100 * min(won):.2f} to {100 * max(won):.2f}).",
+        f"ASHA spends {budget:.0%} of the epochs (median) and ends {np.mean(lost):.2f} hundredths of Dice below (mean;",
+        f"worst {max(lost):.2f}); random search that stops after as many epochs lies {np.mean(won):.2f} hundredths",
+        f"below ASHA (mean; {min(won):.2f} to {max(won):.2f}).",
         agreed,
     ]
     return "\n".join(lines) + "\n"
