@@ -37,7 +37,7 @@ def connected(cluster: config.Cluster) -> Iterator[Placement]:
     check(cluster)
     ours = address is not None and services.enter(address)
     if ours:
-        _read_switches_again()
+        read_switches_again()
     # Processes of a local cluster, and of `r2d2 up`, have this environment; a runtime one would start them later.
     environment = {"env_vars": {key: os.environ[key] for key in ENVIRONMENT}} if address and not ours else None
     # Ray tells of lost workers on standard output, which belongs to the command's answer.
@@ -45,7 +45,7 @@ def connected(cluster: config.Cluster) -> Iterator[Placement]:
         yield from _connected(cluster, address, environment)
 
 
-def _read_switches_again() -> None:
+def read_switches_again() -> None:
     """Have Ray see what `services.enter` has set; it read these variables when it was imported."""
     ray_constants.ENABLE_RAY_CLUSTER = ray_constants.env_bool(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, True)
     Config.initialize("")
@@ -56,7 +56,7 @@ def check(cluster: config.Cluster) -> None:
     """Raise an InputError if it is plain before anything is started that the run's cluster cannot do."""
     address = _address(cluster)
     if address is None:
-        _place(cluster, [(len(os.sched_getaffinity(0)), None)])
+        place(cluster, [(len(os.sched_getaffinity(0)), None)])
     elif address != "auto" and not answers(address):
         raise InputError(
             f"cluster.address {address}: nothing answers there; start the cluster, or name the host:port of its head"
@@ -81,15 +81,20 @@ def _connected(cluster: config.Cluster, address: str | None, environment: dict |
     except (ConnectionError, ValueError, RuntimeError) as error:
         if address is None:
             raise WorkFailed(f"Ray could not be started on this machine: {str(error).splitlines()[0]}") from error
-        raise InputError(f"cluster.address {address}: no Ray cluster there ({str(error).splitlines()[0]})") from None
+        # Of versions that do not fit Ray tells in several lines.
+        raise InputError(f"cluster.address {address}: no cluster for this client ({_line(error)})") from None
     try:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        yield _place(cluster, [(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in nodes])
+        yield place(cluster, [(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in nodes])
     finally:
         ray.shutdown()
 
 
-def _place(cluster: config.Cluster, nodes: list[tuple[int, int | None]]) -> Placement:
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def place(cluster: config.Cluster, nodes: list[tuple[int, int | None]]) -> Placement:
     """The largest equal share of the nodes' (CPUs, GPUs) that every worker can have; GPUs None = not known yet."""
 
     def fits(cpus: int) -> int:

@@ -2,10 +2,11 @@
 
 import hashlib
 import re
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from r2d2 import config
+from r2d2 import config, job
 from r2d2.console import bar
 from r2d2.errors import InputError
 
@@ -56,12 +57,19 @@ def here(data: config.Data, store: Path) -> config.Data:
     """The data, or those of a local copy if they are at a URL.
 
     Raises:
-        InputError: There is nothing at the URL.
+        InputError: There is nothing at the URL; or the folder is not where a Ray job runs.
         WorkFailed: The copy broke off.
 
     The copy lies in `store`, under the URL's name; it is brought up to date each time.
     """
     if isinstance(data.path, Path):
+        if job.submission() and not data.path.is_dir():
+            inside = data.path.is_relative_to(Path.cwd())
+            why = "; relative paths start from the job's copy of the submitted folder, without data" if inside else ""
+            raise InputError(
+                f"data.path {data.path}: no such folder on {socket.gethostname()}, where the job runs{why}; give a "
+                "folder that all nodes share, by its whole path, or a URL (s3://, https://, ...)"
+            )
         return data
     from r2d2.data.mirror import copy, list_remote
 

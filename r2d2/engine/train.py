@@ -1,6 +1,7 @@
 """Train an experiment: from its file to a registered model."""
 
 import contextlib
+import os
 import signal
 import threading
 import time
@@ -72,6 +73,8 @@ def train(experiment: config.Experiment | None, resume: str | None = None) -> Ru
         raise InputError("nothing to train: give an experiment file, or --resume RUN")
     require("tensorflow", "horovod")
     from r2d2.cluster import tasks
+    from r2d2.cluster.jobs import Queue
+    from r2d2.cluster.leaving import STOP
     from r2d2.cluster.placement import connected
     from r2d2.tracking import runs, store
 
@@ -93,11 +96,19 @@ def train(experiment: config.Experiment | None, resume: str | None = None) -> Ru
         else:
             dataset = runs.read_dataset(run)
             _can_go_on(run, dataset, prepared.key, _run_folder(experiment, run.run_id))
-        return _fit(experiment, run, prepared.folder, dataset, placement, began)
+        say(f"Run {run.run_id}" + (f"  {run.page}" if run.page else ""))
+        with Queue(say) as queue, _leaving_well(_run_folder(experiment, run.run_id) / STOP, queue):
+            return _fit(experiment, run, prepared.folder, dataset, placement, began, queue)
 
 
 def _fit(
-    experiment: config.Experiment, run: Any, prepared: Path, dataset: dict[str, Any], placement: Any, began: float
+    experiment: config.Experiment,
+    run: Any,
+    prepared: Path,
+    dataset: dict[str, Any],
+    placement: Any,
+    began: float,
+    queue: Any,
 ) -> RunResult:
     from r2d2.cluster.leaving import STOP, TAGGED
     from r2d2.cluster.monitors import Monitors
@@ -114,6 +125,8 @@ def _fit(
         if not stop.exists():  # a signal's word weighs more
             with whole_file(stop) as beside:
                 beside.write_text(TAGGED)
+        if queue.waiting:  # there is nobody else who could find it
+            os.kill(os.getpid(), signal.SIGTERM)
 
     weights = weights_file(experiment) if checkpoints.latest() is None else None
     task = Task(
@@ -141,7 +154,7 @@ def _fit(
     began_s, spent = run.so_far()
     monitors = Monitors(experiment.tracking.monitor_s, outbox, began_s, placement, spent)
     try:
-        result, restarts = _follow(experiment, task, placement, outbox, stop)
+        result, restarts = _follow(experiment, task, placement, outbox, queue)
         status = "FINISHED" if "model" in result else "FAILED" if result.get("failed") else "KILLED"
         if "superseded" not in result:
             monitors.close(result.get("test", {}).get("dice"))
@@ -175,11 +188,10 @@ def _fit(
     )
 
 
-def _follow(
-    experiment: config.Experiment, task: Any, placement: Any, outbox: Any, stop: Path
-) -> tuple[dict[str, Any], int]:
+def _follow(experiment: config.Experiment, task: Any, placement: Any, outbox: Any) -> tuple[dict[str, Any], int]:
     """Run the workers to their end under a bar; what rank 0 reported last, and how often workers were lost."""
     from r2d2.cluster import trainer
+    from r2d2.cluster.jobs import LeftTheQueue
 
     restarts: list[str] = []
     with bar(f"Training {experiment.name}", experiment.training.epochs) as advance:
@@ -197,7 +209,7 @@ def _follow(
 
         advance("starting the workers", done=0)
         try:
-            with _leaving_well(stop):
+            with queue.leaving():
                 result = trainer.fit(task, placement, experiment.cluster.max_restarts, on_epoch, on_restart)
             return result, len(restarts)
         except trainer.TrainingFailed as error:
@@ -207,17 +219,26 @@ def _follow(
                 f"run {task.run_id} failed: {error}; the traceback is its failures/last.txt; "
                 f"once mended: {command()} train --resume {task.run_id}"
             ) from error
+        except LeftTheQueue:
+            outbox.end("KILLED", "stopped before it had its slots")
+            raise WorkFailed(
+                f"run {task.run_id} was stopped before it had its slots; go on with "
+                f"{command()} train --resume {task.run_id}"
+            ) from None
         except BaseException as error:
             outbox.end("KILLED", f"{type(error).__name__} in the driver")
             raise
 
 
 @contextlib.contextmanager
-def _leaving_well(stop: Path) -> Iterator[None]:
+def _leaving_well(stop: Path, queue: Any) -> Iterator[None]:
     """Turn the first SIGTERM or Ctrl-C into a wish that the workers find, and leave for, with a checkpoint."""
     before: dict[int, Any] = {}
 
     def ask(number: int, frame: object) -> None:  # noqa: ARG001
+        if queue.waiting:
+            queue.leave()
+        stop.parent.mkdir(parents=True, exist_ok=True)
         stop.write_text(signal.Signals(number).name)
         say("Leaving after this step, with a checkpoint")
         signal.signal(number, before[number])
