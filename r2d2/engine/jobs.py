@@ -194,7 +194,8 @@ def stop(name: str, address: str | None = None) -> JobRow:
 
     cluster, runs = Cluster(address), _Runs()
     if (found := cluster.job(name)).over:
-        raise InputError(f"job {name}: it is {found.status.lower()}, there is nothing to stop")
+        was = "was stopped" if found.status == "STOPPED" else f"has {found.status.lower()}"
+        raise InputError(f"job {name}: it {was}, there is nothing to stop")
     run = runs.of(name)
     if run and run["status"] == "RUNNING":
         try:

@@ -188,7 +188,9 @@ def _fit(
     )
 
 
-def _follow(experiment: config.Experiment, task: Any, placement: Any, outbox: Any) -> tuple[dict[str, Any], int]:
+def _follow(
+    experiment: config.Experiment, task: Any, placement: Any, outbox: Any, queue: Any
+) -> tuple[dict[str, Any], int]:
     """Run the workers to their end under a bar; what rank 0 reported last, and how often workers were lost."""
     from r2d2.cluster import trainer
     from r2d2.cluster.jobs import LeftTheQueue
