@@ -7,7 +7,7 @@ import typer
 
 from r2d2.cli.common import Json, answer, app, jobs_app
 from r2d2.console import command
-from r2d2.errors import InputError, WorkFailed
+from r2d2.errors import InputError
 
 Address = Annotated[
     str | None,
@@ -41,7 +41,10 @@ def submit(
         print(f"Next: {command()} jobs logs {row.job} --follow; {command()} jobs stop {row.job}")
     else:
         print(f"Job {row.job}: {_ended(row.status, row.run_id, row.reason)}")
-    _leave(row.job, row.status, row.exit_code)
+    if row.exit_code == 127:
+        raise InputError(f"job {row.job}: the cluster's nodes have no r2d2; install it on each of them")
+    if row.status in ("FAILED", "STOPPED"):
+        raise typer.Exit(row.exit_code if row.exit_code in (1, 2) else 1)
 
 
 @jobs_app.command("list")
@@ -94,13 +97,3 @@ def _err(text: str) -> None:
 def _ended(status: str, run: str | None, reason: str | None) -> str:
     """How a job ended, in words."""
     return status.lower() + (f"; run {run}" if run else "") + (f", {reason}" if reason else "")
-
-
-def _leave(job: str, status: str, exit_code: int | None) -> None:
-    """End with the exit code of a job that has failed."""
-    if exit_code == 127:
-        raise InputError(f"job {job}: the cluster's nodes have no r2d2; install it on each of them")
-    if status in ("FAILED", "STOPPED") and exit_code not in (1, 2):
-        raise WorkFailed(f"job {job} has {status.lower()}")
-    if exit_code:
-        raise typer.Exit(exit_code)

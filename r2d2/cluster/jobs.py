@@ -229,7 +229,7 @@ class Queue:
                     if told is None:  # it has them by now
                         continue
                     self._say(f"Waiting for slots: {told}")
-                elif self.waiting and not waits:
+                elif self.waiting and not waits and not self._left:
                     self._say("It has its slots now")
                 self.waiting = waits
 

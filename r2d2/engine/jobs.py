@@ -39,7 +39,8 @@ class JobRow:
         what: Its command line.
         started, ended: Local time; None as long as it has not.
         exit_code: Of the command.
-        run_id, run_status, reason: Of the run that it made or went on with, if there is one and its store is known.
+        run_id, run_status: Of the run that it made or went on with, if there is one and its store is known.
+        reason: Why that run ended; or why Ray could not even start the command.
         waits: For which slots it waits, and who has them; None if it does not.
         page, run_page: What a browser opens.
     """
@@ -254,7 +255,7 @@ def _row(cluster: "Cluster", one: "Job", run: dict[str, Any] | None, waits: dict
         exit_code=one.exit_code,
         run_id=run.get("run_id"),
         run_status=run.get("status"),
-        reason=run.get("reason"),
+        reason=run.get("reason") or (one.message if one.status == "FAILED" and one.exit_code is None else None),
         waits=waits.get(one.program or "") if not one.over else None,
         page=cluster.job_page(one.job),
         run_page=run.get("page"),
