@@ -75,7 +75,7 @@ class Cluster:
     def __init__(self, address: str | None = None) -> None:
         named = address or os.environ.get(ADDRESS) or os.environ.get("RAY_ADDRESS")
         self.page, told = _page(named), named or "the cluster of `r2d2 up`"
-        if "://" in self.page and not answers(self.page):
+        if not answers(self.page):
             raise InputError(
                 f"{told}: no cluster answers there; start it, or name the page of one (http://HOST:8265) with "
                 f"--address or {ADDRESS}"
@@ -85,7 +85,12 @@ class Cluster:
                 self._client = JobSubmissionClient(self.page)
             self.page = self._client.get_address()
             job.check(job.versions(), self._versions(), self.page)
-        except (AuthenticationError, RuntimeError, ConnectionError, OSError, ValueError, KeyError) as error:
+        except AuthenticationError:
+            raise InputError(
+                f"{told}: the cluster asks for a token, and this client's is none or another; set RAY_AUTH_MODE=token "
+                "and RAY_AUTH_TOKEN_PATH to the file that holds it"
+            ) from None
+        except (RuntimeError, ConnectionError, OSError, ValueError, KeyError) as error:
             raise InputError(f"{told}: no Ray cluster that takes jobs ({_line(error)})") from None
 
     def _versions(self) -> dict[str, str]:
