@@ -4,9 +4,9 @@
 
 On the brain-tissue task at a quarter of the demo's resolution. For each of five seeds a random sweep of 16 trials
 trains all to their last epoch (27); what asynchronous successive halving would have made of the very same trials is
-then read off their recorded curves by Ray's own scheduler, as `r2d2 tune` uses it, two trials at a time. That is exact where a
-trial's epochs do not depend on the others', and is checked: one seed's sweep is run with ASHA, too. The record goes to
-`asha.md` beside this file. Trials that were trained are found again when it is started anew.
+then read off their recorded curves by Ray's own scheduler, as `r2d2 tune` uses it, two trials at a time. That is exact
+where a trial's epochs do not depend on the others', and is checked: one seed's sweep is run with ASHA, too. The record
+goes to `asha.md` beside this file. Trials that were trained are found again when it is started anew.
 """
 
 import os
@@ -148,8 +148,8 @@ def record(rows: list[dict], agreed: str) -> str:
         f"# ASHA against random search, {date.today()}",
         "",
         f"`python experiments/asha.py`: brain tissue, {TRIALS} trials of {EPOCHS} epochs, {len(rows)} seeds;",
-        "optimizer, rate, loss, decay and dropout are searched. Epochs that random search and ASHA have spent, trial after trial,",
-        "when they first see a validation Dice of 95 %, 99 % and all of the best that random search ends with.",
+        "optimizer, rate, loss, decay and dropout are searched. Epochs that random search and ASHA have spent, trial",
+        "after trial, when they first see a validation Dice of 95 %, 99 % and all of the best that random search ends with.",
         "",
         f"| {' | '.join([*head, 'to 95 %', 'to 99 %', 'to the best'])} |",
         "|---|---|---|---|---|---|---|",

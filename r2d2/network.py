@@ -1,6 +1,7 @@
 """Whether anybody is there, asked before a client that would go on asking for minutes."""
 
 import errno
+import re
 import socket
 from urllib.parse import urlsplit
 
@@ -38,3 +39,8 @@ def free_port(host: str, wanted: int = 0) -> int:
                 continue
             return int(probe.getsockname()[1])
     raise OSError(errno.EADDRINUSE, f"no port from {wanted} to {wanted + 99} is free on {host}")
+
+
+def without_passwords(text: str) -> str:
+    """The text without the passwords of URLs in it."""
+    return re.sub(r"(\w+://[^\s:/@]*):[^\s@]+@", r"\1:***@", text)

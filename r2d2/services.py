@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-from r2d2 import config
+from r2d2 import config, job
 from r2d2.files import whole_file
 
 NAMES = ("ray", "mlflow", "dashboard")
@@ -80,6 +80,8 @@ def token_file() -> Path:
 
 def read() -> dict[str, Service]:
     """The services on record, by name; none if there is no record."""
+    if job.is_homeless():
+        return {}
     try:
         entries = json.loads((folder() / "services.json").read_text(encoding="utf-8"))
         return {entry["name"]: Service(**entry) for entry in entries}

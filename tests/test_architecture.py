@@ -14,6 +14,7 @@ FLOORS = {
     "config": 0,
     "console": 0,
     "files": 0,
+    "job": 0,
     "network": 0,
     "resources": 0,
     "services": 0,
@@ -33,6 +34,7 @@ FLOORS = {
 }
 BESIDE = {
     *(("config", "errors"), ("files", "errors"), ("services", "config"), ("services", "files")),
+    *(("job", "errors"), ("config", "job"), ("services", "job")),
     *(("data", "imgmed"), ("data", "segeval"), ("img", "imgmed"), ("img", "data")),
 }
 STAND_ALONE = {"imgmed", "segeval"}

@@ -419,3 +419,24 @@ def test_names_of_regions_and_values_of_masks_are_given_by_class():
     assert config.parse(experiment.to_yaml()) == experiment
     for wrong in ("data.structures={1: []}", "data.structures={300: a}", "data.remap={-1: 1}", "data.remap={1: 255}"):
         assert wrong.partition("=")[0] in refusal(MINIMAL, wrong)
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        ("tracking.uri=https://me:secret@host:5000", "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"),
+        ("tracking.uri=https://:secret@host", "MLFLOW_TRACKING_PASSWORD instead, on a cluster in its nodes"),
+        ("data.path=sftp://me:secret@host/scans", "FSSPEC_SFTP_PASSWORD"),
+    ],
+)
+def test_a_password_that_would_be_recorded_with_the_run_is_refused_and_not_repeated(change, rule):
+    with pytest.raises(InputError, match=rule) as caught:
+        config.parse("name: a\ndata: {path: scans}", [change])
+    assert "secret" not in str(caught.value) and str(caught.value).startswith(
+        f"experiment: {change.partition('=')[0]}: "
+    )
+
+
+def test_a_name_in_a_url_is_no_password():
+    experiment = config.parse("name: a\ndata: {path: sftp://me@host/scans}", ["tracking.uri=https://me@host"])
+    assert (experiment.data.path, experiment.tracking.uri) == ("sftp://me@host/scans", "https://me@host")

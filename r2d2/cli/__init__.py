@@ -4,9 +4,10 @@ import sys
 
 import typer
 
-from r2d2.cli import data, models, runs, services, start, zoo  # noqa: F401  (they add their commands to the app)
+from r2d2.cli import data, jobs, models, runs, services, start, zoo  # noqa: F401  (they add their commands to the app)
 from r2d2.cli.common import app
 from r2d2.errors import InputError, WorkFailed
+from r2d2.job import check_client
 
 __all__ = ["app", "main"]
 
@@ -14,6 +15,7 @@ __all__ = ["app", "main"]
 def main() -> None:
     """The console script: errors meant for people are one line, exit code 2; failed work is exit code 1."""
     try:
+        check_client()
         code = app(standalone_mode=False)
     except typer.TyperException as error:  # a wrong option or argument
         context = getattr(error, "ctx", None)

@@ -13,9 +13,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 data_app = typer.Typer(help="Datasets: fetch, check, prepare, make virtual ones.")
+jobs_app = typer.Typer(help="Jobs of a Ray cluster.")
 runs_app = typer.Typer(help="Training runs.")
 zoo_app = typer.Typer(help="The model zoo.")
 app.add_typer(data_app, name="data")
+app.add_typer(jobs_app, name="jobs")
 app.add_typer(runs_app, name="runs")
 app.add_typer(zoo_app, name="zoo")
 

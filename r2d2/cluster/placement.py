@@ -41,7 +41,7 @@ def connected(cluster: config.Cluster) -> Iterator[Placement]:
     check(cluster)
     ours = address is not None and services.enter(address)
     if ours:
-        _read_switches_again()
+        read_switches_again()
     # Processes of a local cluster, and of `r2d2 up`, have this environment; a runtime one would start them later.
     environment = {"env_vars": {key: os.environ[key] for key in ENVIRONMENT}} if address and not ours else None
     # Ray tells of lost workers on standard output, which belongs to the command's answer.
@@ -70,11 +70,11 @@ def side_by_side(cluster: config.Cluster, most: int, asked: int | None = None) -
     count = max(1, min(most, asked or room))
     # A worker's threads are the same whether its ring runs alone or at the end beside others.
     together = cluster.model_copy(update={"workers": count * cluster.workers, "min_workers": None})
-    one = _place(together, nodes)
+    one = place(together, nodes)
     return Placement(cluster.workers, one.cpus_per_worker, one.gpus_per_worker, one.nodes), count
 
 
-def _read_switches_again() -> None:
+def read_switches_again() -> None:
     """Have Ray see what `services.enter` has set; it read these variables when it was imported."""
     ray_constants.ENABLE_RAY_CLUSTER = ray_constants.env_bool(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, True)
     Config.initialize("")
@@ -85,7 +85,7 @@ def check(cluster: config.Cluster) -> None:
     """Raise an InputError if it is plain before anything is started that the run's cluster cannot do."""
     address = _address(cluster)
     if address is None:
-        _place(cluster, [(len(os.sched_getaffinity(0)), None)])
+        place(cluster, [(len(os.sched_getaffinity(0)), None)])
     elif address != "auto" and not answers(address):
         raise InputError(
             f"cluster.address {address}: nothing answers there; start the cluster, or name the host:port of its head"
@@ -110,9 +110,11 @@ def _connected(cluster: config.Cluster, address: str | None, environment: dict |
     except (ConnectionError, ValueError, RuntimeError) as error:
         if address is None:
             raise WorkFailed(f"Ray could not be started on this machine: {str(error).splitlines()[0]}") from error
-        raise InputError(f"cluster.address {address}: no Ray cluster there ({str(error).splitlines()[0]})") from None
+        # Of versions that do not fit Ray tells in several lines.
+        told = " ".join(str(error).split())[:300]
+        raise InputError(f"cluster.address {address}: no cluster for this client ({told})") from None
     try:
-        yield _place(cluster, _nodes())
+        yield place(cluster, _nodes())
     finally:
         ray.shutdown()
 
@@ -141,7 +143,7 @@ def _told(nodes: Nodes) -> str:
     return " + ".join(f"{cpus} CPUs" + (f", {gpus} GPUs" if gpus else "") for cpus, gpus in nodes)
 
 
-def _place(cluster: config.Cluster, nodes: Nodes) -> Placement:
+def place(cluster: config.Cluster, nodes: Nodes) -> Placement:
     """The largest equal share of the nodes that every worker can have."""
 
     def fits(cpus: int) -> int:

@@ -1,5 +1,6 @@
 """Trials side by side on the cluster under Ray Tune, each a ring of workers; the worse are stopped early, or taught."""
 
+import contextlib
 import json
 import logging
 import os
@@ -39,6 +40,10 @@ class Desk(Protocol):
 
     def empty(self) -> bool:
         """Whether there will never be another one."""
+
+    @property
+    def leaving(self) -> bool:
+        """Whether the trials were asked to leave, and none that waits for slots is to begin."""
 
     def known(self) -> Mapping[int, Mapping[int, float]]:
         """What is known of the trials' scores from before, by number and epoch."""
@@ -124,7 +129,12 @@ def run(
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Consider boosting PBT")  # by keeping processes, which Train cannot
-        tuner.fit()
+        with contextlib.suppress(_Left):
+            tuner.fit()
+
+
+class _Left(Exception):  # noqa: N818
+    """All have left but those that wait for slots."""
 
 
 def _loop(number: int, task: Task, values: Values) -> dict[str, Any]:
@@ -264,6 +274,8 @@ class _Tell(Callback):
 
     def on_step_begin(self, iteration: int, trials: list, **info: Any) -> None:  # noqa: ARG002
         self._desk.look()
+        if self._desk.leaving and not any(trial.status == "RUNNING" for trial in trials):
+            raise _Left
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:  # noqa: ARG002
         if TIME in result and "left" not in result:

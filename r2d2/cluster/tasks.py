@@ -11,7 +11,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from r2d2.errors import WorkFailed
+from r2d2.errors import InputError, WorkFailed
 
 
 def blind_hosts(storage: Path, data: Path | None) -> list[str]:
@@ -50,9 +50,20 @@ def spread(work: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
         items: What it is called with.
 
     Raises:
+        InputError: As `work` raises it; if on another host, that one is named.
         WorkFailed: A worker process or its node died, or ran out of memory.
     """
-    task = ray.remote(num_cpus=1, max_retries=0)(lambda item: work(item))
+    here = socket.gethostname()
+
+    def one(item: Any) -> Any:
+        try:
+            return work(item)
+        except InputError as error:
+            if (there := socket.gethostname()) == here:
+                raise
+            raise InputError(f"on {there}: {error}") from None
+
+    task = ray.remote(num_cpus=1, max_retries=0)(one)
     pending = [task.remote(item) for item in items]
     try:
         while pending:

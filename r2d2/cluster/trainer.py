@@ -117,7 +117,7 @@ def _attempt(task: Task, placement: Placement, on_epoch: Callable[[Row], None]) 
             name=task.run_id,
             storage_path=str(Path(task.run_folder).parent.parent / "ray"),
             failure_config=FailureConfig(max_failures=0),
-            callbacks=[_Follow(placement, on_epoch)],
+            callbacks=[_Follow(placement, Path(task.run_folder) / STOP, on_epoch)],
             verbose=0,
         ),
     )
@@ -125,14 +125,14 @@ def _attempt(task: Task, placement: Placement, on_epoch: Callable[[Row], None]) 
 
 
 class _NoRoom(Exception):  # noqa: N818
-    """A node was lost before the workers were placed: Ray would wait for it for ever."""
+    """Workers are not placed and shall not be: a node was lost, for which Ray would wait for ever, or the run leaves."""
 
 
 class _Follow(Callback):
-    """Hands Tune's events on, and looks whether what has not been placed yet can be."""
+    """Hands Tune's events on, and looks whether what has not been placed yet can be, and still should."""
 
-    def __init__(self, placement: Placement, on_epoch: Callable[[Row], None]) -> None:
-        self.placement = placement
+    def __init__(self, placement: Placement, stop: Path, on_epoch: Callable[[Row], None]) -> None:
+        self.placement, self.stop = placement, stop
         self.on_epoch = on_epoch
         self.looked = time.monotonic()
 
@@ -143,7 +143,7 @@ class _Follow(Callback):
     def on_step_begin(self, iteration: int, trials: list, **info: Any) -> None:  # noqa: ARG002
         if any(trial.status == "PENDING" for trial in trials) and time.monotonic() - self.looked >= slots.LOOK_S:
             self.looked = time.monotonic()
-            if slots.total(self.placement) < self.placement.workers:
+            if self.stop.exists() or slots.total(self.placement) < self.placement.workers:
                 raise _NoRoom
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:  # noqa: ARG002

@@ -6,7 +6,7 @@ import yaml
 from pydantic import AfterValidator, Field, model_validator
 
 from r2d2.config.data import Data, Preprocess
-from r2d2.config.folders import Folder
+from r2d2.config.folders import Folder, has_password
 from r2d2.config.networks import DistUNet, Model
 from r2d2.config.section import Fraction, Name, Section
 from r2d2.config.training import Training
@@ -44,6 +44,15 @@ class Cluster(Section):
         return self.min_workers or self.workers
 
 
+def _without_password(value: str) -> str:
+    if has_password(value):
+        raise ValueError(
+            "a password in it would be recorded with every run; set MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD instead, on a cluster in its nodes' environment"
+        )
+    return value
+
+
 class Tracking(Section):
     """Where runs are recorded.
 
@@ -53,7 +62,7 @@ class Tracking(Section):
     recorded, in seconds; null for never.
     """
 
-    uri: str | None = None
+    uri: Annotated[str, AfterValidator(_without_password)] | None = None
     storage: Folder | None = None
     model_name: Name | None = None
     monitor_s: Annotated[float, Field(ge=0.1)] | None = 10.0

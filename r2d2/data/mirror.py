@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ from typing import Any
 
 import fsspec
 
-from r2d2 import config
+from r2d2 import config, job
 from r2d2.console import bar
 from r2d2.errors import InputError, WorkFailed
 from r2d2.files import whole_file
@@ -48,12 +49,19 @@ def here(data: config.Data, store: Path) -> config.Data:
     """The data, or those of a local copy if they are at a URL.
 
     Raises:
-        InputError: There is nothing at the URL.
+        InputError: There is nothing at the URL; or the folder is not where a Ray job runs.
         WorkFailed: The copy broke off.
 
     The copy lies in `store`, under the URL's name; it is brought up to date each time.
     """
     if isinstance(data.path, Path):
+        if job.submission() and not data.path.is_dir():
+            inside = data.path.is_relative_to(Path.cwd())
+            why = "; relative paths start from the job's copy of the submitted folder, without data" if inside else ""
+            raise InputError(
+                f"data.path {data.path}: no such folder on {socket.gethostname()}, where the job runs{why}; give a "
+                "folder that all nodes share, by its whole path, or a URL (s3://, https://, ...)"
+            )
         return data
     remote = list_remote(data.path)
     readable, own = (

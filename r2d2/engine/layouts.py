@@ -159,6 +159,8 @@ class _Stopwatch:
     def empty(self) -> bool:
         return self._given == self._count
 
+    leaving = False
+
     def known(self) -> Mapping[int, Mapping[int, float]]:
         return {}
 

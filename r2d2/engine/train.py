@@ -94,6 +94,7 @@ def train(experiment: config.Experiment | None, resume: str | None = None) -> Ru
         else:
             dataset = runs.read_dataset(run)
             _can_go_on(run, dataset, prepared.key, run_folder(experiment, run.run_id))
+        say(f"Run {run.run_id}" + (f"  {run.page}" if run.page else ""))
         return fit(experiment, run, prepared.folder, dataset, placement, began)
 
 
@@ -134,13 +135,15 @@ def fit(
     Raises:
         WorkFailed: As `train`.
     """
+    from r2d2.cluster.jobs import Queue
     from r2d2.cluster.monitors import Monitors
 
     driven = Driven(run, run_folder(experiment, run.run_id))
     task = driven.task(experiment, prepared, dataset, placement.cpus_per_worker, began)
     monitors = Monitors(experiment.tracking.monitor_s, driven.outbox, driven.began_s, placement, driven.spent)
     try:
-        result, restarts = _follow(experiment, task, placement, driven, monitors)
+        with Queue(say), leaving_well(driven.leave):
+            result, restarts = _follow(experiment, task, placement, driven, monitors)
         status = "FINISHED" if "model" in result else "FAILED" if result.get("failed") else "KILLED"
         if "superseded" not in result:
             monitors.close(result.get("test", {}).get("dice"))
@@ -202,8 +205,7 @@ def _follow(
 
         advance("starting the workers", done=0)
         try:
-            with leaving_well(driven.leave):
-                result = trainer.fit(task, cluster, placement, on_epoch, on_restart, on_workers, on_wait)
+            result = trainer.fit(task, cluster, placement, on_epoch, on_restart, on_workers, on_wait)
             return result, len(restarts)
         except InputError as error:
             outbox.end("FAILED", str(error))

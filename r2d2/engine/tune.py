@@ -115,6 +115,7 @@ class _Sweep:
             alone: What that one takes of the cluster.
         """
         from r2d2.cluster import sweep as rings
+        from r2d2.cluster.jobs import Queue
         from r2d2.cluster.monitors import Monitors
         from r2d2.cluster.placement import Placement
 
@@ -126,7 +127,7 @@ class _Sweep:
         say(f"Sweep {self.sweep_run.run_id}: {sweep.number} trials, {how}")
         reason, status = "a fault in the driver", "FAILED"
         try:
-            with live_table(self._table) as self._show, leaving_well(self._leave):
+            with live_table(self._table) as self._show, Queue(say), leaving_well(self._leave):
                 restarts, storage_folder = base.cluster.max_restarts, storage(base) / "ray"
                 rings.run(sweep, self, one, self.at_a_time, restarts, storage_folder, self.sweep_run.run_id)
             if self._leaving and not self._driven.asked:
@@ -183,6 +184,11 @@ class _Sweep:
     def empty(self) -> bool:
         """Whether there will never be another trial."""
         return bool(self._leaving) or not (self._unfinished or len(self.study.trials()) < self.sweep.number)
+
+    @property
+    def leaving(self) -> bool:
+        """Whether the sweep was asked to leave."""
+        return bool(self._leaving)
 
     def known(self) -> Mapping[int, Mapping[int, float]]:
         """What was known of the trials' scores when this process began."""

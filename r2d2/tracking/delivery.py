@@ -24,6 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from r2d2.console import say
 from r2d2.errors import InputError
 from r2d2.files import whole_file
+from r2d2.network import without_passwords
 from r2d2.tracking import zoo
 from r2d2.tracking.outbox import entries
 
@@ -102,7 +103,9 @@ class Delivery:
         try:
             self._pass()
         except _AWAY as error:
-            raise InputError(f"{self._client.tracking_uri}: it does not take the records ({_line(error)})") from None
+            raise InputError(
+                f"{without_passwords(self._client.tracking_uri)}: it does not take the records ({_line(error)})"
+            ) from None
         return before - waiting(self._outbox) - (self.refused - refused)
 
     @property

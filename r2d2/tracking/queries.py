@@ -33,6 +33,31 @@ def list_runs(limit: int = LATEST) -> list[dict[str, Any]]:
     ]
 
 
+def runs_of_jobs(uri: str, limit: int = LATEST) -> dict[str, dict[str, Any]]:
+    """The latest runs that Ray jobs made or went on with, by the job's id: `run_id`, `status`, `reason` and `page`.
+
+    Args:
+        uri: Of the store.
+        limit: How many runs.
+    """
+    if store.is_new(uri):
+        return {}
+    client = store.connect(uri)
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    of_jobs = f"tags.`{runs.JOB_TAG}` LIKE '%'"
+    found = client.search_runs(experiments, of_jobs, max_results=limit, run_view_type=ViewType.ACTIVE_ONLY)
+    return {
+        job: {
+            "run_id": run.info.run_id,
+            "status": run.info.status,
+            "reason": run.data.tags.get("r2d2.reason"),
+            "page": runs.page(uri, run.info.experiment_id, run.info.run_id),
+        }
+        for run in reversed(found)
+        for job in run.data.tags[runs.JOB_TAG].split()
+    }
+
+
 def show_run(name: str) -> dict[str, Any]:
     """One run, by id or name: what `list_runs` says and all its tags, latest metrics and parameters."""
     client = store.connect(store.resolve())

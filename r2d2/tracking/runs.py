@@ -14,11 +14,14 @@ from mlflow.entities import Param, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from r2d2 import __version__, config
+from r2d2 import __version__, config, job
 from r2d2.errors import InputError
+from r2d2.network import without_passwords
 from r2d2.tracking import store
 from r2d2.tracking.delivery import STOP_TAG
 
+JOB_TAG = "r2d2.job"
+"""The Ray jobs that a run's drivers were: their submission ids, the latest last."""
 PACKAGES = ("tensorflow-cpu", "tensorflow", "keras", "horovod", "ray", "mlflow", "numpy", "opencv-python-headless")
 
 
@@ -28,6 +31,12 @@ class Run:
     def __init__(self, client: MlflowClient, run_id: str) -> None:
         self.client = client
         self.run_id = run_id
+
+    @property
+    def page(self) -> str | None:
+        """What a browser opens to see it, if it is on a server."""
+        uri, found = self.client.tracking_uri, self.client.get_run(self.run_id)
+        return page(uri, found.info.experiment_id, self.run_id)
 
     def ask_to_stop(self) -> None:
         """Ask a run that goes on to leave well: with a checkpoint, and evaluated as it is."""
@@ -49,8 +58,11 @@ class Run:
         return found.info.start_time / 1000, costs
 
     def start_again(self) -> None:
-        """Mark a run as running."""
+        """Mark a run as running, in this Ray job if it is one."""
         self.client.set_tag(self.run_id, STOP_TAG, "false")
+        if (own := job.submission()) is not None:
+            jobs = self.client.get_run(self.run_id).data.tags.get(JOB_TAG, "").split()
+            self.client.set_tag(self.run_id, JOB_TAG, " ".join([*(one for one in jobs if one != own), own]))
         self.client.update_run(self.run_id, status="RUNNING")
 
 
@@ -87,6 +99,13 @@ def create_sweep(client: MlflowClient, sweep: config.Sweep) -> Run:
     _describe(run, sweep.experiment, {"sweep": sweep.search})
     client.log_text(run.run_id, sweep.to_yaml(), "sweep.yaml")
     return run
+
+
+def page(uri: str, experiment_id: str, run_id: str) -> str | None:
+    """What a browser opens to see a run, if there is a server."""
+    if not uri.startswith("http"):
+        return None
+    return f"{without_passwords(uri).rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
 
 
 def _describe(run: Run, experiment: config.Experiment, tags: Mapping[str, object]) -> None:
@@ -128,7 +147,7 @@ def find(client: MlflowClient, run_id: str) -> Run:
             return Run(client, named[0].info.run_id)
     latest = client.search_runs(experiments, max_results=5, run_view_type=ViewType.ACTIVE_ONLY)
     known = ", ".join(run.info.run_name for run in latest) or "none yet"
-    raise InputError(f"run {run_id!r}: not in {client.tracking_uri}; the latest: {known}")
+    raise InputError(f"run {run_id!r}: not in {without_passwords(client.tracking_uri)}; the latest: {known}")
 
 
 def read_experiment(run: Run) -> config.Experiment:
@@ -167,7 +186,12 @@ def versions() -> dict[str, str]:
 
 @cache
 def git_commit() -> str:
-    """The commit of the working folder's repository, where the experiment file mostly lies; `-dirty` if changed."""
+    """The commit of the working folder's repository, where the experiment file mostly lies; `-dirty` if changed.
+
+    A job's working folder is none: there it is the commit of whoever submitted it.
+    """
+    if told := job.client().get("commit"):
+        return told
     try:
         done = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],

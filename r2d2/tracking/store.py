@@ -12,9 +12,9 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
-from r2d2 import services
+from r2d2 import job, services
 from r2d2.errors import InputError
-from r2d2.network import answers
+from r2d2.network import answers, without_passwords
 
 
 def resolve(uri: str | None = None) -> str:
@@ -23,7 +23,8 @@ def resolve(uri: str | None = None) -> str:
     An experiment's `tracking.uri`, MLFLOW_TRACKING_URI, the server of `r2d2 up`, or SQLite in R2D2_HOME.
 
     Raises:
-        InputError: The server of `r2d2 up` is dead: what it keeps may be in another store than SQLite's.
+        InputError: The server of `r2d2 up` is dead: what it keeps may be in another store than SQLite's. Or this is a
+            Ray job, and nobody said where its runs are kept.
     """
     if named := uri or os.environ.get("MLFLOW_TRACKING_URI"):
         return named
@@ -32,6 +33,11 @@ def resolve(uri: str | None = None) -> str:
     if "mlflow" in services.read():
         raise InputError(
             "the MLflow server of `r2d2 up` does not run any more; `r2d2 up` starts it again, `r2d2 down` does without"
+        )
+    if job.submission():
+        raise InputError(
+            "MLFLOW_TRACKING_URI is not set on the cluster's nodes, and what a job keeps in its own folder is thrown "
+            f"away; set it there ({job.NODES}), or tracking.uri in the experiment file"
         )
     return services.file_store()
 
@@ -52,17 +58,18 @@ def _file(uri: str) -> Path:
 
 def check(uri: str) -> None:
     """Raise an InputError if `connect` could not succeed, without making anything."""
+    told = without_passwords(uri)
     if uri.startswith("sqlite:///"):
         folder = _file(uri).parent
         above = next(parent for parent in (folder, *folder.parents) if parent.exists())
         if not above.is_dir() or not os.access(above, os.W_OK):
             raise InputError(
-                f"tracking URI {uri}: {above} cannot be written; set R2D2_HOME (or tracking.uri) to a place of yours"
+                f"tracking URI {told}: {above} cannot be written; set R2D2_HOME (or tracking.uri) to a place of yours"
             )
     elif urlparse(uri).scheme not in ("http", "https"):
-        raise InputError(f"tracking URI {uri!r}: give an http(s) address of an MLflow server, or sqlite:///FILE")
+        raise InputError(f"tracking URI {told!r}: give an http(s) address of an MLflow server, or sqlite:///FILE")
     elif not answers(uri):
-        raise InputError(f"tracking URI {uri}: no server answers there; start it, or set tracking.uri to another")
+        raise InputError(f"tracking URI {told}: no server answers there; start it, or set tracking.uri to another")
 
 
 def connect(uri: str) -> MlflowClient:
@@ -92,5 +99,6 @@ def connect(uri: str) -> MlflowClient:
             client = MlflowClient(uri, uri)
             client.search_experiments(max_results=1)
     except (MlflowException, SQLAlchemyError) as error:
-        raise InputError(f"tracking URI {uri}: not a store of MLflow's ({str(error).splitlines()[0][:200]})") from None
+        why = without_passwords(str(error).splitlines()[0])[:200]
+        raise InputError(f"tracking URI {without_passwords(uri)}: not a store of MLflow's ({why})") from None
     return client

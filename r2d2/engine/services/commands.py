@@ -21,7 +21,9 @@ def environment() -> dict[str, str]:
     """This process' environment as a service starts in it: nothing in it names services elsewhere."""
     others = ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "MLFLOW_TRACKING_URI")  # of services elsewhere
     kept = {key: value for key, value in os.environ.items() if key not in others}
-    return ENVIRONMENT | kept | {"R2D2_HOME": str(config.home()), "PYTHONUNBUFFERED": "1"}
+    # A job's `r2d2` is the one of this Python, also where nobody has put it on the PATH.
+    path = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", os.defpath)])
+    return ENVIRONMENT | kept | {"R2D2_HOME": str(config.home()), "PYTHONUNBUFFERED": "1", "PATH": path}
 
 
 def dashboard(port: int) -> list[str]:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from r2d2 import services
+from r2d2.console import command
+from r2d2.network import without_passwords
 from r2d2.services import Service
 
 
@@ -24,7 +26,10 @@ def state(service: Service) -> tuple[str, str]:
         return "running", ""
     nodes = _nodes(service)
     cpus = sum(node.get("resourcesTotal", {}).get("CPU", 0) for node in nodes)
-    return "running", f"{len(nodes)} node{'s' if len(nodes) != 1 else ''}, {cpus:g} CPUs"
+    about = f"{len(nodes)} node{'s' if len(nodes) != 1 else ''}, {cpus:g} CPUs"
+    if waiting := _waiting(service):
+        about += f"; {waiting} waiting for slots ({command()} jobs list)"
+    return "running", about
 
 
 def answers(service: Service) -> bool:
@@ -42,6 +47,15 @@ def _nodes(service: Service) -> list[dict[str, Any]]:
         found = [node["raylet"] for node in json.loads(answer or b"")["data"]["summary"]]
         return [node for node in found if node.get("state") == "ALIVE"]
     return []
+
+
+def _waiting(service: Service) -> int:
+    """How many programs wait for slots of a Ray cluster."""
+    answer = _get(service, "/api/v0/placement_groups?limit=10000")
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        groups = json.loads(answer or b"")["data"]["result"]["result"]
+        return len({group["creator_job_id"] for group in groups if group["state"] in ("PENDING", "RESCHEDULING")})
+    return 0
 
 
 def users(service: Service) -> list[str]:
@@ -81,8 +95,3 @@ def last_words(service: Service) -> str:
     telling = [line for line in lines if wrong.search(line) and "INFO" not in line]
     last = (telling or lines or ["its log is empty"])[-1]
     return f"{without_passwords(last)[:300]} ({service.log})"
-
-
-def without_passwords(text: str) -> str:
-    """The text without the passwords of URLs in it."""
-    return re.sub(r"(\w+://[^\s:/@]*):[^\s@]+@", r"\1:***@", text)

@@ -12,9 +12,8 @@ from urllib.parse import urlsplit
 
 from r2d2 import services
 from r2d2.console import command
-from r2d2.engine.services.look import without_passwords
 from r2d2.errors import InputError
-from r2d2.network import free_port
+from r2d2.network import free_port, without_passwords
 from r2d2.services import LOOPBACK
 
 PORTS = {"ray": 6379, "ray_page": 8265, "mlflow": 5000, "dashboard": 8501}

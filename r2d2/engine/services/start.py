@@ -15,10 +15,10 @@ from r2d2 import services
 from r2d2.console import bar, say
 from r2d2.engine.services import commands
 from r2d2.engine.services.end import children, end_service
-from r2d2.engine.services.look import answers, last_words, without_passwords
+from r2d2.engine.services.look import answers, last_words
 from r2d2.engine.services.settings import PORTS, Settings, listening, reached, settings_file
 from r2d2.errors import InputError, WorkFailed
-from r2d2.network import free_port
+from r2d2.network import free_port, without_passwords
 from r2d2.services import LOOPBACK, Service
 
 START_S = 120.0
