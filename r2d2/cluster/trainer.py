@@ -156,4 +156,6 @@ def _cause(text: str) -> tuple[str, str]:
         r"^(?:\w+\.)*(\w*(?:Error|Exception|Superseded|Interrupt)\w*)(?:\([\w.]*\))?: *(.*)$", text, re.M
     )
     kind, said = named[-1] if named else ("Error", (text.strip().splitlines() or ["no message"])[-1])
+    if "Horovod has been shut down" in text:  # deep in a graph's error, which says nothing in its first line
+        said = "the ring broke: another rank is gone, or was not heard of for 30 s"
     return kind, said[:500]
