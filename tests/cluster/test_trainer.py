@@ -11,7 +11,7 @@ Horovod has been shut down. This was caused by an exception on one of the ranks
 
 
 def test_the_cause_is_the_last_error_that_is_named_in_one_line():
-    text = "Traceback\nValueError: first\nray.exceptions.RayTaskError(InputError): ray\nr2d2.errors.InputError: node1: gone\n"
+    text = "ValueError: first\nray.exceptions.RayTaskError(InputError): x\nr2d2.errors.InputError: node1: gone"
     assert _cause(text) == ("InputError", "node1: gone")
     assert _cause("no error\nat all") == ("Error", "at all") and _cause("") == ("Error", "no message")
 
