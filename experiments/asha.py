@@ -149,7 +149,7 @@ def record(rows: list[dict], agreed: str) -> str:
         "",
         f"`python experiments/asha.py`: brain tissue, {TRIALS} trials of {EPOCHS} epochs, {len(rows)} seeds;",
         "optimizer, rate, loss, decay and dropout are searched. Epochs that random search and ASHA have spent, trial",
-        "after trial, when they first see a validation Dice of 95 %, 99 % and all of the best that random search ends with.",
+        "after trial, when they first see a validation Dice of 95 %, 99 % and all of the best that random search has.",
         "",
         f"| {' | '.join([*head, 'to 95 %', 'to 99 %', 'to the best'])} |",
         "|---|---|---|---|---|---|---|",

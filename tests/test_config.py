@@ -270,6 +270,7 @@ def test_a_value_of_the_wrong_type_is_refused_by_key_and_rule(override, key, rul
         ("preprocess.image_size=[7, 240]", "greater than or equal to 8 (got 7)"),
         ("preprocess.channels=[-1]", "greater than or equal to 0 (got -1)"),
         ("preprocess.channels=[]", ""),
+        ("cluster.wait_minutes=-1", "greater than or equal to 0 (got -1)"),
         ("cluster.workers=0", "greater than or equal to 1 (got 0)"),
         ("cluster.gpus_per_worker=2", "less than or equal to 1 (got 2)"),
         ("data.labels={0: background, 255: tumour}", "less than or equal to 254"),
@@ -440,3 +441,10 @@ def test_a_password_that_would_be_recorded_with_the_run_is_refused_and_not_repea
 def test_a_name_in_a_url_is_no_password():
     experiment = config.parse("name: a\ndata: {path: sftp://me@host/scans}", ["tracking.uri=https://me@host"])
     assert (experiment.data.path, experiment.tracking.uri) == ("sftp://me@host/scans", "https://me@host")
+
+
+def test_a_run_goes_on_with_no_more_workers_than_it_begins_with():
+    told = refusal(MINIMAL, "cluster.min_workers=2")
+    assert told == "tiny.yaml: cluster: min_workers (2) must be <= workers (1)"
+    assert config.parse(MINIMAL, ["cluster.workers=3"]).cluster.least == 3
+    assert config.parse(MINIMAL, ["cluster.workers=3", "cluster.min_workers=2"]).cluster.least == 2

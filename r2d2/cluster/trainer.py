@@ -125,7 +125,7 @@ def _attempt(task: Task, placement: Placement, on_epoch: Callable[[Row], None]) 
 
 
 class _NoRoom(Exception):  # noqa: N818
-    """Workers are not placed and shall not be: a node was lost, for which Ray would wait for ever, or the run leaves."""
+    """Workers are not placed and never will be: a node was lost, which Ray would wait for, or the run leaves."""
 
 
 class _Follow(Callback):
@@ -156,4 +156,6 @@ def cause(text: str) -> tuple[str, str]:
         r"^(?:\w+\.)*(\w*(?:Error|Exception|Superseded|Interrupt)\w*)(?:\([\w.]*\))?: *(.*)$", text, re.M
     )
     kind, said = named[-1] if named else ("Error", (text.strip().splitlines() or ["no message"])[-1])
+    if "Horovod has been shut down" in text:  # deep in a graph's error, which says nothing in its first line
+        said = "the ring broke: another rank is gone, or was not heard of for 30 s"
     return kind, said[:500]

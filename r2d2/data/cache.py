@@ -48,9 +48,10 @@ def nearest(prepared: Path, experiment: config.Experiment) -> tuple[Path, str]:
             return _copied(prepared, store), cache
         return _made(prepared.name, experiment, store), f"{cache}, prepared there"
     except OSError as error:
+        trouble = f"{cache} cannot be written ({error.strerror or error})"
         if not seen:
-            raise InputError(f"{host}: {cache} ({VARIABLE}) cannot be written ({error.strerror or error})") from None
-        return prepared, f"storage, since {cache} cannot be written ({error.strerror or error})"
+            raise InputError(f"{host}: {VARIABLE} {trouble}") from None
+        return prepared, f"storage, since {trouble}"
     except InputError as error:
         raise InputError(f"{host}: {error}") from None
 
@@ -71,7 +72,8 @@ def _copied(prepared: Path, store: Path) -> Path:
 
 
 def _made(key: str, experiment: config.Experiment, store: Path) -> Path:
-    dataset = find_cases(here(experiment.data, store.parent))
+    with alone(store, f"{key}-mirror"):  # the files of a URL are copied once, too
+        dataset = find_cases(here(experiment.data, store.parent))
     return prepare(dataset, experiment.preprocess, store, expected=key).folder
 
 

@@ -191,7 +191,7 @@ def prepare(
 
 @contextlib.contextmanager
 def alone(store: Path, key: str) -> Iterator[None]:
-    """Keep others from preparing the same data; they wait, and find it."""
+    """Keep others on this machine, or disk, from making the same; they wait, and find it."""
     (store / ".locks").mkdir(parents=True, exist_ok=True)
     lock = FileLock(store / ".locks" / key)
     try:

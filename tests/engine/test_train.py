@@ -17,6 +17,8 @@ from helpers.processes import end, run, run_all, start, wait_for, workers
 from helpers.servers import Server
 
 from r2d2 import config, models
+from r2d2.engine import train
+from r2d2.errors import InputError
 
 EPOCHS = 40
 
@@ -256,6 +258,17 @@ def _scans_that_trained_the_model_are_told(tmp_path, virtual_patients, home):
     assert _document(answer)["about"] == (
         f"1 of these 2 scans trained or chose the model, so this is no test: renamed_{trained}"
     )
+
+
+def test_a_run_is_resumed_on_another_number_of_workers_if_it_computes_the_same(experiment):
+    recorded = config.load(experiment)
+    fewer = {"training.virtual_workers": 2, "cluster.workers": 1, "cluster.min_workers": 1, "cluster.wait_minutes": 5}
+    given = config.load(experiment, [f"{key}={value}" for key, value in fewer.items()])
+    assert train._resumed(recorded, given, "run") is given
+    with pytest.raises(InputError, match=r"its cluster\.workers was another"):
+        train._resumed(recorded, config.load(experiment, ["cluster.workers=1"]), "run")
+    with pytest.raises(InputError, match=r"its training\.virtual_workers was another"):
+        train._resumed(recorded, config.load(experiment, ["training.virtual_workers=4"]), "run")
 
 
 @pytest.fixture

@@ -58,9 +58,11 @@ class Hosts:
 
     def __enter__(self):
         self._lock.acquire()
-        if processes(0) or processes(1):
+        try:
+            wait_until(_unused, 900)
+        except BaseException:
             self._lock.release()
-            raise RuntimeError(f"somebody who does not heed {LOCK} uses the hosts node0 and node1")
+            raise
         try:
             subprocess.run([SCRIPT, "down", "2"], capture_output=True, check=False)  # what a killed test left
             subprocess.run([SCRIPT, "up", "2", LINK], check=True)
@@ -136,6 +138,15 @@ class Hosts:
             return subprocess.Popen(
                 [str(word) for word in command], env=told, stdout=log, stderr=log, start_new_session=True
             )
+
+
+def _unused():
+    """Whether there are no hosts, or nobody has been on them for a few seconds who does not heed the lock."""
+    if not Path("/run/netns/node0").exists():
+        return True
+    if not (processes(0) or processes(1)):
+        time.sleep(5)
+    return not (processes(0) or processes(1))
 
 
 def processes(host):

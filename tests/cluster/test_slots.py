@@ -1,0 +1,109 @@
+"""Slots of a real Ray cluster of two nodes, one of which is lost while a run waits."""
+
+import threading
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import ray
+from helpers.processes import wait_for
+from ray.cluster_utils import Cluster
+from ray.util.placement_group import placement_group
+
+from r2d2 import config
+from r2d2.cluster import slots, tasks
+from r2d2.cluster.placement import Placement
+from r2d2.cluster.slots import Slots
+
+TWO = Placement(workers=2, cpus_per_worker=2, gpus_per_worker=0, nodes=2)
+
+
+@pytest.fixture
+def cluster():
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    ray.init(address=cluster.address, log_to_driver=False)
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+def test_slots_are_of_the_nodes_that_are_there_and_of_what_nobody_holds(cluster, tmp_path):
+    second = cluster.add_node(num_cpus=5)
+    wait_for(lambda: slots.total(TWO) == 3, 60)  # 2 // 2 + 5 // 2
+    wait_for(lambda: slots.look(TWO) == Slots(3, 3, True), 60)
+    assert tasks.blind_hosts(tmp_path / "new", tmp_path) == []
+    assert len(tasks.blind_hosts(tmp_path, tmp_path / "missing")) == 2
+    holder = placement_group([{"CPU": 4}])
+    assert holder.wait(60)
+    wait_for(lambda: slots.look(TWO) == Slots(3, 1, True), 60)
+    cluster.remove_node(second)
+    wait_for(lambda: slots.look(TWO) == Slots(1, 1, True), 60)
+
+    told = []
+    found = []
+
+    def waiting():
+        found.append(slots.wait(config.Cluster(workers=2), TWO, told.append, lambda: False))
+
+    thread = threading.Thread(target=waiting)
+    thread.start()
+    wait_for(lambda: told, 60)
+    assert told == ["for slots: the run needs 2, the cluster has 1"]
+    cluster.add_node(num_cpus=2)
+    thread.join(timeout=60)
+    assert (found, told[1:]) == ([TWO], [""])
+
+
+def looks(monkeypatch, *seen):
+    """The cluster as it is found at every look, a second apart; as in the last one from then on."""
+    left, clock = list(seen), SimpleNamespace(now=0.0)
+
+    def look(_):
+        return left.pop(0) if len(left) > 1 else left[0]
+
+    def sleep(seconds):
+        clock.now += seconds
+
+    monkeypatch.setattr(slots, "look", look)
+    monkeypatch.setattr(slots, "time", SimpleNamespace(monotonic=lambda: clock.now, sleep=sleep))
+    return clock
+
+
+def wait(leave=lambda: False, **cluster):
+    told = []
+    found = slots.wait(config.Cluster(**cluster), TWO, told.append, leave)
+    return found and found.workers, told
+
+
+def test_all_the_workers_go_on_as_soon_as_there_is_room_for_them(monkeypatch):
+    clock = looks(monkeypatch, Slots(2, 0, True), Slots(2, 1, True), Slots(2, 2, True))
+    assert wait(workers=2) == (2, []) and clock.now == 2
+
+
+def test_fewer_go_on_only_once_it_is_clear_that_there_are_no_more(monkeypatch):
+    # A host that was cut off is taken for alive at first; then it is gone, and what it held is not missed.
+    clock = looks(monkeypatch, Slots(3, 3, False), Slots(3, 1, False), Slots(3, 3, True))
+    assert wait(workers=4, min_workers=2) == (3, []) and clock.now == 2
+
+
+def test_what_is_given_back_late_is_waited_for_and_what_others_hold_is_left_to_ray(monkeypatch):
+    clock = looks(monkeypatch, Slots(4, 1, True))
+    assert wait(workers=4, min_workers=2) == (2, []) and clock.now == slots.SETTLE_S
+
+
+def test_slots_that_no_node_has_are_waited_for_so_many_minutes(monkeypatch):
+    clock = looks(monkeypatch, Slots(1, 1, True))
+    with pytest.raises(slots.SlotsMissing, match=r"waited 0\.5 minutes for slots: the run needs 2, the cluster has 1"):
+        wait(workers=2, wait_minutes=0.5)
+    assert clock.now == 30
+
+
+def test_who_is_asked_to_leave_waits_no_more(monkeypatch):
+    clock = looks(monkeypatch, Slots(0, 0, True))
+    assert wait(leave=lambda: clock.now >= 3, workers=2)[0] is None and clock.now == 3
+
+
+def test_a_node_holds_as_many_workers_as_its_scarcer_resource(monkeypatch):
+    placement = replace(TWO, gpus_per_worker=1)
+    assert [placement.fit(*node) for node in ((8, 2), (4, 8), (1, 8), (8, 0))] == [2, 2, 0, 0]
