@@ -1,14 +1,12 @@
 #!/usr/bin/env bash
 # Do without Docker what the CPU image's build does: the same steps in a fresh Debian 12, then a first look as its user.
 # usage: try_in_debian.sh FOLDER     root; needs debootstrap, 7 GB in FOLDER, which must not exist, and ten minutes
-# Debian's mirror and the settings of pip and uv are those of this machine.
+# The settings of pip are those of this machine.
 set -euo pipefail
 root=$(realpath --canonicalize-missing "${1:?the folder of the new Debian}")
 [ ! -e "$root" ] || { echo "try_in_debian.sh: $root is there already" >&2; exit 2; }
 cd "$(dirname "$0")/../.."
-mirror=$(grep -rhoE '(https?|file)://[^ ]+' /etc/apt/sources.list /etc/apt/sources.list.d 2>/dev/null | grep -v security | head -n 1)
-packages=python3.11,python3.11-venv,python3.11-dev,ca-certificates
-debootstrap --variant=minbase --include=$packages bookworm "$root" "$mirror"
+debootstrap --variant=minbase --include=ca-certificates bookworm "$root"
 trap 'umount "$root/proc" "$root/dev"' EXIT
 mount -t proc proc "$root/proc"
 mount --rbind /dev "$root/dev" && mount --make-rslave "$root/dev"
@@ -19,6 +17,8 @@ cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/"
 mkdir -p "$root/opt/r2d2"
 git ls-files -z --cached --others --exclude-standard | tar --null --files-from=- --create | tar --extract -C "$root/opt/r2d2"
 inside() { chroot "$root" /usr/bin/env --chdir=/opt/r2d2 "$@"; }
+# What the image that the build begins with brings.
+inside apt-get install --quiet --quiet --yes --no-install-recommends python3.11 python3.11-venv python3.11-dev
 for step in system packages project; do
   began=$SECONDS
   inside sh infra/docker/install.sh "$step"
