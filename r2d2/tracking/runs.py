@@ -2,6 +2,8 @@
 
 import importlib.metadata
 import json
+import os
+import re
 import subprocess
 import time
 from collections.abc import Mapping
@@ -18,6 +20,8 @@ from r2d2.errors import InputError
 from r2d2.tracking import store
 from r2d2.tracking.delivery import STOP_TAG
 
+SLURM_TAG = "r2d2.slurm_job"
+"""The number of the Slurm job that a run began in."""
 PACKAGES = ("tensorflow-cpu", "tensorflow", "keras", "horovod", "ray", "mlflow", "numpy", "opencv-python-headless")
 
 
@@ -67,6 +71,8 @@ def create(client: MlflowClient, experiment: config.Experiment, dataset: Mapping
     client.log_batch(run.run_id, params=[Param(k, v[:6000]) for k, v in config.parameters(experiment).items()])
     tags = {"version": __version__, "data": dataset["hash"], "git": git_commit(), "packages": json.dumps(versions())}
     client.log_batch(run.run_id, tags=[RunTag(f"r2d2.{key}", str(value)) for key, value in tags.items()])
+    if job := os.environ.get("SLURM_JOB_ID"):
+        client.set_tag(run.run_id, SLURM_TAG, job)
     client.log_text(run.run_id, experiment.to_yaml(), "experiment.yaml")
     client.log_text(run.run_id, json.dumps(dataset, indent=1), "split.json")
     return run
@@ -87,7 +93,7 @@ def experiment_id(client: MlflowClient, name: str) -> str:
 
 
 def find(client: MlflowClient, run_id: str) -> Run:
-    """A run by its id or its name.
+    """A run by its id, its name, or `slurm-` and the number of the Slurm job that it began in.
 
     Raises:
         InputError: There is none; the latest are named.
@@ -98,9 +104,12 @@ def find(client: MlflowClient, run_id: str) -> Run:
         pass
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     if "'" not in run_id:
-        of_name = f"attributes.run_name = '{run_id}'"
-        named = client.search_runs(experiments, of_name, max_results=1, run_view_type=ViewType.ACTIVE_ONLY)
-        if named:
+        asked = f"attributes.run_name = '{run_id}'"
+        order = None
+        if job := re.fullmatch(r"slurm-(\d+)", run_id):
+            # Its first: what else it began, such as the trials of a sweep, belongs to that.
+            asked, order = f"tags.`{SLURM_TAG}` = '{job[1]}'", ["attributes.start_time ASC"]
+        if named := client.search_runs(experiments, asked, ViewType.ACTIVE_ONLY, max_results=1, order_by=order):
             return Run(client, named[0].info.run_id)
     latest = client.search_runs(experiments, max_results=5, run_view_type=ViewType.ACTIVE_ONLY)
     known = ", ".join(run.info.run_name for run in latest) or "none yet"
