@@ -2,18 +2,18 @@
 
     python serve.py check | mlflow | dashboard | ray-head | ray-worker
 
-Every file of the folder R2D2_SECRETS (/run/secrets) is a secret, by its name. Any that is missing, short or an example's is
-refused in one line. `check` does nothing else. How a service is started is in `r2d2/engine/services/commands.py`.
+Every file of the folder R2D2_SECRETS (/run/secrets) is a secret, by its name. Any that is missing, short or an
+example's is refused in one line. `check` does nothing else. How a service is started is what
+`r2d2/engine/services/commands.py` says.
 
-Environment: R2D2_DATABASE (postgresql://USER@HOST/NAME) and R2D2_ARTIFACTS (a URL) for mlflow; R2D2_HEAD (the head's address)
-and R2D2_ADDRESS (this host's) for Ray.
+Environment: R2D2_DATABASE (postgresql://USER@HOST/NAME) and R2D2_ARTIFACTS (a URL) for mlflow; R2D2_HEAD (the head's
+address) and R2D2_ADDRESS (this host's) for Ray.
 """
 
 import os
 import sys
 from pathlib import Path
 
-from r2d2 import services
 from r2d2.engine.services import commands
 from r2d2.engine.services.settings import PORTS, Settings
 from r2d2.errors import InputError
@@ -111,7 +111,9 @@ def secret(name: str) -> str:
     if any(word in value.lower() for word in EXAMPLES):
         raise InputError(f"secret {name}: it is the example's; make one of your own, e.g. openssl rand -hex 24")
     if len(value) < SHORTEST:
-        raise InputError(f"secret {name}: {len(value)} characters, at least {SHORTEST} are needed; e.g. openssl rand -hex 24")
+        raise InputError(
+            f"secret {name}: {len(value)} characters, at least {SHORTEST} are needed; e.g. openssl rand -hex 24"
+        )
     return value
 
 

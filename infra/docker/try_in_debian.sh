@@ -7,7 +7,7 @@ root=$(realpath --canonicalize-missing "${1:?the folder of the new Debian}")
 [ ! -e "$root" ] || { echo "try_in_debian.sh: $root is there already" >&2; exit 2; }
 cd "$(dirname "$0")/../.."
 debootstrap --variant=minbase --include=ca-certificates bookworm "$root"
-trap 'umount "$root/proc" "$root/dev"' EXIT
+trap 'umount --recursive "$root/proc" "$root/dev"' EXIT
 mount -t proc proc "$root/proc"
 mount --rbind /dev "$root/dev" && mount --make-rslave "$root/dev"
 cp /etc/resolv.conf /etc/hosts "$root/etc/"

@@ -3,8 +3,8 @@
     python slurm.py srun [--nodelist=HOST] [--OPTION=...] COMMAND...
     python slurm.py scontrol show hostnames LIST | requeue JOB
 
-Without --nodelist, `srun` starts the command on every host of R2D2_TEST_HOSTS, each as a process group of its own, which gets
-the SIGTERM that `srun` gets. What is queued again is a line in the file R2D2_TEST_REQUEUED.
+Without --nodelist, `srun` starts the command on every host of R2D2_TEST_HOSTS, each as a process group of its own,
+which gets the SIGTERM that `srun` gets. What is queued again is a line in the file R2D2_TEST_REQUEUED.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""The Slurm script, with a stub of Slurm on two hosts made of network namespaces: real Ray, real ranks, a real requeue."""
+"""The Slurm script, with a stub of Slurm on two hosts made of network namespaces: real Ray, real ranks, a requeue."""
 
 import contextlib
 import json

@@ -1,8 +1,8 @@
-"""Make `kuberay.json` of KubeRay's own definitions: the schemas of its RayCluster and RayJob, without what is not theirs.
+"""Make `kuberay.json` of KubeRay's own definitions: the schemas of RayCluster and RayJob, without what is not theirs.
 
     python tests/infra/trim_kuberay.py KUBERAY_CLONE REVISION > tests/infra/kuberay.json
 
-Left out: descriptions, status, and the schema of a pod wherever one is embedded, for Kubernetes' own is the test's for that.
+Left out: descriptions, status, and the schema of a pod wherever one is embedded: the test takes Kubernetes' own for it.
 Unknown keys are refused, as `kubectl --validate=strict` does.
 """
 
