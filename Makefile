@@ -76,11 +76,11 @@ format: setup
 	$(BIN)/ruff check --fix .
 
 # No index address goes into the locks: they say what, and the reader's own pip settings say from where.
-COMPILE := uv pip compile pyproject.toml --python-version 3.11 --extra horovod-build --extra server --extra dev \
+COMPILE := $(BIN)/uv pip compile pyproject.toml --python-version 3.11 --extra horovod-build --extra server --extra dev \
 	--generate-hashes --no-annotate --no-header
 lock:
-	$(BIN)/$(COMPILE) --extra cpu --upgrade -o requirements.lock
-	$(BIN)/$(COMPILE) --extra gpu --upgrade --constraints requirements.lock -o requirements-gpu.lock
+	$(COMPILE) --extra cpu --upgrade -o requirements.lock
+	$(COMPILE) --extra gpu --upgrade --constraints requirements.lock -o requirements-gpu.lock
 	echo 'horovod==0.28.1' | $(BIN)/uv pip compile - --python-version 3.11 --no-deps \
 		--generate-hashes --no-annotate --no-header -o horovod.lock
 
