@@ -45,6 +45,9 @@ def hosts():
         pytest.skip(f"{ROOT} lies in /tmp, of which each host has its own")
     shared = Path(tempfile.mkdtemp(prefix="r2d2-slurm-", dir="/var/tmp"))
     with FileLock("/var/tmp/r2d2-hosts.lock", timeout=240):
+        assert not on_hosts(), "somebody who does not heed the lock uses these hosts"
+        # What a killed test left.
+        subprocess.run([slurm.SEVERAL_HOSTS, "down", str(len(HOSTS))], capture_output=True, check=False)
         subprocess.run([slurm.SEVERAL_HOSTS, "up", str(len(HOSTS)), "1gbit"], check=True)
         try:
             yield shared
