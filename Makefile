@@ -1,13 +1,16 @@
 # Everything a newcomer needs: make demo, make test. Everything CI needs: make check, make test.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: setup demo test check soak bench format lock clean
+.PHONY: setup packages demo test check soak bench format lock clean
 
 PYTHON ?= python3.11
 UV_VERSION := 0.13.9
 VENV := .venv
 BIN := $(VENV)/bin
-LOCKS := requirements.lock horovod.lock
+# GPU=1: TensorFlow with CUDA, Horovod with NCCL. Needs CUDA 12's compiler and NCCL's headers on the machine.
+GPU ?=
+LOCK := requirements$(if $(GPU),-gpu).lock
+LOCKS := $(LOCK) horovod.lock
 # By content, not by time: a checkout that touches the files makes nothing again.
 hash = $(shell cat $(1) | sha256sum | cut -c1-16)
 PACKAGES := $(VENV)/.packages-$(call hash,$(LOCKS))
@@ -15,16 +18,17 @@ PROJECT := $(VENV)/.project-$(call hash,pyproject.toml)
 KERNELS := $(VENV)/.kernels-$(call hash,r2d2/kernels/convolution_gradient.cc r2d2/kernels/__init__.py $(LOCKS))
 
 HOROVOD_BUILD := HOROVOD_WITH_TENSORFLOW=1 HOROVOD_WITHOUT_PYTORCH=1 HOROVOD_WITHOUT_MXNET=1 \
-	HOROVOD_WITH_GLOO=1 HOROVOD_WITHOUT_MPI=1
+	HOROVOD_WITH_GLOO=1 HOROVOD_WITHOUT_MPI=1 $(if $(GPU),HOROVOD_GPU_OPERATIONS=NCCL)
 
 setup: $(PROJECT) $(KERNELS)
+packages: $(PACKAGES)
 
 $(PACKAGES):
 	@PYTHON=$(PYTHON) bash infra/preflight.sh
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode --require-hashes -r requirements.lock
+	$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode --require-hashes -r $(LOCK)
 	@echo "Building Horovod against TensorFlow (2 to 3 minutes)"
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(HOROVOD_BUILD) $(BIN)/uv pip install --python $(BIN)/python --no-cache \
 		--require-hashes --no-deps --no-build-isolation -r horovod.lock
@@ -72,9 +76,11 @@ format: setup
 	$(BIN)/ruff check --fix .
 
 # No index address goes into the locks: they say what, and the reader's own pip settings say from where.
+COMPILE := $(BIN)/uv pip compile pyproject.toml --python-version 3.11 --extra horovod-build --extra server --extra dev \
+	--generate-hashes --no-annotate --no-header
 lock:
-	$(BIN)/uv pip compile pyproject.toml --python-version 3.11 --extra cpu --extra horovod-build --extra server --extra dev \
-		--generate-hashes --no-annotate --no-header --upgrade -o requirements.lock
+	$(COMPILE) --extra cpu --upgrade -o requirements.lock
+	$(COMPILE) --extra gpu --upgrade --constraints requirements.lock -o requirements-gpu.lock
 	echo 'horovod==0.28.1' | $(BIN)/uv pip compile - --python-version 3.11 --no-deps \
 		--generate-hashes --no-annotate --no-header -o horovod.lock
 

@@ -34,7 +34,7 @@ def pins(lock):
     return versions, hashes
 
 
-@pytest.mark.parametrize("lock", LOCKS)
+@pytest.mark.parametrize("lock", [*LOCKS, "requirements-gpu.lock"])
 def test_a_lock_says_what_and_not_from_where_and_every_pin_has_a_hash(lock):
     text = (ROOT / lock).read_text(encoding="utf-8")
     assert not re.search(r"https?:|--(extra-)?index|--find-links|--trusted-host|\bgit\+|\bfile:", text)
@@ -125,9 +125,9 @@ def made(tmp_path):
     return tmp_path
 
 
-def would_run(folder, target="setup"):
+def would_run(folder, target="setup", *options):
     environment = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
-    command = ["make", "-n", "-C", str(folder), "--no-print-directory", target]
+    command = ["make", "-n", "-C", str(folder), "--no-print-directory", target, *options]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment | {"LC_ALL": "C"})
     return done.stdout
 
@@ -163,6 +163,13 @@ def test_another_kernel_is_built_alone(made, source):
         file.write("\n")
     commands = would_run(made)
     assert "-m r2d2.kernels" in commands and "install" not in commands
+
+
+def test_a_machine_with_gpus_gets_their_lock_and_horovod_with_nccl(made):
+    shutil.copy(ROOT / "requirements-gpu.lock", made)
+    commands = would_run(made, "setup", "GPU=1")
+    assert "--require-hashes -r requirements-gpu.lock" in commands and "HOROVOD_GPU_OPERATIONS=NCCL" in commands
+    assert "NCCL" not in would_run(made)
 
 
 def test_a_first_make_checks_the_machine_before_anything_else(made):

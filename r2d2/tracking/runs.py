@@ -2,6 +2,8 @@
 
 import importlib.metadata
 import json
+import os
+import re
 import subprocess
 import time
 from collections.abc import Mapping
@@ -22,6 +24,8 @@ from r2d2.tracking.delivery import STOP_TAG
 
 JOB_TAG = "r2d2.job"
 """The Ray jobs that a run's drivers were: their submission ids, the latest last."""
+SLURM_TAG = "r2d2.slurm_job"
+"""The number of the Slurm job that a run began in."""
 PACKAGES = ("tensorflow-cpu", "tensorflow", "keras", "horovod", "ray", "mlflow", "numpy", "opencv-python-headless")
 
 
@@ -112,7 +116,10 @@ def _describe(run: Run, experiment: config.Experiment, tags: Mapping[str, object
     parameters = [Param(key, value[:6000]) for key, value in config.parameters(experiment).items()]
     run.client.log_batch(run.run_id, params=parameters)
     known = {"version": __version__, "git": git_commit(), "packages": json.dumps(versions())} | dict(tags)
-    run.client.log_batch(run.run_id, tags=[RunTag(f"r2d2.{key}", str(value)) for key, value in known.items()])
+    found = [RunTag(f"r2d2.{key}", str(value)) for key, value in known.items()]
+    if slurm := os.environ.get("SLURM_JOB_ID"):
+        found.append(RunTag(SLURM_TAG, slurm))
+    run.client.log_batch(run.run_id, tags=found)
 
 
 def experiment_id(client: MlflowClient, name: str) -> str:
@@ -130,7 +137,7 @@ def experiment_id(client: MlflowClient, name: str) -> str:
 
 
 def find(client: MlflowClient, run_id: str) -> Run:
-    """A run by its id or its name.
+    """A run by its id, its name, or `slurm-` and the number of the Slurm job that it began in.
 
     Raises:
         InputError: There is none; the latest are named.
@@ -141,9 +148,12 @@ def find(client: MlflowClient, run_id: str) -> Run:
         pass
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     if "'" not in run_id:
-        of_name = f"attributes.run_name = '{run_id}'"
-        named = client.search_runs(experiments, of_name, max_results=1, run_view_type=ViewType.ACTIVE_ONLY)
-        if named:
+        asked = f"attributes.run_name = '{run_id}'"
+        order = None
+        if slurm := re.fullmatch(r"slurm-(\d+)", run_id):
+            # Its first: what else it began, such as the trials of a sweep, belongs to that.
+            asked, order = f"tags.`{SLURM_TAG}` = '{slurm[1]}'", ["attributes.start_time ASC"]
+        if named := client.search_runs(experiments, asked, ViewType.ACTIVE_ONLY, max_results=1, order_by=order):
             return Run(client, named[0].info.run_id)
     latest = client.search_runs(experiments, max_results=5, run_view_type=ViewType.ACTIVE_ONLY)
     known = ", ".join(run.info.run_name for run in latest) or "none yet"

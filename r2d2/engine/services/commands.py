@@ -7,6 +7,7 @@ import re
 import secrets
 import socket
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
@@ -97,27 +98,49 @@ def ray(host: str, ports: dict[str, int], settings: Settings, scratch: str) -> l
         "min-worker-port": 0,
         "max-worker-port": 0,
     }
+    return _ray_start("--head", options)
+
+
+def ray_node(head: str, host: str) -> list[str]:
+    """The command line of a further node, at the address `host`, of the cluster whose head is at `head` (host:port)."""
+    slots = len(os.sched_getaffinity(0))
+    return _ray_start(f"--address={head}", {"node-ip-address": host, "num-cpus": slots, "log-color": "false"})
+
+
+def _ray_start(role: str, options: Mapping[str, object]) -> list[str]:
     words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
     # The module that its command `ray` calls, so that it is this Python's.
-    return [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats", *words]
+    return [sys.executable, "-m", "ray.scripts.scripts", "start", role, "--block", "--disable-usage-stats", *words]
 
 
 def lock_doors() -> None:
     """Make the files of MLflow's password and Ray's token, if they are not there."""
     if not services.password_file().exists():
-        parser = configparser.ConfigParser(interpolation=None)
-        parser["mlflow"] = {
-            "default_permission": "NO_PERMISSIONS",
-            "database_uri": f"sqlite:///{services.folder()}/mlflow-users.db",
-            "admin_username": "admin",
-            "admin_password": secrets.token_urlsafe(24),
-            "authorization_function": "mlflow.server.auth:authenticate_request_basic_auth",
-            # Otherwise every request waits for the password's slow hash.
-            "auth_cache_ttl_seconds": "300",
-            "secret_key": secrets.token_urlsafe(32),
-        }
-        text = io.StringIO()
-        parser.write(text)
-        services.write_private(services.password_file(), text.getvalue())
+        users = f"sqlite:///{services.folder()}/mlflow-users.db"
+        write_users(users, secrets.token_urlsafe(24), secrets.token_urlsafe(32))
     if not services.token_file().exists():
         services.write_private(services.token_file(), secrets.token_hex(32))
+
+
+def write_users(database: str, password: str, key: str) -> None:
+    """Write MLflow's settings of who is let in.
+
+    Args:
+        database: The URL of the database of its users.
+        password: The administrator's, who is made with the database.
+        key: What the server signs its pages with.
+    """
+    parser = configparser.ConfigParser(interpolation=None)
+    parser["mlflow"] = {
+        "default_permission": "NO_PERMISSIONS",
+        "database_uri": database,
+        "admin_username": "admin",
+        "admin_password": password,
+        "authorization_function": "mlflow.server.auth:authenticate_request_basic_auth",
+        # Otherwise every request waits for the password's slow hash.
+        "auth_cache_ttl_seconds": "300",
+        "secret_key": key,
+    }
+    text = io.StringIO()
+    parser.write(text)
+    services.write_private(services.password_file(), text.getvalue())
