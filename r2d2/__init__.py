@@ -17,6 +17,8 @@ ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     # Standard output belongs to the command's answer.
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    # R2D2 shows its own progress, and on standard error one line where the input was wrong.
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     # Ray's workers step back behind everything else by default (15): training is what the machine is there for.
     "RAY_worker_niceness": "0",
     # Ray's own tables and warnings; R2D2 shows the progress.

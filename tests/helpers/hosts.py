@@ -59,13 +59,11 @@ class Hosts:
     def __enter__(self):
         self._lock.acquire()
         try:
-            wait_until(_unused, 900)
+            wait_until(_laid_out, 900)
         except BaseException:
             self._lock.release()
             raise
         try:
-            subprocess.run([SCRIPT, "down", "2"], capture_output=True, check=False)  # what a killed test left
-            subprocess.run([SCRIPT, "up", "2", LINK], check=True)
             with socket.socket() as probe:
                 probe.bind((OUTSIDE, 0))
                 self._port = probe.getsockname()[1]
@@ -140,13 +138,14 @@ class Hosts:
             )
 
 
-def _unused():
-    """Whether there are no hosts, or nobody has been on them for a few seconds who does not heed the lock."""
-    if not Path("/run/netns/node0").exists():
-        return True
-    if not (processes(0) or processes(1)):
-        time.sleep(5)
-    return not (processes(0) or processes(1))
+def _laid_out():
+    """Lay the hosts out, unless somebody is on them who does not heed the lock; whether that was done."""
+    if Path("/run/netns/node0").exists():
+        time.sleep(5)  # who has only just laid them out is on them soon
+        if processes(0) or processes(1):
+            return False
+        subprocess.run([SCRIPT, "down", "2"], capture_output=True, check=False)  # what a killed test left
+    return subprocess.run([SCRIPT, "up", "2", LINK], capture_output=True, check=False).returncode == 0
 
 
 def processes(host):
