@@ -191,7 +191,7 @@ def test_every_command_has_help(words):
 
 def test_every_command_that_answers_with_data_has_json():
     without = {" ".join(path) for path, found in commands() if "as_json" not in {p.name for p in found.params}}
-    assert without == {"data", "runs", "zoo", "dashboard"}  # the groups, and a server
+    assert without == {"data", "jobs", "runs", "zoo", "dashboard", "jobs logs"}  # groups, a server, a job's own text
 
 
 def test_a_missing_experiment_file_is_one_line_of_the_installed_script(tmp_path):
