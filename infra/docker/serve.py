@@ -60,8 +60,7 @@ def dashboard() -> tuple[list[str], dict[str, str]]:
 
 def ray_head() -> tuple[list[str], dict[str, str]]:
     """Ray's head, whose jobs may take two minutes to leave with a checkpoint when they are stopped."""
-    patience = {"RAY_JOB_STOP_WAIT_TIME_S": "120"}
-    return commands.ray(told("R2D2_HEAD"), PORTS, Settings(), "/tmp/ray"), tracking() | token() | patience
+    return commands.ray(told("R2D2_HEAD"), PORTS, Settings(), "/tmp/ray"), tracking() | token() | commands.HEAD
 
 
 def ray_worker() -> tuple[list[str], dict[str, str]]:

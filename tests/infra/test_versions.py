@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from r2d2 import __version__
+from r2d2.engine.services.commands import HEAD
 
 ROOT = Path(__file__).parents[2]
 INFRA = ROOT / "infra"
@@ -58,3 +59,12 @@ def test_postgres_is_one_in_compose_and_kubernetes():
     files = (INFRA / "compose" / "compose.yaml", INFRA / "kubernetes" / "postgres.yaml")
     versions = {version for file in files for version in re.findall(r"image: postgres:(\S+)", file.read_text())}
     assert len(versions) == 1
+
+
+@pytest.mark.parametrize("file", ["kubernetes/ray-cluster.yaml", "ray/cluster.yaml", "slurm/r2d2.sbatch"])
+def test_rays_head_reads_the_same_everywhere(file):
+    """Compose's head and `r2d2 up` take `commands.HEAD` itself; Slurm has no job server that could stop a job."""
+    text = (INFRA / file).read_text(encoding="utf-8")
+    stated = dict(re.findall(r"(RAY_[A-Za-z_]+?)(?:, value: \"|=)(\d+)", text))
+    expected = {key: value for key, value in HEAD.items() if not ("JOB" in key and "slurm" in file)}
+    assert {key: stated.get(key) for key in expected} == expected

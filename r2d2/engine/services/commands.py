@@ -17,6 +17,17 @@ from r2d2.engine.services.settings import Settings, reached
 from r2d2.network import free_port
 from r2d2.services import LOOPBACK
 
+HEAD = {
+    # `ray job stop` means: leave well, with a checkpoint. Three seconds are Ray's usual patience.
+    "RAY_JOB_STOP_WAIT_TIME_S": "120",
+    # A node that does not answer is taken for dead after 4 x (2 + 5) s, as long as Horovod's ranks wait for each other.
+    # Ray's own values make that a minute, in which a run would wait for a host that was cut off.
+    "RAY_health_check_period_ms": "2000",
+    "RAY_health_check_timeout_ms": "5000",
+    "RAY_health_check_failure_threshold": "4",
+}
+"""What Ray's head reads from its environment, here and in infra/."""
+
 
 def environment() -> dict[str, str]:
     """This process' environment as a service starts in it: nothing in it names services elsewhere."""

@@ -24,14 +24,6 @@ from r2d2.services import LOOPBACK, Service
 START_S = 120.0
 """How long a service may take until it answers; MLflow's tables alone take ten seconds to make."""
 
-NOTICE = {
-    "RAY_health_check_period_ms": "2000",
-    "RAY_health_check_timeout_ms": "5000",
-    "RAY_health_check_failure_threshold": "4",
-}
-"""When Ray's head takes a node for dead that does not answer: after 4 x (2 + 5) s, as long as Horovod's ranks wait for
-each other. Ray's own values make that a minute, in which a run would wait for a host that was cut off."""
-
 
 def start_all(missing: Sequence[str], record: dict[str, Service], settings: Settings) -> None:
     """Start these services and wait until they answer; if one does not, end what was started.
@@ -118,10 +110,7 @@ def _start(name: str, host: str, ports: dict[str, int], tracking: str, settings:
         # place of a cluster that somebody else has started on this machine.
         scratch = tempfile.mkdtemp(prefix="r2d2-ray-")
         line = commands.ray(host, ports, settings, scratch)
-        # `ray job stop` means: leave well, with a checkpoint. Three seconds are Ray's usual patience.
-        environment.setdefault("RAY_JOB_STOP_WAIT_TIME_S", "120")
-        for variable, value in NOTICE.items():
-            environment.setdefault(variable, value)
+        environment = commands.HEAD | environment
         # Half a minute in which work could move to another node, when the head ends: there is nowhere to go.
         environment["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] = "0"
         address, page = f"{reach}:{ports['ray']}", f"http://{reach}:{ports['ray_page']}"
