@@ -219,3 +219,33 @@ def test_checkpoints_of_later_steps_are_forgotten(checkpoints, variables):
         checkpoints.save(_state(epoch, 1), _values(variables))
     checkpoints.forget_after(10)
     assert checkpoints.latest().name == "step-00000010"
+
+
+def test_what_is_taken_from_another_run_is_all_that_there_is_then(checkpoints, variables, tmp_path):
+    """Population-based training: the better network's latest checkpoint and its best weights, and nothing of one's own."""
+    donor = Checkpoints(tmp_path / "donor")
+    donor.begin_attempt(donor.take_over())
+    donor.save(_state(2, 2), [array + 1 for array in _values(variables)])
+    donor.save(_state(4, 2), [array + 2 for array in _values(variables)])
+    for epoch in (1, 3, 6):
+        checkpoints.save(_state(epoch, epoch), _values(variables))
+    before = _values(variables)
+    checkpoints.take_from(tmp_path / "donor")
+    assert [path.name for path in (checkpoints.folder / "checkpoints").iterdir()] == ["step-00000040"]
+    assert [path.name for path in (checkpoints.folder / "best").iterdir()] == ["step-00000020"]
+    state = restore(checkpoints.latest(), variables)
+    assert state == _state(4, 2)
+    for mine, taken in zip(before, _values(variables), strict=True):
+        np.testing.assert_array_equal(mine + 2, taken)
+    # The donor goes on and removes what was taken: it stays here.
+    donor.save(_state(5, 5), _values(variables))
+    donor.save(_state(6, 6), _values(variables))
+    restore(checkpoints.best(state), variables)
+    for mine, taken in zip(before, _values(variables), strict=True):
+        np.testing.assert_array_equal(mine + 1, taken)
+
+
+def test_of_a_run_without_a_checkpoint_nothing_is_taken(checkpoints, variables, tmp_path):
+    checkpoints.save(_state(1, 1), _values(variables))
+    checkpoints.take_from(tmp_path / "nobody")
+    assert checkpoints.latest().name == "step-00000010"
