@@ -37,6 +37,13 @@ def runs_show(run: Annotated[str, typer.Argument(help="A run's id or name.")], a
         return
     for part in ("run_id", "name", "status", "started"):
         print(f"{part:<24} {found[part]}")
+    if found["trials"]:
+        print("\ntrials")
+    for trial in found["trials"]:
+        dice = "" if trial["val/dice"] is None else f"val dice {trial['val/dice']:.3f}"
+        print(
+            f"  {trial['run_id']}  {trial['status']:<9} {trial['name']:<32} {dice:<15} {trial['reason'] or ''}".rstrip()
+        )
     for part in ("tags", "metrics", "params"):
         print(f"\n{part}")
         for key, value in found[part].items():

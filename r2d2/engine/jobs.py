@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 VERBS = ("train", "tune", "scale", "evaluate")
 """The commands that can be submitted: what they make is recorded, and not written into the job's folder."""
-WITH_EXPERIMENT = ("train", "scale")
-"""Those whose first argument is an experiment file."""
+WITH_FILE = ("train", "tune", "scale")
+"""Those whose first argument is an experiment file, or a sweep file."""
 RUN_S = 60.0
 """How long `submit` waits until the job has made its run, which comes after the preparation of the data."""
 STOP_S = 180.0
@@ -134,7 +134,7 @@ def _packed(
         what = words[0] if words else "nothing"
         raise InputError(f"submit: {what} is no work for a cluster; {', '.join(VERBS)} are: submit -- train FILE")
     verb, *rest = words
-    if verb not in WITH_EXPERIMENT or not rest or rest[0].startswith("-"):
+    if verb not in WITH_FILE or not rest or rest[0].startswith("-"):
         if workers is not None:
             raise InputError("--workers: goes with an experiment file: submit --workers N -- train FILE")
         return [*words], None, None
@@ -142,10 +142,15 @@ def _packed(
     changes = [word for word in rest if "=" in word and not word.startswith("-")]
     if workers is not None:
         changes.append(f"cluster.workers={workers}")
-    experiment = config.load(file, changes)
     # What was left out stays out: it may mean something else there. The cluster is the one that the job is on.
-    values = experiment.model_dump(mode="json", exclude_unset=True)
-    values.get("cluster", {}).pop("address", None)
+    if verb == "tune":
+        sweep = config.load_sweep(file, changes)
+        experiment, values = sweep.experiment, yaml.safe_load(sweep.to_yaml())
+        values["experiment"].get("cluster", {}).pop("address", None)
+    else:
+        experiment = config.load(file, changes)
+        values = experiment.model_dump(mode="json", exclude_unset=True)
+        values.get("cluster", {}).pop("address", None)
     travels = Path(file).name
     return (
         [verb, travels, *(word for word in rest if word not in changes)],

@@ -12,12 +12,12 @@ LATEST = 100
 
 
 def list_runs(limit: int = LATEST) -> list[dict[str, Any]]:
-    """The latest runs of every experiment: id, name, status, start (local time) and the headline scores."""
+    """The latest runs of every experiment, a sweep being one: id, name, status, start (local time), headline scores."""
     if store.is_new(uri := store.resolve()):
         return []
     client = store.connect(uri)
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    ours = "tags.`r2d2.version` LIKE '%'"
+    ours = f"tags.`r2d2.version` LIKE '%' AND tags.`{runs.PARENT_TAG}` IS NULL"
     found = client.search_runs(experiments, ours, max_results=limit, run_view_type=ViewType.ACTIVE_ONLY)
     return [
         {
@@ -25,7 +25,7 @@ def list_runs(limit: int = LATEST) -> list[dict[str, Any]]:
             "name": run.info.run_name,
             "status": run.info.status,
             "started": _local_time(run.info.start_time),
-            "val/dice": run.data.metrics.get("val/dice"),
+            "val/dice": run.data.metrics.get("val/dice", run.data.metrics.get("sweep/best_dice")),
             "test/dice": run.data.metrics.get("test/dice"),
             "reason": run.data.tags.get("r2d2.reason"),
         }
@@ -44,7 +44,7 @@ def runs_of_jobs(uri: str, limit: int = LATEST) -> dict[str, dict[str, Any]]:
         return {}
     client = store.connect(uri)
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    of_jobs = f"tags.`{runs.JOB_TAG}` LIKE '%'"
+    of_jobs = f"tags.`{runs.JOB_TAG}` LIKE '%' AND tags.`{runs.PARENT_TAG}` IS NULL"
     found = client.search_runs(experiments, of_jobs, max_results=limit, run_view_type=ViewType.ACTIVE_ONLY)
     return {
         job: {
@@ -59,9 +59,11 @@ def runs_of_jobs(uri: str, limit: int = LATEST) -> dict[str, dict[str, Any]]:
 
 
 def show_run(name: str) -> dict[str, Any]:
-    """One run, by id or name: what `list_runs` says and all its tags, latest metrics and parameters."""
+    """One run, by id or name: what `list_runs` says, all its tags, latest metrics and parameters; a sweep's trials."""
     client = store.connect(store.resolve())
     run = client.get_run(runs.find(client, name).run_id)
+    below = f"tags.`{runs.PARENT_TAG}` = '{run.info.run_id}'"
+    trials = client.search_runs([run.info.experiment_id], below, order_by=["attributes.start_time ASC"])
     return {
         "run_id": run.info.run_id,
         "name": run.info.run_name,
@@ -70,6 +72,16 @@ def show_run(name: str) -> dict[str, Any]:
         "tags": {key: value for key, value in sorted(run.data.tags.items()) if key.startswith("r2d2.")},
         "metrics": dict(sorted(run.data.metrics.items())),
         "params": dict(sorted(run.data.params.items())),
+        "trials": [
+            {
+                "run_id": trial.info.run_id,
+                "name": trial.info.run_name,
+                "status": trial.info.status,
+                "val/dice": trial.data.metrics.get("val/dice"),
+                "reason": trial.data.tags.get("r2d2.reason"),
+            }
+            for trial in trials
+        ],
     }
 
 

@@ -24,6 +24,8 @@ from r2d2.tracking.delivery import STOP_TAG
 
 JOB_TAG = "r2d2.job"
 """The Ray jobs that a run's drivers were: their submission ids, the latest last."""
+PARENT_TAG = MLFLOW_PARENT_RUN_ID
+"""Of a sweep's trials: the sweep's run."""
 SLURM_TAG = "r2d2.slurm_job"
 """The number of the Slurm job that a run began in."""
 PACKAGES = ("tensorflow-cpu", "tensorflow", "keras", "horovod", "ray", "mlflow", "numpy", "opencv-python-headless")
@@ -87,7 +89,7 @@ def create(
     group, name, parent = experiment.name, f"{experiment.name}-{time.strftime('%m%d-%H%M%S')}", {}
     if sweep:
         group, name = sweep[0].name, f"{sweep[0].name}-{sweep[2]}"
-        parent = {MLFLOW_PARENT_RUN_ID: sweep[1].run_id}
+        parent = {PARENT_TAG: sweep[1].run_id}
     created = client.create_run(experiment_id(client, group), run_name=name, tags=parent)
     run = Run(client, created.info.run_id)
     _describe(run, experiment, {"data": dataset["hash"]})

@@ -222,7 +222,7 @@ def test_checkpoints_of_later_steps_are_forgotten(checkpoints, variables):
 
 
 def test_what_is_taken_from_another_run_is_all_that_there_is_then(checkpoints, variables, tmp_path):
-    """Population-based training: the better network's latest checkpoint and its best weights, and nothing of one's own."""
+    """The better network's latest checkpoint and its best weights, and nothing of one's own."""
     donor = Checkpoints(tmp_path / "donor")
     donor.begin_attempt(donor.take_over())
     donor.save(_state(2, 2), [array + 1 for array in _values(variables)])
