@@ -84,6 +84,8 @@ def run(
         storage: The folder, common to all nodes, that holds Ray's own files.
         name: What these are called there.
     """
+    if desk.empty():  # all had ended when the sweep was killed
+        return
     for noisy in ("ray.tune", "ray.train", "ray.air"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
     # Not every report has a score: validation may be rarer than epochs are.

@@ -105,7 +105,7 @@ class _Sweep:
         self._known = {trial.number: trial.scores for trial in before}
         self._unfinished = [trial for trial in before if trial.outcome == "running"]
         self._running: dict[int, _Running] = {}
-        self._leaving = ""
+        self._leaving, self._told_away = "", False
         self._driven = Driven(run, self.folder)
 
     def run(self, alone: "Placement") -> SweepResult:
@@ -167,7 +167,7 @@ class _Sweep:
 
     def next(self) -> "tuple[int, Task] | None":
         """The next trial, with a run of its own: one from before that did not end, or a new one."""
-        if self._leaving:
+        if self._leaving or not self._server_answers():
             return None
         trial = self._unfinished.pop(0) if self._unfinished else self.study.draw()
         if trial is None:
@@ -180,6 +180,20 @@ class _Sweep:
             self.study.end(trial.number, "failed", str(error), 0.0)
             self._show(f"trial {trial.number} failed: {error}")
             return self.next()
+
+    def _server_answers(self) -> bool:
+        """Whether a trial's run can be made now; if not, that is said once."""
+        from r2d2.tracking import store
+
+        try:
+            store.check(self.sweep_run.client.tracking_uri)
+        except InputError as error:
+            if not self._told_away:
+                self._show(f"No new trial for now: {error}")
+            self._told_away = True
+            return False
+        self._told_away = False
+        return True
 
     def empty(self) -> bool:
         """Whether there will never be another trial."""
