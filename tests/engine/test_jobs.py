@@ -105,7 +105,7 @@ def test_what_ray_stops_has_a_checkpoint_and_a_reason_and_goes_on_to_the_end_as_
     )
 
     def trains():
-        states = sorted((cluster.home / "runs").glob("*/checkpoints/step-*/state.json"))
+        states = sorted((cluster.home / "runs").glob("*/attempt-*/checkpoints/step-*/state.json"))
         return states and json.loads(states[-1].read_text())["epoch"] >= 3
 
     wait_for(trains, 120)
@@ -171,7 +171,7 @@ def test_a_run_waits_for_the_slots_of_another_and_both_are_stopped_by_their_tags
     assert "2 CPUs; 1 waiting for slots" in document(state)[0]["about"]
     row = document(stopped)
     assert (row["status"], row["run_id"]) == ("FAILED", second["run_id"])
-    assert (row["run_status"], row["reason"]) == ("KILLED", "stopped before it had its slots")
+    assert (row["run_status"], row["reason"]) == ("KILLED", "asked to leave while it waited")
     assert asked(cluster, log)["logs"].splitlines()[-1].endswith(f"r2d2 train --resume {second['run_id']}")
     assert after[0] == 2 and "it has failed, there is nothing to stop" in after[2]
 

@@ -187,7 +187,7 @@ def test_a_sweep_that_cannot_be_is_one_line_and_nothing_is_recorded(home, sweep_
 
 def test_a_population_learns_from_its_best(home, base, tmp_path):
     """Of four networks three can learn nothing; one of them takes the fourth one's weights and rate."""
-    (tmp_path / "small.yaml").write_text(yaml.safe_dump(base | {"training": base["training"] | {"epochs": 6}}))
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(base | {"training": base["training"] | {"epochs": 4}}))
     values = {
         "name": "population",
         "experiment": "small.yaml",

@@ -101,7 +101,7 @@ def query(home, sql):
 
 def epoch(home):
     """The epoch of the latest checkpoint."""
-    found = sorted((home / "runs").glob("*/checkpoints/step-*/state.json"))
+    found = sorted((home / "runs").glob("*/attempt-*/checkpoints/step-*/state.json"))
     with contextlib.suppress(FileNotFoundError):  # removed since
         return json.loads(found[-1].read_text())["epoch"] if found else 0
     return 0
