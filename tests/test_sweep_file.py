@@ -166,6 +166,19 @@ def test_a_range_can_be_given_on_the_command_line_and_the_base_too(tmp_path, mon
         ({"experiment": None}, "experiment: give the base experiment"),
         ({"settings": {"training.epoch": 3}}, "training.epoch: unknown key; the nearest known: training.epochs"),
         ({"trails": 3}, "trails: unknown key; the nearest known: trials"),
+        (
+            {"space": {"training.batch_size": {"uniform": [2, 8]}}},
+            "training.batch_size: input should be a valid integer",
+        ),
+        ({"space": {"training.momentum": {"uniform": [0.1, 0.2], "step": 2}}}, "step (2) goes with integers"),
+        (
+            {"for_each": "training.optimizer", "trials": 1},
+            "trials (1): at least one for each value of training.optimizer",
+        ),
+        (
+            {"search": "pbt", "finish": "retrain", "space": {"training.learning_rate": {"uniform": [0.1, 1]}}},
+            "finish: retrain: what search: pbt finds",
+        ),
         ({"for_each": "training.seed"}, "for_each: training.seed is no setting of the space"),
         (
             {"for_each": "training.learning_rate"},

@@ -78,6 +78,8 @@ def tune(
         )
         print(f"\nSoonest done: tune {file} concurrent={best.trials} cluster.workers={best.workers}{same}")
         return
+    if file and "=" in file.name and not file.exists():
+        raise InputError(f"{file}: a setting is changed after the sweep file: tune FILE KEY=VALUE")
     result = run(config.load_sweep(file, overrides or []) if file else None, resume)
     if as_json:
         answer(result)

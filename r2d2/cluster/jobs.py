@@ -181,14 +181,15 @@ class Queue:
 
     Args:
         say: Called with a line when it begins to wait, and when it goes on.
+        own: Whether it has much work of its own, which waits for each other.
 
     Attributes:
         waiting: Whether it waits now.
     """
 
-    def __init__(self, say: Callable[[str], None]) -> None:
+    def __init__(self, say: Callable[[str], None], own: bool = False) -> None:
         self.waiting = False
-        self._say, self._over = say, threading.Event()
+        self._say, self._own, self._over = say, own, threading.Event()
         self._thread = threading.Thread(target=self._watch, name="queue", daemon=True)
 
     def __enter__(self) -> "Queue":
@@ -212,7 +213,7 @@ class Queue:
                 )
                 if waits and not self.waiting:
                     told = Cluster(context.gcs_address).waits().get(own)
-                    if told is None:  # it has them by now
+                    if told is None or (self._own and _UNKNOWN in told):  # it has them by now, or its own work has
                         continue
                     self._say(f"Waiting for slots: {told}")
                 elif self.waiting and not waits:
@@ -220,6 +221,7 @@ class Queue:
                 self.waiting = waits
 
 
+_UNKNOWN = "other work has them"
 _WAITING = ("PENDING", "RESCHEDULING")
 
 
@@ -247,7 +249,7 @@ def _waits(groups: Iterable[Any], programs: Iterable[Any]) -> dict[str, str]:
             for one, has in held.items()
             if one != whose and (text := _slot(has))
         )
-        found[whose] = f"{wants or 'some'}; {others or 'other work has them'}"
+        found[whose] = f"{wants or 'some'}; {others or _UNKNOWN}"
     return found
 
 

@@ -82,12 +82,19 @@ class Study:
                 self._grid = [self._grid[number] for number in sorted(chosen)]
 
     def trials(self) -> list[Trial]:
-        """All that have been drawn so far."""
-        return [self._read(trial) for trial in self._study.get_trials(deepcopy=False)]
+        """All that have been drawn so far, by their numbers."""
+        return [self._read(trial) for trial in self._study.get_trials(deepcopy=False) if "values" in trial.user_attrs]
+
+    def finish(self, **known: Any) -> dict[str, Any]:
+        """Keep what is known of the finish (`run_id`, `result`), and return all that is."""
+        for key, value in known.items():
+            self._study.set_user_attr(key, value)
+        return self._study.user_attrs
 
     def draw(self) -> Trial | None:
         """A new trial; None if there are enough."""
-        number = len(self._study.get_trials(deepcopy=False))
+        found = self._study.get_trials(deepcopy=False)
+        number = len(self.trials())
         if number >= self._sweep.number:
             return None
         seed = int(np.random.SeedSequence([self._sweep.seed, number]).generate_state(1)[0])
@@ -97,13 +104,18 @@ class Study:
         else:
             self._study.sampler = optuna.samplers.RandomSampler(seed=seed)
         given: Values = self._grid[number] if self._grid else {}
-        if not given and (each := self._sweep.for_each):
+        if len(found) > number:  # it was begun by a process that was killed meanwhile
+            given = {}
+        elif not given and (each := self._sweep.for_each):
             steps = self._sweep.space[each][0].steps or ()
             given = {each: steps[number % len(steps)]}
         if given:
             ranges_of = [(name, dimension, given[key]) for key, name, dimension in self._ranges(given) if key in given]
             self._study.enqueue_trial({name: _stored(dimension, value) for name, dimension, value in ranges_of})
-        trial, values = self._study.ask(), Values()
+        half = found[number] if len(found) > number else None
+        begun = half is not None and half.state == TrialState.RUNNING
+        trial = optuna.Trial(self._study, half._trial_id) if half is not None and begun else self._study.ask()
+        values = Values()
         for key, name, dimension in self._ranges(values):
             values[key] = _drawn(trial, name, dimension)
         trial.set_user_attr("values", values)

@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import os
+import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -19,15 +20,17 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTra
 from ray.tune.search import Searcher
 
 from r2d2 import config
-from r2d2.cluster import teaching
+from r2d2.cluster import slots, teaching
 from r2d2.cluster.placement import Placement
 from r2d2.cluster.trainer import cause
 from r2d2.cluster.worker import Task, work
 from r2d2.config.sweep import Values
+from r2d2.errors import WorkFailed
 from r2d2.files import whole_file
 
 TIME, SCORE = "epoch", "val/dice"
 """What a trial's age is counted in, and what it is judged by."""
+CONTINUE = FIFOScheduler.CONTINUE
 TASK = "task.json"
 """The file in a trial's run folder that says what its workers do: Tune is told no more than where it is."""
 
@@ -83,6 +86,9 @@ def run(
         max_restarts: How often one of a population may lose a worker; of others the desk keeps count.
         storage: The folder, common to all nodes, that holds Ray's own files.
         name: What these are called there.
+
+    Raises:
+        WorkFailed: The cluster has lacked slots for `cluster.wait_minutes`.
     """
     if desk.empty():  # all had ended when the sweep was killed
         return
@@ -115,6 +121,7 @@ def run(
             trainer_resources={"CPU": 0},
         ),
     )
+    tell = _Tell(desk, placement, sweep.experiment.cluster.wait_minutes)
     tuner = Tuner(
         trainer,
         param_space=space,
@@ -125,7 +132,7 @@ def run(
             # Ray would start a trial again as the same attempt; the desk gives it out again, as a new one. Of a
             # population all have their place from the beginning.
             failure_config=FailureConfig(max_failures=max_restarts if sweep.search == "pbt" else 0),
-            callbacks=[_Tell(desk)],
+            callbacks=[tell],
             verbose=0,
         ),
     )
@@ -133,10 +140,12 @@ def run(
         warnings.filterwarnings("ignore", "Consider boosting PBT")  # by keeping processes, which Train cannot
         with contextlib.suppress(_Left):
             tuner.fit()
+    if tell.problem:
+        raise WorkFailed(f"{tell.problem}; once they are back: tune --resume {name}")
 
 
 class _Left(Exception):  # noqa: N818
-    """All have left but those that wait for slots."""
+    """There are only trials left that wait for slots, and shall not any more."""
 
 
 def _loop(number: int, task: Task, values: Values) -> dict[str, Any]:
@@ -205,6 +214,8 @@ class _Asha(FIFOScheduler):
                 self.on_trial_result(None, number, {TIME: epoch, SCORE: score})
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict) -> str:  # noqa: ARG002
+        if result.get(TIME, 0) >= self._sweep.experiment.training.epochs:
+            return CONTINUE  # it ends by itself, with its last checkpoint written
         number = SimpleNamespace(trial_id=str(trial))
         halving = self._halving(str(self._sweep.group(self._desk.values(int(number.trial_id)))))
         if number.trial_id not in self._seen:
@@ -222,7 +233,6 @@ class _Asha(FIFOScheduler):
                 max_t=epochs,
                 grace_period=min(self._sweep.asha.min_epochs, epochs),
                 reduction_factor=self._sweep.asha.reduction,
-                stop_last_trials=False,  # they end by themselves, with their last checkpoint written
             )
         return self._halvings[group]
 
@@ -266,8 +276,11 @@ def _pbt(sweep: config.Sweep) -> PopulationBasedTraining:
 class _Tell(Callback):
     """Tells the desk what becomes of the trials."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, desk: Desk, placement: Placement, wait_minutes: float) -> None:
+        self._desk, self._placement, self._wait_minutes = desk, placement, wait_minutes
+        self._stuck_since: float | None = None
+        self._looked = 0.0
+        self.problem = ""
         self._loops: dict[str, tuple[int, Values]] = {}
 
     def __getstate__(self) -> dict:
@@ -276,7 +289,24 @@ class _Tell(Callback):
 
     def on_step_begin(self, iteration: int, trials: list, **info: Any) -> None:  # noqa: ARG002
         self._desk.look()
-        if self._desk.leaving and not any(trial.status == "RUNNING" for trial in trials):
+        if any(trial.status == "RUNNING" for trial in trials) or not any(trial.status == "PENDING" for trial in trials):
+            self._stuck_since = None
+            return
+        if self._desk.leaving:
+            raise _Left
+        now = time.monotonic()
+        if now - self._looked < slots.LOOK_S:
+            return
+        self._looked = now
+        if slots.total(self._placement) >= self._placement.workers:  # others have them: Ray's queue
+            self._stuck_since = None
+            return
+        self._stuck_since = self._stuck_since or now
+        if now - self._stuck_since >= 60 * self._wait_minutes:
+            self.problem = (
+                f"the cluster lacks slots for a trial of {self._placement.workers} workers for "
+                f"{self._wait_minutes:g} minutes (cluster.wait_minutes)"
+            )
             raise _Left
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:  # noqa: ARG002

@@ -58,6 +58,8 @@ class Dimension(Section):
         if len(given) != 1:
             raise ValueError(f"should have one of choice, uniform, log_uniform, integers (got {given or 'none'})")
         kind = given[0]
+        if self.step > 1 and kind != "integers":
+            raise ValueError(f"step ({self.step}) goes with integers")
         if kind == "choice":
             return self
         low, high = ranges[kind]
@@ -76,8 +78,14 @@ class Dimension(Section):
 
     @property
     def ends(self) -> tuple[Any, ...]:
-        """Values that show whether the range is allowed: all of a choice, else the ends."""
+        """All of a choice, else the ends."""
         return self.choice or self.uniform or self.log_uniform or self.integers or ()
+
+    @property
+    def samples(self) -> tuple[Any, ...]:
+        """Values that show whether the range is allowed: the ends, and one in between."""
+        numbers = self.uniform or self.log_uniform
+        return (*numbers, numbers[0] + 0.377 * (numbers[1] - numbers[0])) if numbers else self.ends
 
     def holds(self, values: Mapping[str, Any]) -> bool:
         """Whether the setting is varied next to these values of others."""
@@ -165,6 +173,10 @@ class Sweep(Section):
             raise ValueError(f"trials: search: {self.search} needs their number")
         if self.search == "pbt" and (self.trials or 0) < 4:
             raise ValueError(f"trials ({self.trials}): search: pbt needs a population of 4 or more")
+        if chosen and self.number < len(chosen[0].steps or ()):
+            raise ValueError(f"trials ({self.number}): at least one for each value of {self.for_each}")
+        if self.search == "pbt" and self.finish == "retrain":
+            raise ValueError("finish: retrain: what search: pbt finds is no one value of a setting; take continue")
         if self.search == "pbt" and self.concurrent is not None:
             raise ValueError(
                 "concurrent: search: pbt gives all trials their turn, as many at a time as there is room for"
@@ -308,7 +320,7 @@ def _check_space(sweep: Sweep, source: str) -> None:
         for dimension in ranges:
             beside: Values = {}
             _satisfy(sweep, dimension, beside)
-            for value in dimension.ends:
+            for value in dimension.samples:
                 try:
                     sweep.trial(beside | {key: value})
                 except InputError as error:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from r2d2 import config
 from r2d2.config.sweep import Values
-from r2d2.console import bar
+from r2d2.console import bar, say
 from r2d2.engine.doctor import require
 from r2d2.engine.models import parents, started, weights_file
 from r2d2.engine.prepare import described, storage
@@ -54,8 +54,7 @@ def layouts(sweep: config.Sweep) -> list[Layout]:
         The layouts, the one that finishes the sweep first at the head.
 
     Raises:
-        InputError: As `tune`.
-        WorkFailed: No layout could be measured.
+        InputError: As `tune`; or no layout could be measured.
     """
     require("tensorflow", "horovod")
     from r2d2.cluster.placement import connected, side_by_side
@@ -70,12 +69,15 @@ def layouts(sweep: config.Sweep) -> list[Layout]:
         with bar("Measuring", len(counts)) as advance:
             for workers in counts:
                 cluster = base.cluster.model_copy(update={"workers": workers, "min_workers": None})
-                try:
-                    placement, count = side_by_side(cluster, sweep.number)
-                except InputError:  # more workers than the cluster has room for
-                    break
                 experiment = base.model_copy(update={"cluster": cluster, "training": logical})
-                measured = _measured(sweep, experiment, prepared.folder, dataset, placement, count)
+                try:
+                    placement, count = side_by_side(cluster, sweep.number, sweep.concurrent)
+                    measured = _measured(sweep, experiment, prepared.folder, dataset, placement, count)
+                except InputError as error:  # the cluster has no room for so many, or they cannot be trained
+                    if not found:
+                        raise
+                    say(f"{workers} workers a trial: {error}")
+                    break
                 found.append(measured)
                 advance(f"{count} x {workers} workers: {measured.epoch_s:.1f} s an epoch")
             advance(done=len(counts))

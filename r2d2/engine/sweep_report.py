@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 COLOURS = ListedColormap(colormaps["viridis_r"](np.linspace(0.15, 1.0, 256)))
 """Without the palest, which a line on white would be lost in."""
+LABEL = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.0}
 
 
 def write(folder: Path, sweep: config.Sweep, trials: "Sequence[Trial]", importance: Mapping[str, float]) -> list[Path]:
@@ -68,8 +69,8 @@ def best_of(sweep: config.Sweep, trials: "Sequence[Trial]") -> "dict[Any, Trial]
 def parallel_coordinates(sweep: config.Sweep, trials: "Sequence[Trial]") -> Figure:
     """A line a trial through its settings to its best validation Dice, the better the darker.
 
-    Values lie evenly on their axis, those of `log_uniform` by their logarithm; a line leaves out the settings that its
-    trial does not have.
+    Values lie evenly on their axis, those of `log_uniform` by their logarithm; a line is broken where its trial does
+    not have a setting.
     """
     axes_of = [
         (key, *_scale(sweep.space[key], [t.values[key] for t in trials if key in t.values])) for key in sweep.space
@@ -81,7 +82,10 @@ def parallel_coordinates(sweep: config.Sweep, trials: "Sequence[Trial]") -> Figu
     axes = figure.add_subplot()
     norm = Normalize(low, high if high > low else low + 1e-9)
     for trial in sorted(trials, key=lambda trial: trial.best or 0.0):
-        points = [(x, place(trial.values[key])) for x, (key, place, _) in enumerate(axes_of) if key in trial.values]
+        points = [
+            (x, place(trial.values[key]) if key in trial.values else np.nan)
+            for x, (key, place, _) in enumerate(axes_of)
+        ]
         points.append((len(axes_of), ((trial.best or 0.0) - low) / span))
         best = trial.best == high
         axes.plot(
@@ -103,7 +107,7 @@ def parallel_coordinates(sweep: config.Sweep, trials: "Sequence[Trial]") -> Figu
     axes.set_xlim(-0.35, len(names) + 0.45)
     axes.set_ylim(-0.06, 1.06)
     axes.spines[:].set_visible(False)
-    axes.set_title(f"{sweep.name}: {len(trials)} trials; dashed: stopped early", loc="left", fontsize=10)
+    axes.set_title(f"{sweep.name}: {len(trials)} trials; dashed: not to the last epoch", loc="left", fontsize=10)
     figure.colorbar(ScalarMappable(norm, COLOURS), ax=axes, label="best validation Dice of the trial", pad=0.02)
     return figure
 
@@ -118,7 +122,9 @@ def importance_bars(importance: Mapping[str, float], trials: int) -> Figure:
     for place, part in enumerate(parts):
         axes.text(part, place, f" {part:.0f} %", va="center", fontsize=9)
     axes.set_xlim(0, 112)
-    axes.set_xlabel(f"variance of the validation Dice explained, % (fANOVA over {trials} trials)")
+    axes.set_xlabel(
+        f"variance of the validation Dice explained, %\n(fANOVA over {trials} trials; settings that all of them have)"
+    )
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 
@@ -126,7 +132,7 @@ def importance_bars(importance: Mapping[str, float], trials: int) -> Figure:
 def _axis(axes: Any, x: float, ticks: Sequence[tuple[float, str]]) -> None:
     axes.axvline(x, color="0.35", linewidth=1.0, zorder=1)
     for y, label in ticks:
-        axes.text(x - 0.04, y, label, ha="right", va="center", fontsize=8, zorder=4)
+        axes.text(x - 0.04, y, label, ha="right", va="center", fontsize=8, zorder=4, bbox=LABEL)
 
 
 def _scale(ranges: Sequence[config.Dimension], used: Sequence[Any]) -> tuple[Any, list[tuple[float, str]]]:

@@ -74,6 +74,8 @@ def tune(sweep: config.Sweep | None, resume: str | None = None) -> SweepResult:
     run = None
     if resume is not None:
         run = runs.find(store.connect(store.resolve(sweep.experiment.tracking.uri if sweep else None)), resume)
+        if (parent := run.sweep()) is not None:
+            raise InputError(f"--resume {resume}: a trial; its sweep is {parent}")
         recorded = runs.read_sweep(run)
         if sweep is not None and sweep != recorded:
             raise InputError(f"--resume {resume}: its settings were others; a sweep goes on with those it began with")
@@ -127,11 +129,12 @@ class _Sweep:
         say(f"Sweep {self.sweep_run.run_id}: {sweep.number} trials, {how}")
         reason, status = "a fault in the driver", "FAILED"
         try:
-            with live_table(self._table) as self._show, Queue(say), leaving_well(self._leave):
+            with live_table(self._table) as self._show, Queue(say, own=True), leaving_well(self._leave):
                 restarts, storage_folder = base.cluster.max_restarts, storage(base) / "ray"
                 rings.run(sweep, self, one, self.at_a_time, restarts, storage_folder, self.sweep_run.run_id)
-            if self._leaving and not self._driven.asked:
-                reason, status = f"left on {self._leaving}", "KILLED"
+            if self._leaving:
+                asked = bool(self._driven.asked)
+                reason, status = "stopped on request" if asked else f"left on {self._leaving}", "KILLED"
                 raise WorkFailed(
                     f"sweep {self.sweep_run.run_id} was stopped; go on with {command()} tune --resume "
                     f"{self.sweep_run.run_id}"
@@ -147,9 +150,9 @@ class _Sweep:
             if model is not None:
                 driven.outbox.tag(model=model.model)
                 driven.outbox.log({f"test/{key}": value for key, value in model.metrics.items()}, once="test")
-            reason, status = "all trials done" if not self._leaving else "stopped on request", "FINISHED"
+            reason, status = "all trials done", "FINISHED"
         except (WorkFailed, InputError) as error:
-            reason = str(error)
+            reason = reason if self._leaving else str(error)
             raise
         except KeyboardInterrupt:
             reason, status = "KeyboardInterrupt in the driver", "KILLED"
@@ -255,7 +258,7 @@ class _Sweep:
             self._end(number, "stopped", f"others were better after epoch {int(result['epoch'])}", "FINISHED")
         elif result["failed"]:
             self._end(number, "diverged", result["left"], "FAILED")
-        elif not result["whole"]:  # it goes on when the sweep does
+        elif self._leaving or not result["whole"]:  # it goes on when the sweep does
             self._running.pop(number).end("KILLED", result["left"])
         else:
             for row in result["history"]:  # what was trained before this process began
@@ -293,6 +296,8 @@ class _Sweep:
         self._running[trial.number] = running = _Running(run, experiment, self.placement)
         running.driven.outbox.tag(trial=trial.number)
         running.tag(trial.values)
+        if self._leaving:  # it was asked to while this trial was not yet among those that are told
+            running.driven.leave(self._leaving)
         self._show(f"trial {trial.number} begins: {_told(trial.values)}")
         running.task = running.driven.task(
             experiment, prepared.folder, dataset, self.placement.cpus_per_worker, began, trial=True
@@ -343,15 +348,22 @@ class _Sweep:
 
         if self.sweep.finish == "none":
             return None
+        known = self.study.finish()
+        if "result" in known:  # the sweep was killed just behind it
+            return RunResult(**known["result"])
         began, client = time.time(), self.sweep_run.client
         experiment = started(self.sweep.trial(best.values))
         prepared, split = prepare_on(experiment, self.placement)
         dataset = described(prepared, split, parents(experiment))
-        if self.sweep.finish == "continue" and best.run_id is not None:
-            run = runs.Run(client, best.run_id)
+        run_id = known.get("run_id", best.run_id if self.sweep.finish == "continue" else None)
+        if run_id is not None:
+            run = runs.Run(client, run_id)
         else:
             run = runs.create(client, experiment, dataset, (self.sweep, self.sweep_run, "best"))
-        return fit(experiment, run, prepared.folder, dataset, alone, began)
+        self.study.finish(run_id=run.run_id)
+        result = fit(experiment, run, prepared.folder, dataset, alone, began)
+        self.study.finish(result=asdict(result))
+        return result
 
     def _table(self) -> tuple[Sequence[str], list[Sequence[str]]]:
         """What a person sees while it goes on: the headings and the rows."""

@@ -44,6 +44,10 @@ class Run:
         uri, found = self.client.tracking_uri, self.client.get_run(self.run_id)
         return page(uri, found.info.experiment_id, self.run_id)
 
+    def sweep(self) -> str | None:
+        """The run of the sweep that it is a trial of, if it is one."""
+        return self.client.get_run(self.run_id).data.tags.get(PARENT_TAG)
+
     def ask_to_stop(self) -> None:
         """Ask a run that goes on to leave well: with a checkpoint, and evaluated as it is."""
         self.client.set_tag(self.run_id, STOP_TAG, "true")

@@ -4,6 +4,7 @@ A run's folder holds the folder of its latest attempt, `attempt-0002`, and that 
 `best/`. A checkpoint is `state.json` and `variables.npz`: plain arrays, no pickle.
 """
 
+import errno
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -134,7 +135,9 @@ class Checkpoints:
                     (self.run_folder / owner).mkdir()
                 self.owner = owner
                 return owner
-            except (FileNotFoundError, FileExistsError):
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY):
+                    raise
                 if after:
                     raise Superseded(f"another driver has taken over the run in {self.run_folder}") from None
 

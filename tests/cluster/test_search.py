@@ -142,3 +142,30 @@ def test_every_value_of_for_each_has_as_many_trials(tmp_path, search):
     values = drawn(Study(sweep(search=search, space=space, for_each="training.virtual_workers"), tmp_path))
     assert [one["training.virtual_workers"] for one in values] == [1, 4, 18] * 4
     assert len({one["training.learning_rate"] for one in values}) == 12
+
+
+@pytest.mark.parametrize("moment", ["asked", "enqueued"])
+def test_a_trial_that_was_drawn_in_part_when_its_sweep_was_killed_is_drawn_again(tmp_path, monkeypatch, moment):
+    settings = sweep(search="grid", space={"training.batch_size": {"integers": [1, 4]}})
+    whole = drawn(Study(settings, tmp_path / "whole"))
+    study = Study(settings, tmp_path / "killed")
+    study.draw()
+
+    def kill(*_, **__):
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(study._study), "ask", kill) if moment == "enqueued" else patch.setattr(
+            "r2d2.cluster.search._drawn", kill
+        )
+        with pytest.raises(RuntimeError, match="killed"):
+            study.draw()
+    again = Study(settings, tmp_path / "killed")
+    assert [trial.number for trial in again.trials()] == [0]
+    assert drawn(again) == whole[1:]
+    assert [trial.values for trial in again.trials()] == whole
+
+
+def test_the_finish_is_remembered(tmp_path):
+    Study(sweep(), tmp_path).finish(run_id="abc")
+    assert Study(sweep(), tmp_path).finish(result={"model": "m/1"}) == {"run_id": "abc", "result": {"model": "m/1"}}

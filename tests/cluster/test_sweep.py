@@ -36,7 +36,8 @@ def test_only_the_best_third_goes_on_after_1_and_3_epochs_and_nobody_is_stopped_
     assert decide(halving, 2, 2, 0.1) == "CONTINUE"  # between the rungs
     assert decide(halving, 2, 3, 0.7) == "CONTINUE"
     assert decide(halving, 0, 3, 0.65) == "STOP"
-    assert decide(halving, 2, 9, 0.0) == "CONTINUE"
+    assert decide(halving, 2, 9, 0.9) == "CONTINUE"
+    assert decide(halving, 3, 9, 0.0) == "CONTINUE"  # it is done anyway
 
 
 def test_an_epoch_without_a_score_decides_nothing():
