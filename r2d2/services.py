@@ -173,9 +173,15 @@ def password() -> Mapping[str, Any]:
 
 
 def enter(address: str) -> bool:
-    """Set what this process needs to be let in at an address, if that is a service of this home's; whether it is."""
+    """Set what this process needs to be let in at an address, if that is a service of this home's; whether it is.
+
+    Who one is at MLflow, one may have said already. What Ray's processes ask of each other is the cluster's to say.
+    """
     for service in read().values():
         if service.address == address:
+            if service.name == "ray":
+                os.environ.pop("RAY_AUTH_TOKEN", None)  # it would win over the file
+                os.environ.update(environment(service))
             for name, value in environment(service).items():
                 os.environ.setdefault(name, value)
             return True

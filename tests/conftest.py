@@ -6,16 +6,18 @@ import pytest
 
 from r2d2.data.synthesis import synthesize
 
+ADDRESSES = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS")
+
 
 @pytest.fixture(autouse=True, scope="module")
-def nothing_left_over():
-    """No address of a store or a cluster, also for what a module makes once; what its tests leave is an error."""
-    names = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS")
-    with pytest.MonkeyPatch.context() as patch:
-        for name in names:
-            patch.delenv(name, raising=False)
-        yield
-        assert not [name for name in names if name in os.environ]
+def environment():
+    """No address of a store or a cluster, also for what a module makes once; what its tests set goes with them."""
+    before = dict(os.environ)
+    for name in ADDRESSES:
+        os.environ.pop(name, None)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +25,7 @@ def home(tmp_path, monkeypatch):
     """R2D2_HOME of this test, and none of the user's own settings."""
     folder = tmp_path / "home"
     monkeypatch.setenv("R2D2_HOME", str(folder))
-    for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
+    for name in ADDRESSES:
         monkeypatch.delenv(name, raising=False)
     return folder
 

@@ -120,6 +120,14 @@ def test_a_client_is_let_in_by_what_it_enters_and_its_own_settings_stay(home, pr
     assert os.environ["MLFLOW_TRACKING_PASSWORD"] == "a%b"
 
 
+def test_a_client_of_this_homes_ray_asks_for_no_token_whatever_it_asks_elsewhere(program, monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "of another cluster")
+    recorded(program[0], name="ray", address="127.0.0.1:6379")
+    assert services.enter("127.0.0.1:6379")
+    assert os.environ["RAY_AUTH_MODE"] == "disabled" and "RAY_AUTH_TOKEN" not in os.environ
+
+
 def test_the_next_port_is_taken_where_somebody_listens():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -186,8 +186,8 @@ def test_a_range_can_be_given_on_the_command_line_and_the_base_too(tmp_path, mon
         ),
         ({"search": "pbt", "space": {"training.batch_size": {"choice": [1, 2]}}}, "in the middle of a training"),
         (
-            {"search": "pbt", "trials": 3, "space": {"training.learning_rate": {"uniform": [0.1, 1]}}},
-            "trials (3): search: pbt needs a population of 4 or more",
+            {"search": "pbt", "trials": 1, "space": {"training.learning_rate": {"uniform": [0.1, 1]}}},
+            "trials (1): search: pbt needs a population of 2 or more",
         ),
     ],
 )

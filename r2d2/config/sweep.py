@@ -171,8 +171,8 @@ class Sweep(Section):
             )
         if self.search != "grid" and self.trials is None:
             raise ValueError(f"trials: search: {self.search} needs their number")
-        if self.search == "pbt" and (self.trials or 0) < 4:
-            raise ValueError(f"trials ({self.trials}): search: pbt needs a population of 4 or more")
+        if self.search == "pbt" and (self.trials or 0) < 2:
+            raise ValueError(f"trials ({self.trials}): search: pbt needs a population of 2 or more")
         if chosen and self.number < len(chosen[0].steps or ()):
             raise ValueError(f"trials ({self.number}): at least one for each value of {self.for_each}")
         if self.search == "pbt" and self.finish == "retrain":

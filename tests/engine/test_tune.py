@@ -186,27 +186,23 @@ def test_a_sweep_that_cannot_be_is_one_line_and_nothing_is_recorded(home, sweep_
 
 
 def test_a_population_learns_from_its_best(home, base, tmp_path):
-    """Of four networks three can learn nothing; one of them takes the fourth one's weights and rate."""
-    (tmp_path / "small.yaml").write_text(yaml.safe_dump(base | {"training": base["training"] | {"epochs": 4}}))
+    """Of two networks one can learn nothing: it takes the other one's weights and rate."""
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(base | {"training": base["training"] | {"epochs": 40}}))
     values = {
         "name": "population",
         "experiment": "small.yaml",
         "search": "pbt",
-        "trials": 4,
-        "space": {"training.learning_rate": {"choice": [1.0e-9, 2.0e-9, 0.01]}},
-        "pbt": {"every_epochs": 2, "resample": 0.0},
+        "trials": 2,
+        "seed": 1,  # one of each
+        "space": {"training.learning_rate": {"choice": [1.0e-9, 0.01]}},
+        "pbt": {"every_epochs": 4, "resample": 0.0, "quantile": 0.5},
         "finish": "none",
     }
     (tmp_path / "population.yaml").write_text(yaml.safe_dump(values))
-    code, _, err = run("up", "--slots", "4")  # so that all four are trained at a time
-    assert code == 0, err
-    try:
-        code, out, err = run("tune", tmp_path / "population.yaml", "--json", timeout=280)
-    finally:
-        run("down", "--force")
+    code, out, err = run("tune", tmp_path / "population.yaml", "--json")
     assert code == 0, err
     result = json.loads(out)
-    assert [row["outcome"] for row in result["trials"]] == ["finished"] * 4
+    assert [row["outcome"] for row in result["trials"]] == ["finished"] * 2
     learned = query(home, "select run_uuid, value from tags where key like 'r2d2.learned.%'")
     assert learned, err
     known = {row["run_id"] for row in result["trials"]}

@@ -10,7 +10,10 @@ from r2d2.imgmed import augment
 
 FOLDER = Path(__file__).parents[2] / "experiments"
 FILES = sorted([*FOLDER.glob("*.yaml"), *FOLDER.glob("zoo/*.yaml")])
+SWEEPS = sorted(FOLDER.glob("sweeps/*.yaml"))
 FILE = pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+SWEEP = pytest.mark.parametrize("file", SWEEPS, ids=lambda file: file.stem)
+RECORD = pytest.mark.parametrize("file", [*FILES, *SWEEPS], ids=lambda file: file.stem)
 
 
 def header(file):
@@ -42,7 +45,14 @@ def test_the_file_loads_and_is_named_after_its_experiment(file):
     assert config.load(file).name == file.stem.replace("_", "-")
 
 
-@FILE
+@SWEEP
+def test_the_sweep_loads_and_is_named_after_its_file(file):
+    assert config.load_sweep(file).name == file.stem.replace("_", "-")
+    command = "\n".join(text for text in header(file) if text.startswith("Command:"))
+    assert f"r2d2 tune {file.relative_to(FOLDER.parent)}" in command
+
+
+@RECORD
 @pytest.mark.parametrize("line", ["Command", "Hardware", "Time", "Expected"])
 def test_the_header_records(file, line):
     found = [text for text in header(file) if re.match(rf"{line}:\s+\S", text)]
