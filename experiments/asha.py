@@ -200,8 +200,8 @@ def starts() -> str:
     lines += [
         "",
         "What was done about it: trials load no MLflow (the driver records for them), data are prepared and their hash",
-        "taken once, Tune carries a pointer to each trial's task instead of the task, and its processes start while its",
-        "neighbours train. What is left is Python's start and TensorFlow's import in each of these processes.",
+        "taken once, Tune carries a pointer to each trial's task instead of the task, and its processes start while",
+        "others train. What is left is Python's start and TensorFlow's import in each of these processes.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -9,6 +9,11 @@ from r2d2.data.synthesis import synthesize
 ADDRESSES = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS")
 
 
+def pytest_addoption(parser):
+    """`--long`: also what takes minutes, for `make soak`."""
+    parser.addoption("--long", action="store_true", help="also what takes minutes")
+
+
 @pytest.fixture(autouse=True, scope="module")
 def environment():
     """No address of a store or a cluster, also for what a module makes once; what its tests set goes with them."""
