@@ -38,7 +38,7 @@ def main() -> None:
     """Run all, print and write the record."""
     shutil.rmtree(ROOM, ignore_errors=True)
     ROOM.mkdir(parents=True)
-    experiment = make_experiment()
+    experiment = make_experiment(ROOM)
     values = yaml.safe_load(experiment.read_text())
     values["training"] |= {"epochs": EPOCHS, "checkpoints": {"every_minutes": 1}}
     values["tracking"] = {"monitor_s": MONITOR_S}

@@ -56,7 +56,7 @@ def main() -> None:
         victims.append("raylet")
     shutil.rmtree(ROOM, ignore_errors=True)
     ROOM.mkdir(parents=True)
-    experiment = make_experiment()
+    experiment = make_experiment(ROOM)
 
     started = time.monotonic()
     undisturbed = finished(OneHost(experiment, ROOM / "undisturbed"), None, 0)
@@ -88,9 +88,9 @@ def main() -> None:
     sys.exit(lost)
 
 
-def make_experiment() -> Path:
-    """Virtual patients and the experiment that is trained on them."""
-    data = ROOM / "patients"
+def make_experiment(room: Path) -> Path:
+    """Virtual patients and the experiment that is trained on them, in a folder."""
+    data = room / "patients"
     run = ["data", "synthesize", "brain", data, "--patients", "8", "--spacing-mm", "6"]
     subprocess.run([BIN / "r2d2", *run], check=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     values = {
@@ -110,7 +110,7 @@ def make_experiment() -> Path:
         "cluster": {"workers": 2, "cpus_per_worker": 1, "max_restarts": 3},
         "evaluation": {"every_epochs": 5, "overlays": 0},
     }
-    path = ROOM / "soak.yaml"
+    path = room / "soak.yaml"
     path.write_text(yaml.safe_dump(values))
     return path
 

@@ -33,7 +33,7 @@ def main() -> None:
         sys.exit(reason)
     shutil.rmtree(ROOM, ignore_errors=True)
     ROOM.mkdir(parents=True)
-    values = yaml.safe_load(make_experiment().read_text())
+    values = yaml.safe_load(make_experiment(ROOM).read_text())
     values["training"] |= {"epochs": EPOCHS, "deterministic": True, "checkpoints": {"every_minutes": 1}}
     values["cluster"] = {"workers": 1}
     values["evaluation"] = {"every_epochs": 5, "overlays": 0}
