@@ -55,11 +55,13 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# Three quarters of an hour: kills, a server that goes away, and what is lost by them. Leaves experiments/{soak,outage}.md.
+# An hour: the long commands of docs/; kills, a server that goes away, and what is lost by them. Leaves dated records,
+# experiments/{soak,outage,sweep_kill}.md.
 soak: setup
+	$(BIN)/pytest --long tests/test_docs.py
 	$(BIN)/python experiments/soak.py
-	@if [ "$$(id -u)" = 0 ]; then $(BIN)/python experiments/outage.py; \
-	else echo "experiments/outage.py is left out: it needs root"; fi
+	@if [ "$$(id -u)" = 0 ]; then $(BIN)/python experiments/outage.py && $(BIN)/python experiments/sweep_kill.py; \
+	else echo "experiments/outage.py and sweep_kill.py are left out: they need root"; fi
 
 # Half an hour and more; each leaves a dated record beside it. The network's needs root.
 bench: setup
