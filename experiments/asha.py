@@ -96,7 +96,8 @@ def halved(curves: list[dict[int, float]]) -> list[int]:
 
     sweep = config.parse_sweep(yaml.safe_dump(sweep_of(Path("/"), 0, "asha")))
     desk = SimpleNamespace(known=dict, values=lambda _: {})
-    asha, waiting, running = _Asha(sweep, desk), [*range(len(curves))], {}
+    # A training that fell apart has no more epochs than it had.
+    asha, waiting, running = _Asha(sweep, desk), [number for number, curve in enumerate(curves) if curve], {}
     spent = [0] * len(curves)
     while waiting or running:
         while waiting and len(running) < AT_A_TIME:
@@ -118,7 +119,7 @@ def best_so_far(curves: list[dict[int, float]], spent: list[int]) -> np.ndarray:
 
 def compared(curves: list[dict[int, float]]) -> dict:
     """One seed: epochs until each way has seen the Dice that random search ends with, and 99 and 95 % of it."""
-    full = [max(curve) for curve in curves]
+    full = [max(curve, default=0) for curve in curves]
     stopped = halved(curves)
     random, asha = best_so_far(curves, full), best_so_far(curves, stopped)
     row = {"random": len(random), "asha": len(asha), "best_random": random[-1], "best_asha": asha[-1], "to": {}}
