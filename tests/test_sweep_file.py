@@ -50,6 +50,13 @@ def test_a_recorded_sweep_is_read_back_equal():
     assert config.parse_sweep(one.to_yaml()) == one
 
 
+def test_asha_judges_after_the_warm_up_unless_it_is_told_when():
+    assert sweep("settings.training.warmup_epochs=1.5").first_rung == 3
+    assert sweep("settings.training.warmup_epochs=0").first_rung == 1
+    assert sweep().first_rung == 6  # a warm-up of five epochs, six in all
+    assert sweep(asha={"min_epochs": 4}).first_rung == 4
+
+
 def test_a_grid_is_every_combination_and_a_condition_leaves_its_setting_out():
     one = sweep(
         search="grid",

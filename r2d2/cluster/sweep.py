@@ -231,7 +231,7 @@ class _Asha(FIFOScheduler):
                 metric=SCORE,
                 mode="max",
                 max_t=epochs,
-                grace_period=min(self._sweep.asha.min_epochs, epochs),
+                grace_period=self._sweep.first_rung,
                 reduction_factor=self._sweep.asha.reduction,
             )
         return self._halvings[group]

@@ -106,10 +106,11 @@ class Asha(Section):
     """When a trial is stopped: asynchronous successive halving (Li et al. 2020).
 
     After `min_epochs` epochs, and after each `reduction` times as many, a trial goes on only if its validation Dice is
-    among the best 1/`reduction` of those that have come so far.
+    among the best 1/`reduction` of those that have come so far. Absent, `min_epochs` is the base experiment's first
+    epoch without warm-up: earlier, trials are judged by how slowly they begin (experiments/asha.md).
     """
 
-    min_epochs: Annotated[int, Field(ge=1)] = 1
+    min_epochs: Annotated[int, Field(ge=1)] | None = None
     reduction: Annotated[int, Field(ge=2)] = 3
 
 
@@ -203,6 +204,12 @@ class Sweep(Section):
                 f"space.{key}: search: pbt hands on weights in the middle of a training, where it can change "
                 f"{', '.join(TAUGHT)} alone"
             )
+
+    @property
+    def first_rung(self) -> int:
+        """After how many epochs ASHA judges a trial first."""
+        training = self.experiment.training
+        return min(self.asha.min_epochs or math.ceil(training.warmup_epochs) + 1, training.epochs)
 
     @property
     def number(self) -> int:

@@ -17,11 +17,14 @@ def sweep(**changes):
     return config.parse_sweep(yaml.safe_dump(values | changes))
 
 
+FIRST = {"asha": {"min_epochs": 1}}
+
+
 def asha(known=None, settings=None, workers=lambda number: 1):
     desk = SimpleNamespace(
         known=lambda: known or {}, values=lambda number: {"training.virtual_workers": workers(number)}
     )
-    return _Asha(settings or sweep(), desk)
+    return _Asha(settings or sweep(**FIRST), desk)
 
 
 def decide(halving, number, epoch, dice):
@@ -64,7 +67,7 @@ def test_a_trial_that_comes_again_is_judged_once_at_each_rung():
 
 
 def test_each_number_of_workers_is_judged_by_itself():
-    settings = sweep(for_each="training.virtual_workers")
+    settings = sweep(for_each="training.virtual_workers", **FIRST)
     halving = asha(settings=settings, workers=lambda number: 4 if number >= 2 else 1)
     assert decide(halving, 0, 1, 0.9) == "CONTINUE"
     assert decide(halving, 1, 1, 0.8) == "STOP"
