@@ -63,15 +63,9 @@ soak: setup
 	@if [ "$$(id -u)" = 0 ]; then $(BIN)/python experiments/outage.py && $(BIN)/python experiments/sweep_kill.py; \
 	else echo "experiments/outage.py and sweep_kill.py are left out: they need root"; fi
 
-# Half an hour and more; each leaves a dated record beside it. The network's needs root.
+# An hour; each leaves a dated record beside it, all of them results.md and the README's figures. The network's needs root.
 bench: setup
-	$(BIN)/python experiments/benchmarks/feed.py
-	$(BIN)/python experiments/benchmarks/preprocess.py
-	$(BIN)/python experiments/benchmarks/segeval.py
-	$(BIN)/python experiments/benchmarks/training.py
-	$(BIN)/python experiments/benchmarks/prediction.py
-	@if [ "$$(id -u)" = 0 ]; then $(BIN)/python experiments/benchmarks/network.py; \
-	else echo "experiments/benchmarks/network.py is left out: it needs root"; fi
+	$(BIN)/python experiments/benchmarks/all.py
 
 format: setup
 	$(BIN)/ruff format .

@@ -1,10 +1,15 @@
-"""What the benchmarks share: tools in processes and environments of their own, intervals, the work of a network."""
+"""What the benchmarks share: tools in processes and environments of their own, intervals, records."""
 
+import json
 import os
+import platform
 import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import date
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +60,65 @@ def interval(values: Sequence[float]) -> tuple[float, float, float]:
     rng = np.random.default_rng(0)
     drawn = np.median(rng.choice(values, (2000, len(values))), axis=1)
     return statistics.median(values), *np.percentile(drawn, (2.5, 97.5))
+
+
+NOTES = "<!-- notes -->\n"
+"""What stands below it in a record was written by people, and stays."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One comparison: what R2D2 and a peer take, and the median of the ratios of neighbouring turns.
+
+    Attributes:
+        name: What the README calls it by.
+        what: What is compared with what, in words.
+        unit: Of `ours` and `peer`, medians.
+        ratio: How many times as fast (or as small) R2D2 is.
+        low: The lower end of its 95 % interval.
+        high: The upper end.
+    """
+
+    name: str
+    what: str
+    unit: str
+    ours: float
+    peer: float
+    ratio: float
+    low: float
+    high: float
+
+
+def figure(name: str, what: str, unit: str, ours: Sequence[float], peer: Sequence[float]) -> Figure:
+    """The comparison of what both took, turn by turn (less is better)."""
+    ratio, low, high = interval([theirs / mine for mine, theirs in zip(ours, peer, strict=True)])
+    return Figure(name, what, unit, statistics.median(ours), statistics.median(peer), ratio, low, high)
+
+
+def keep(script: str, report: str, figures: Sequence[Figure]) -> None:
+    """Print a benchmark's record, and write it and its figures beside it, as .md and .json; notes below it stay."""
+    page = Path(script).with_suffix(".md")
+    notes = page.read_text().partition(NOTES)[2] if page.exists() else ""
+    page.write_text(report + (f"\n{NOTES}{notes}" if notes else ""))
+    found = {"date": str(date.today()), "machine": machine(), "figures": [asdict(one) for one in figures]}
+    page.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
+    print(report)
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores, load, versions and commit of what is measured here and now."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    packages = ("r2d2", "tensorflow-cpu", "keras", "horovod", "ray", "mlflow", "numpy")
+    return {
+        "processor": next(names, platform.processor()),
+        "cores": len(os.sched_getaffinity(0)),
+        "load": round(os.getloadavg()[0], 1),
+        "python": platform.python_version(),
+        "commit": git.stdout.strip(),
+        "versions": {name: metadata.version(name) for name in packages},
+    }
 
 
 def flops_an_image(model: Any) -> float:

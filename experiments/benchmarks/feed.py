@@ -7,14 +7,7 @@ Parts:    the feed of R2D2 from memory-mapped float16 arrays, batch 8, 240x240x1
           shift), with every operation; the same Table 1 by OpenCV, image by image, in the feed's NumPy reader; the
           training step of a U-Net of 32 filters and depth 4 in bfloat16 (Dice + cross-entropy, SGD, 4 classes).
 Target:   the feed with Table 1 at most 10 % of the step.
-Record:   2026-11-23, two CPU cores with AMX (bfloat16) shared with other work (load 2.8), 7 rounds; median
-          core-milliseconds an image (least to largest):
-            feed, plain                                 0.26 (0.24 to 0.26)    0.2 % of the step
-            feed, Table 1 (TensorFlow, the batch)       2.52 (2.35 to 2.66)    1.8 %
-            feed, every operation                       4.93 (4.84 to 5.25)    3.5 %
-            feed, Table 1 (OpenCV, image by image)      0.76 (0.71 to 0.81)    0.5 %
-            training step, bfloat16                   141.95 (139.98 to 143.26)
-          OpenCV resamples about four times as fast as TensorFlow's gathers; both are far below the target.
+Record:   `feed.md` beside this file.
 """
 
 import argparse
@@ -23,6 +16,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -30,6 +24,7 @@ import cv2
 import keras
 import numpy as np
 import tensorflow as tf
+from common import figure, keep
 
 from r2d2 import config, models
 from r2d2.imgmed import augment
@@ -45,7 +40,7 @@ EVERYTHING = augment.Ranges((-45, 45), (0.8, 1.2), (0, 0.05), ("rows", "columns"
 
 
 def main() -> None:
-    """Measure and print the table."""
+    """Measure and write down."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=30, help="of the feed in a round; the network takes a tenth")
@@ -74,13 +69,26 @@ def main() -> None:
                 if number:  # the first round traces and warms up
                     seconds[name].append(cost)
 
-    whole = statistics.median(seconds["training step, bfloat16"])
-    print(f"{len(os.sched_getaffinity(0))} CPUs, load {os.getloadavg()[0]:.1f}, bfloat16 in hardware: ", end="")
-    print(f"{choose('auto') == 'bfloat16'}; {arguments.rounds} rounds")
+    step_s = seconds.pop("training step, bfloat16")
+    whole = statistics.median(step_s)
+    lines = [
+        f"# The feed, {date.today()}",
+        "",
+        f"One thread of {len(os.sched_getaffinity(0))} cores; {arguments.rounds} rounds in turn.",
+        "`python experiments/benchmarks/feed.py`",
+        "",
+        "| part | core-ms an image (least to largest) | of the step |",
+        "|---|---|---|",
+    ]
     for name, values in seconds.items():
-        median = statistics.median(values)
         spread = f"{1e3 * min(values):.2f} to {1e3 * max(values):.2f}"
-        print(f"{name:<40}{1e3 * median:8.2f} core-ms an image ({spread}){median / whole:8.1%} of the step")
+        median = statistics.median(values)
+        lines.append(f"| {name} | {1e3 * median:.2f} ({spread}) | {median / whole:.1%} |")
+    lines.append(f"| training step, {choose('auto')} | {1e3 * whole:.1f} | |")
+    figures = [
+        figure(f"feed/{name}", f"{name}: a training step", "s an image", of, step_s) for name, of in seconds.items()
+    ]
+    keep(__file__, "\n".join(lines) + "\n", figures)
 
 
 def core_seconds(part: Callable[[], object], times: int) -> float:

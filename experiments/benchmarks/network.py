@@ -28,7 +28,7 @@ import time
 from datetime import date
 from pathlib import Path
 
-from common import flops_an_image
+from common import figure, flops_an_image, keep
 
 HOSTS = Path(__file__).parents[2] / "infra" / "several_hosts.sh"
 OUTSIDE = "10.77.0.254"
@@ -172,7 +172,13 @@ def main() -> None:
             finally:
                 subprocess.run([HOSTS, "down", "2"], check=True)
             print(page(measured, given.steps), flush=True)
-    Path(__file__).with_suffix(".md").write_text(page(measured, given.steps))
+    figures = [
+        figure(f"network/{name}/{rate}", f"{name}, two hosts at {rate} Gbit/s: one host", "s a step", [two], [alone[0]])
+        for name, rates in measured.items()
+        for rate, (alone, ways) in rates.items()
+        for two in [ways["default"][0]]
+    ]
+    keep(__file__, page(measured, given.steps), figures)
 
 
 def page(measured: dict[str, dict], steps: int) -> str:

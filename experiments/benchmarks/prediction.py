@@ -33,7 +33,7 @@ from datetime import date
 from pathlib import Path
 
 import numpy as np
-from common import Tool, environment, interval, torch_unet
+from common import Tool, environment, figure, interval, keep, torch_unet
 
 SHAPE, SIZE, DEPTH, CLASSES = (240, 240, 155), 128, 4, 4
 PEERS = ("torch==2.13.0", "monai==1.6.1", "numpy<2.5")
@@ -222,9 +222,19 @@ def main() -> None:
     taken[64] = in_turn(("r2d2", best), 64, peers, max(3, given.rounds // 2))
     memory = {name: peak_mib(name, 32, peers)[1] for name in ("r2d2", "r2d2, one scan", best)}
     large = peak_mib("r2d2, one scan", 32, peers, (512, 512, 300), 512)
-    report = page(taken, memory, large, given)
-    Path(__file__).with_suffix(".md").write_text(report)
-    print(report)
+    figures = [
+        figure(
+            f"prediction/{filters}/{name}",
+            f"Prediction of a volume, {filters} filters: {name}",
+            "s",
+            turns["r2d2"]["volume"],
+            of["volume"],
+        )
+        for filters, turns in taken.items()
+        for name, of in turns.items()
+        if not name.startswith("r2d2")
+    ]
+    keep(__file__, page(taken, memory, large, given), figures)
 
 
 def page(taken, memory, large, given) -> str:

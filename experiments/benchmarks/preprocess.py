@@ -24,7 +24,6 @@ import argparse
 import contextlib
 import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -33,7 +32,7 @@ import time
 from datetime import date
 from pathlib import Path
 
-from common import environment
+from common import environment, figure, keep, machine
 
 SIZE = 192
 PEERS = ("monai[nibabel]==1.6.1", "torchio==1.2.1", "nnunetv2==2.8.1", "numpy<2.5")
@@ -293,18 +292,33 @@ def main():
             f"\nnnU-Net 2.8.1, `nnUNetv2_preprocess -c 2d -np 2`, its own operations: {count / taken:.2f} volumes/s.\n"
         )
     shutil.rmtree(out)
-    Path(__file__).with_suffix(".md").write_text(report)
-    print(report)
+    fastest = quickest_peer(seconds)
+    keep(
+        __file__,
+        report,
+        [
+            figure("preprocess/imgmed", f"ImgMed against {fastest}", "s", seconds["imgmed"], seconds[fastest]),
+            figure(
+                "preprocess/prepare", f"r2d2 prepare against {fastest}", "s", seconds["r2d2 prepare"], seconds[fastest]
+            ),
+        ],
+    )
+
+
+def quickest_peer(seconds):
+    """The peer and the way to run it that took least."""
+    return min((t for t in SAME if t.startswith(("monai", "torchio"))), key=lambda t: statistics.median(seconds[t]))
 
 
 def table(seconds, count, agreed):
     """The figures as a page: medians, and the medians of the ratios of runs of one round."""
-    fastest = min((t for t in SAME if t.startswith(("monai", "torchio"))), key=lambda t: statistics.median(seconds[t]))
+    fastest = quickest_peer(seconds)
     lines = [
         f"# Preprocessing, {date.today()}",
         "",
-        f"{count} virtual BRATS patients (240x240x155x4), {len(os.sched_getaffinity(0))} cores, {processor()}; medians",
-        f"of {len(seconds['imgmed'])} rounds in turn. Made by `python experiments/benchmarks/preprocess.py`.",
+        f"{count} virtual BRATS patients (240x240x155x4), {len(os.sched_getaffinity(0))} cores,",
+        f"{machine()['processor']}; medians of {len(seconds['imgmed'])} rounds in turn.",
+        "`python experiments/benchmarks/preprocess.py`",
         "",
         f"| tool | volumes/s | ratio to {fastest} |",
         "|---|---|---|",
@@ -318,15 +332,6 @@ def table(seconds, count, agreed):
             f"- {tool}: images differ by {difference:.4f} deviations in the mean, {equal:.2%} of labels are equal"
         )
     return "\n".join(lines) + "\n"
-
-
-def processor():
-    """The processor's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
 
 
 if __name__ == "__main__":

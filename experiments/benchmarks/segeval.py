@@ -25,7 +25,7 @@ from datetime import date
 from pathlib import Path
 
 import numpy as np
-from common import Tool, environment, interval
+from common import Tool, environment, figure, keep
 
 SHAPE, CLASSES, TOLERANCE = (240, 240, 155), 4, 2.0
 PEERS = (
@@ -276,6 +276,7 @@ def main() -> None:
         return
     room.mkdir(parents=True, exist_ok=True)
     np.save(room / "masks.npy", masks())
+    figures = []
     lines = [
         f"# SegEval, {date.today()}",
         "",
@@ -307,12 +308,11 @@ def main() -> None:
             "|---|---|---|---|",
         ]
         for name, times in taken.items():
-            middle, low, high = interval([t / mine for t, mine in zip(times, taken["SegEval"], strict=True)])
+            one = figure(f"segeval/{what}/{name}", f"{title}: {name}", "ms", taken["SegEval"], times)
             numbers = ", ".join(f"{value:.6g}" for value in found[name])
-            lines.append(f"| {name} | {np.median(times):.1f} | {middle:.1f} ({low:.1f} to {high:.1f}) | {numbers} |")
-    report = "\n".join(lines) + "\n"
-    Path(__file__).with_suffix(".md").write_text(report)
-    print(report)
+            lines.append(f"| {name} | {one.peer:.1f} | {one.ratio:.1f} ({one.low:.1f} to {one.high:.1f}) | {numbers} |")
+            figures += [one] if name != "SegEval" else []
+    keep(__file__, "\n".join(lines) + "\n", figures)
 
 
 if __name__ == "__main__":

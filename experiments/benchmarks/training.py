@@ -39,7 +39,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-from common import Tool, environment, flops_an_image, interval, torch_unet
+from common import Tool, environment, figure, flops_an_image, interval, keep, torch_unet
 
 SIZE, BATCH, FILTERS, DEPTH, CLASSES, RATE = 128, 8, 32, 4, 4, 0.02
 SLICES, LONG = 40, 150
@@ -392,9 +392,15 @@ def main() -> None:
     for tool in pair:
         tool.close()
     turns = whole_runs(room, peers, given.threads, given.run_pairs)
-    report = page(taken, curves, turns, given, per_epoch)
-    Path(__file__).with_suffix(".md").write_text(report)
-    print(report)
+    walls = {name: [wall for wall, _ in of] for name, of in taken.items()}
+    figures = [
+        figure(f"training/{name}", f"A training step: {name}", "s a turn", walls["r2d2"], walls[name])
+        for name in walls
+        if name != "r2d2"
+    ]
+    whole, bare = ([turn[number] for turn in turns] for number in (0, 1))
+    figures.append(figure("training/overhead", "r2d2 train: the bare learner", "s an epoch", whole, bare))
+    keep(__file__, page(taken, curves, turns, given, per_epoch), figures)
 
 
 def page(taken, curves, turns, given, per_epoch) -> str:
