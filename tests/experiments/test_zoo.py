@@ -32,7 +32,7 @@ def test_every_model_that_is_built_is_there(build):
 @pytest.mark.parametrize("name", MODELS)
 def test_a_package_is_whole_says_what_it_is_and_segments_a_scan(name):
     path = ZOO / f"{name}.zip"
-    assert path.stat().st_size < 8e6
+    assert path.stat().st_size < 2e6
     with package.opened(path) as (folder, card):
         saved = load(folder)
     assert card["name"] == name and card["licence"] and card["known_failures"] and "dice" in card["scores"]
