@@ -45,14 +45,20 @@ def test_the_experiment_lies_beside_the_sweep_and_its_settings_are_applied(tmp_p
     assert (training.epochs, training.batch_size, training.optimizer) == (9, 2, "adam")
 
 
+def test_a_setting_changed_from_the_command_line_changes_nothing_beside_it():
+    one = sweep("settings.training.batch_size=3", settings={"training.epochs": 9, "training.batch_size": 2})
+    assert (one.experiment.training.batch_size, one.experiment.training.epochs) == (3, 9)
+    assert one.experiment.training.optimizer == "adam"
+
+
 def test_a_recorded_sweep_is_read_back_equal():
     one = sweep(seed=3, finish="retrain")
     assert config.parse_sweep(one.to_yaml()) == one
 
 
 def test_asha_judges_after_the_warm_up_unless_it_is_told_when():
-    assert sweep("settings.training.warmup_epochs=1.5").first_rung == 3
-    assert sweep("settings.training.warmup_epochs=0").first_rung == 1
+    assert sweep("training.warmup_epochs=1.5").first_rung == 3
+    assert sweep("training.warmup_epochs=0").first_rung == 1
     assert sweep().first_rung == 6  # a warm-up of five epochs, six in all
     assert sweep(asha={"min_epochs": 4}).first_rung == 4
 

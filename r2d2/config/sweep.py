@@ -272,8 +272,9 @@ def parse_sweep(text: str, overrides: Sequence[str] = (), source: str = "sweep",
     values = read_yaml(text, source, "a sweep file is a mapping (name, experiment, space, ...)")
     own = [one for one in overrides if one.partition("=")[0].partition(".")[0] in Sweep.model_fields]
     for one in own:
-        if one.startswith("space."):  # whose keys have dots of their own
-            override(values.setdefault("space", {}), one.removeprefix("space."), whole=True)
+        section = one.partition(".")[0]
+        if section in ("space", "settings") and isinstance(values.setdefault(section, {}), dict):
+            override(values[section], one.removeprefix(f"{section}."), whole=True)  # its keys have dots of their own
         else:
             override(values, one)
         if one.startswith("experiment="):  # typed by somebody, who is where he is
