@@ -99,11 +99,13 @@ class _Sweep:
 
     def __init__(self, sweep: config.Sweep, run: "Run", placement: "Placement", at_a_time: int) -> None:
         from r2d2.cluster.search import Study
+        from r2d2.tracking import runs
 
         self.sweep, self.sweep_run, self.placement, self.at_a_time = sweep, run, placement, at_a_time
         self.folder = run_folder(sweep.experiment, run.run_id)
         self.study: Study = Study(sweep, self.folder)
         before = self.study.trials()
+        runs.drop_unknown(run, {trial.run_id for trial in before} | {self.study.finish().get("run_id")})
         self._known = {trial.number: trial.scores for trial in before}
         self._unfinished = [trial for trial in before if trial.outcome == "running"]
         self._running: dict[int, _Running] = {}

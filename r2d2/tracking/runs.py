@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from typing import Any
 
@@ -109,6 +109,15 @@ def create_sweep(client: MlflowClient, sweep: config.Sweep) -> Run:
     _describe(run, sweep.experiment, {"sweep": sweep.search})
     client.log_text(run.run_id, sweep.to_yaml(), "sweep.yaml")
     return run
+
+
+def drop_unknown(sweep: Run, known: Collection[str | None]) -> None:
+    """Delete the runs below a sweep's that no trial knows: the driver was killed before it had noted them."""
+    experiment = sweep.client.get_run(sweep.run_id).info.experiment_id
+    below = f"tags.`{PARENT_TAG}` = '{sweep.run_id}'"
+    for run in sweep.client.search_runs([experiment], below, max_results=1000):
+        if run.info.run_id not in known:
+            sweep.client.delete_run(run.info.run_id)
 
 
 def page(uri: str, experiment_id: str, run_id: str) -> str | None:

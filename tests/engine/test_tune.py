@@ -105,6 +105,7 @@ def test_a_killed_sweep_goes_on_and_ends_with_the_same_trials_each_trained_once(
     ended = {number for number, trial in before.items() if trial.outcome != "running"}
     assert ended and len(ended) < 4
     told = dict(query(home, "select run_uuid, end_time from runs where end_time is not null"))
+    unknown_to_its_sweep(home, sweep_id, next(iter(told)))
 
     code, out, err = run("tune", "--resume", sweep_id, "--json")
     assert code == 0, err
@@ -137,6 +138,15 @@ def test_a_killed_sweep_goes_on_and_ends_with_the_same_trials_each_trained_once(
     _the_best_one_alone_was_tested(home, sweep_id, result, rows)
 
 
+def unknown_to_its_sweep(home, sweep_id, like):
+    """A run below the sweep's that it did not come to note before it was killed."""
+    with sqlite3.connect(home / "mlflow.db") as store:
+        store.execute("create temp table one as select * from runs where run_uuid = ?", [like])
+        store.execute("update one set run_uuid = ?, status = 'RUNNING', end_time = null", ["0" * 32])
+        store.execute("insert into runs select * from one")
+        store.execute("insert into tags values ('mlflow.parentRunId', ?, ?)", [sweep_id, "0" * 32])
+
+
 def _the_best_one_alone_was_tested(home, sweep_id, result, rows):
     best = max((0, 2), key=lambda number: rows[number]["val/dice"])
     assert result["best"] == best and rows[best]["val/dice"] > 0.1
@@ -148,7 +158,11 @@ def _the_best_one_alone_was_tested(home, sweep_id, result, rows):
     statuses = dict(query(home, "select run_uuid, status from runs"))
     assert statuses[sweep_id] == "FINISHED"
     assert [statuses[rows[number]["run_id"]] for number in (0, 1, 2)] == ["FINISHED", "FAILED", "FINISHED"]
-    parents = query(home, "select run_uuid from tags where key = 'mlflow.parentRunId' and value = '" + sweep_id + "'")
+    parents = query(
+        home,
+        "select run_uuid from tags join runs using (run_uuid) where key = 'mlflow.parentRunId' "
+        f"and value = '{sweep_id}' and lifecycle_stage = 'active'",
+    )
     assert {run_id for (run_id,) in parents} == {rows[number]["run_id"] for number in (0, 1, 2)}
     report = Path(result["report"])
     assert sorted(path.name for path in report.iterdir()) == ["best.yaml", "parallel_coordinates.png", "trials.csv"]
