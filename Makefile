@@ -48,6 +48,7 @@ demo: setup
 
 # Two files of tests side by side: most of their time is waiting for processes to start.
 test: setup
+	@bash infra/preflight.sh browser
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: setup

@@ -1,8 +1,13 @@
 #!/usr/bin/env bash
-# Says in one line what this machine lacks to set R2D2 up, and which package brings it.
+# Says in one line what this machine lacks to set R2D2 up, and which package brings it; with `browser`: to test it.
 set -u
 python=${PYTHON:-python3.11}
 need() { echo "r2d2: $1" >&2; exit 2; }
+
+if [ "${1:-}" = browser ]; then
+    command -v chromium >/dev/null || command -v google-chrome >/dev/null || need "no chromium here, which the tests open the dashboard in; install it (Debian, Ubuntu: apt install chromium)"
+    exit 0
+fi
 
 command -v "$python" >/dev/null || need "no $python here; install Python 3.11 (Debian, Ubuntu: apt install python3.11 python3.11-venv), or name it: make PYTHON=/path/to/python3.11"
 "$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || need "$python is $("$python" --version 2>&1), R2D2 needs Python 3.11; install it (Debian, Ubuntu: apt install python3.11 python3.11-venv), or name it: make PYTHON=/path/to/python3.11"

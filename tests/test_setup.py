@@ -69,9 +69,9 @@ def machine(folder, python="real", compiler=True):
     return folder
 
 
-def preflight(path):
+def preflight(path, *words):
     environment = {key: value for key, value in os.environ.items() if key not in ("PYTHON", "CXX")}
-    command = ["/bin/bash", str(ROOT / "infra/preflight.sh")]
+    command = ["/bin/bash", str(ROOT / "infra/preflight.sh"), *words]
     return subprocess.run(command, env=environment | {"PATH": str(path)}, capture_output=True, text=True, check=False)
 
 
@@ -105,6 +105,16 @@ def test_what_a_machine_lacks_is_one_line_with_the_package_that_brings_it(tmp_pa
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
     assert line.startswith("r2d2: ") and named in line and package in line
+
+
+def test_who_tests_needs_a_browser_too(tmp_path):
+    path = machine(tmp_path / "bin")
+    done = preflight(path, "browser")
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("r2d2: no chromium") and "apt install chromium" in line
+    (path / "chromium").symlink_to("/bin/true")
+    assert preflight(path, "browser").returncode == 0
 
 
 def digest(*files):
