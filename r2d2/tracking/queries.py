@@ -1,14 +1,32 @@
-"""What people read of runs and models, by the command line and the dashboard alike."""
+"""What people read of runs and models, by the command line and the dashboard alike.
+
+The command line asks once. The viewers of a dashboard share what was read: `shared` asks a question once in its time to
+live, whoever and however many want to know.
+"""
 
 import time
-from typing import Any
+from collections.abc import Callable, Hashable
+from typing import Any, TypeVar
 
 from mlflow.entities import ViewType
 
 from r2d2.tracking import runs, store, zoo
+from r2d2.tracking.shared import Answer, Shared
 
+T = TypeVar("T")
 LATEST = 100
 """Runs that a list shows."""
+_shared = Shared()
+
+
+def shared(key: Hashable, question: Callable[[], T], live_s: float) -> Answer[T]:
+    """The answer to a question about the store in force, which all viewers of this process share; see `Shared.ask`."""
+    return _shared.ask((store.resolve(), key), question, live_s)
+
+
+def forget() -> None:
+    """Read everything anew the next time: something was done."""
+    _shared.forget()
 
 
 def list_runs(limit: int = LATEST) -> list[dict[str, Any]]:
