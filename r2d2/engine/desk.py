@@ -11,6 +11,7 @@ and answers with lines: `{"what": "Predicting", "done": 3, "total": 48}`, then `
 import json
 import os
 import queue
+import re
 import select
 import subprocess
 import sys
@@ -127,7 +128,8 @@ class Desk:
         """End the process beside, whatever it does."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait()
+            with self._process:  # closes its pipes
+                self._process = None
 
     def _see_to_them(self) -> None:
         while True:
@@ -162,7 +164,9 @@ class Desk:
         raise WorkFailed("The process that computes was ended in the middle, most likely because memory ran out.")
 
     def _running(self) -> "subprocess.Popen[str]":
-        if self._process is None or self._process.poll() is not None:
+        if self._process is not None and self._process.poll() is not None:
+            self.close()
+        if self._process is None:
             command = [sys.executable, "-m", "r2d2.engine.desk"]
             self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         return self._process
@@ -185,11 +189,16 @@ def judge(name: str, version: int, alias: str) -> dict[str, Any]:
     return promote.judge(name, version, alias)
 
 
-def check(path: str) -> dict[str, Any]:
-    """What `engine.data.check` finds."""
+def check(path: str, labels: str | None = None) -> dict[str, Any]:
+    """What `engine.data.check` finds, without the PatientIDs that DICOM headers hold."""
     from r2d2.engine import data
 
-    return asdict(data.check(path))
+    data.listed(path, labels)  # a folder of this machine
+    found = asdict(data.check(path, labels))
+    for kind in ("errors", "warnings"):
+        found[kind] = [re.sub(r"the PatientID (['\"]).*?\1(?=,| of )", "the PatientID", told) for told in found[kind]]
+    del found["text"]
+    return found
 
 
 VERBS: dict[str, Callable[..., Any]] = {"predict": predict, "judge": judge, "check": check}

@@ -34,7 +34,8 @@ class Segmented:
         mask: A .nii.gz on the scan's own grid.
         scan: A channel of the scan for a viewer, a .nii.gz of every `step`-th voxel.
         step: Along X, Y, Z.
-        classes: For a viewer likewise, each class by name: its value and a mask of 0 and 1.
+        painted: For a viewer likewise, the mask in the classes' colours.
+        classes: The foreground classes' values by name.
     """
 
     model: str
@@ -45,7 +46,8 @@ class Segmented:
     mask: bytes
     scan: bytes
     step: tuple[int, int, int]
-    classes: dict[str, tuple[int, bytes]]
+    painted: bytes
+    classes: dict[str, int]
 
 
 def segmenting(model: str, scan: "Volume | Sequence[Path]", channel: int = 0) -> Callable[[Ask], Segmented]:
@@ -59,6 +61,7 @@ def segmenting(model: str, scan: "Volume | Sequence[Path]", channel: int = 0) ->
 
     def work(ask: Ask) -> Segmented:
         from r2d2 import imgmed
+        from r2d2.segeval.overlay import rgb
 
         volume = scan if isinstance(scan, imgmed.Volume) else imgmed.read_channels(scan)
         with private_folder() as folder:
@@ -68,10 +71,7 @@ def segmenting(model: str, scan: "Volume | Sequence[Path]", channel: int = 0) ->
             mask, content = imgmed.read_labels(made), made.read_bytes()
         data = volume.data if volume.data.ndim == 3 else volume.data[..., min(channel, volume.data.shape[3] - 1)]
         step = imgmed.steps(mask)
-        classes = {
-            name: (value, imgmed.compact(imgmed.Volume((mask.data == value).astype(np.uint8), mask.affine), step))
-            for name, value in found["classes"].items()
-        }
+        colours = [rgb(value) for value in range(1, 1 + max(found["classes"].values(), default=0))]
         return Segmented(
             model,
             mask.data.shape,
@@ -81,7 +81,8 @@ def segmenting(model: str, scan: "Volume | Sequence[Path]", channel: int = 0) ->
             content,
             imgmed.compact(imgmed.Volume(data, volume.affine), step),
             step,
-            classes,
+            imgmed.painted(mask, colours, step),
+            found["classes"],
         )
 
     return work

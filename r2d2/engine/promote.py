@@ -85,8 +85,7 @@ def promote(
             except InputError as error:
                 if not force:
                     raise
-                found = {"alias": alias, "candidate": candidate.reference, "champion": before}
-                found["reasons"] = [f"not judged: {error}"]
+                found = _not_judged(candidate.reference, before, alias, error)
         refused = found["reasons"]
         found |= {"verdict": "accepted" if not refused else "forced" if force else "refused", "reason": reason}
         file = promotion.record(client, name, version, alias, found)
@@ -102,7 +101,7 @@ def promote(
 
 
 def judge(name: str, version: int, alias: str = ALIAS, data: Path | None = None) -> dict[str, Any]:
-    """The evidence for or against giving an alias to a version, `reasons` being those against it; nothing is recorded.
+    """The evidence for or against giving an alias to a version; nothing is recorded.
 
     Args:
         name: As for `promote`.
@@ -110,15 +109,23 @@ def judge(name: str, version: int, alias: str = ALIAS, data: Path | None = None)
         alias: Likewise.
         data: Likewise.
 
+    Returns:
+        What is recorded of a promotion: `reasons` against it, `policy`, `comparison`, `rows`, ... Of models that cannot
+        be compared, the reason why alone.
+
     Raises:
-        InputError: No such version, it holds the alias already, or models that cannot be compared.
+        InputError: No such version, or it holds the alias already.
     """
     from r2d2.tracking import promotion, store, zoo
 
     promotion.check(alias, "")
     client = store.connect(store.resolve())
     candidate = zoo.get(client, f"{name}/{version}")
-    return _judged(candidate.reference, _holder(client, name, version, alias)[1], alias, data)
+    before = _holder(client, name, version, alias)[1]
+    try:
+        return _judged(candidate.reference, before, alias, data)
+    except InputError as error:
+        return _not_judged(candidate.reference, before, alias, error)
 
 
 def roll_back(name: str, alias: str = ALIAS, reason: str = "", by: str | None = None) -> dict[str, str | None]:
@@ -199,6 +206,11 @@ def _holder(client: Any, name: str, version: int, alias: str) -> tuple[int | Non
     if held == version:
         raise InputError(f"{name}/{version} holds @{alias} already")
     return held, f"{name}/{held}" if held else None
+
+
+def _not_judged(candidate: str, champion: str | None, alias: str, error: InputError) -> dict[str, Any]:
+    """The evidence where there can be none."""
+    return {"alias": alias, "candidate": candidate, "champion": champion, "reasons": [f"not judged: {error}"]}
 
 
 def _judged(candidate: str, champion: str | None, alias: str, data: Path | None) -> dict[str, Any]:

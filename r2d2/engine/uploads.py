@@ -123,4 +123,4 @@ def _unpacked(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, place: Path) -> b
 def _plain(text: str, folder: Path) -> str:
     """An error's text without our folder, and without the names in a zip, which may be a person's."""
     text = re.sub(r"its entry .*? (leads out|is there twice|is encrypted|is a link)", r"an entry \1", text, flags=re.S)
-    return text.replace(f"{folder}{os.sep}", "").replace(".nii.gz:", ":").replace(".nii:", ":")
+    return re.sub(r"(file \d+)\.nii(\.gz)?\b", r"\1", text.replace(f"{folder}{os.sep}", ""))

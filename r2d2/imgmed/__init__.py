@@ -2,7 +2,7 @@
 
 from r2d2.imgmed import augment
 from r2d2.imgmed.anonymous import write_anonymous
-from r2d2.imgmed.compact import compact, steps
+from r2d2.imgmed.compact import compact, painted, steps
 from r2d2.imgmed.dicom import (
     find_dicom,
     patient_id,
@@ -90,6 +90,7 @@ __all__ = [
     "largest_component",
     "match_histogram",
     "normalize",
+    "painted",
     "patient_id",
     "read_channels",
     "read_contours",

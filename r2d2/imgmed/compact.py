@@ -1,5 +1,7 @@
 """A volume for looking at: a small NIfTI file of every n-th voxel, for viewers in a browser."""
 
+from collections.abc import Sequence
+
 import nibabel as nib
 import numpy as np
 from isal import igzip
@@ -9,6 +11,7 @@ from r2d2.imgmed.volume import Volume
 MOST_VOXELS = 1 << 24
 """256 x 256 x 256: more than a screen shows of it, and less than a browser takes amiss."""
 LEVELS = 32767
+RGBA = np.dtype([("R", np.uint8), ("G", np.uint8), ("B", np.uint8), ("A", np.uint8)])
 
 
 def steps(volume: Volume, most_voxels: int = MOST_VOXELS) -> tuple[int, int, int]:
@@ -28,22 +31,36 @@ def compact(volume: Volume, step: tuple[int, int, int] = (1, 1, 1)) -> bytes:
     intercept, so that a viewer shows the intensities that they were. NaN and infinities become the least value.
     """
     data = volume.data[:: step[0], :: step[1], :: step[2]]
-    affine = volume.affine @ np.diag([*step, 1.0])
+    finite = np.isfinite(data)
+    low, high = (float(data[finite].min()), float(data[finite].max())) if finite.any() else (0.0, 0.0)
+    data = np.where(finite, data, low)
+    if low >= -LEVELS - 1 and high <= LEVELS and np.array_equal(data, np.rint(data)):
+        slope, intercept = 1.0, 0.0
+    else:
+        slope, intercept = (high - low) / (2 * LEVELS) or 1.0, (low + high) / 2
+    return _file(np.rint((data - intercept) / slope).astype(np.int16), volume, step, slope, intercept)
+
+
+def painted(mask: Volume, colours: Sequence[tuple[int, int, int]], step: tuple[int, int, int] = (1, 1, 1)) -> bytes:
+    """Return a mask as the bytes of a .nii.gz of colours (RGBA), 0 being clear: every `step`-th voxel.
+
+    Args:
+        mask: (X, Y, Z) labels.
+        colours: Of the labels from 1, red, green, blue.
+        step: As of `steps`.
+    """
+    table = np.array([(0, 0, 0, 0), *((*colour, 255) for colour in colours)], np.uint8)
+    painted = table[mask.data[:: step[0], :: step[1], :: step[2]]]
+    return _file(painted.view(RGBA)[..., 0], mask, step)
+
+
+def _file(
+    stored: np.ndarray, volume: Volume, step: tuple[int, int, int], slope: float = 1.0, intercept: float = 0.0
+) -> bytes:
     header = nib.Nifti1Header()
     header.set_xyzt_units("mm")
-    if data.dtype == np.uint8:
-        stored, slope, intercept = data, 1.0, 0.0
-    else:
-        finite = np.isfinite(data)
-        low, high = (float(data[finite].min()), float(data[finite].max())) if finite.any() else (0.0, 0.0)
-        data = np.where(finite, data, low)
-        if low >= -LEVELS - 1 and high <= LEVELS and np.array_equal(data, np.rint(data)):
-            slope, intercept = 1.0, 0.0
-        else:
-            slope, intercept = (high - low) / (2 * LEVELS) or 1.0, (low + high) / 2
-        stored = np.rint((data - intercept) / slope).astype(np.int16)
     header.set_data_dtype(stored.dtype)
-    image = nib.Nifti1Image(stored, affine, header)
-    image.header.set_slope_inter(slope, intercept)
-    raw = image.to_bytes()
-    return igzip.compress(raw, 1, mtime=0)
+    image = nib.Nifti1Image(stored, volume.affine @ np.diag([*step, 1.0]), header)
+    if stored.dtype != RGBA:
+        image.header.set_slope_inter(slope, intercept)
+    return igzip.compress(image.to_bytes(), 1, mtime=0)

@@ -7,6 +7,7 @@ import threading
 import weakref
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import psutil
 import pytest
@@ -108,9 +109,11 @@ def test_a_scan_is_segmented_beside_and_a_killed_process_costs_one_errand(desk, 
     assert found.volumes_ml == expected.volumes_ml and sum(found.volumes_ml.values()) > 1
     assert found.warnings[0].startswith("spacing left-right 2 mm") and len(found.warnings) >= 3
     assert (found.shape, found.step) == ((15, 18, 11), (1, 1, 1))
-    for name, (value, content) in found.classes.items():
-        (tmp_path / "class.nii.gz").write_bytes(content)
-        np.testing.assert_array_equal(imgmed.read_labels(tmp_path / "class.nii.gz").data, mask == value, name)
+    (tmp_path / "painted.nii.gz").write_bytes(found.painted)
+    colours = np.asarray(nibabel.load(tmp_path / "painted.nii.gz").dataobj)
+    assert found.classes == {"left": 1, "right": 2}
+    for value, colour in ((0, (0, 0, 0, 0)), (1, (0, 114, 178, 255)), (2, (230, 159, 0, 255))):
+        assert {tuple(one) for one in colours[mask == value].tolist()} == {colour}
 
     def kill(ask):
         os.kill(desk._process.pid, signal.SIGKILL)
@@ -130,3 +133,4 @@ def test_the_process_beside_leaves_with_the_server():
     process = desk._running()
     process.stdin.close()
     assert process.wait(60) == 0
+    desk.close()

@@ -4,7 +4,7 @@ import nibabel
 import numpy as np
 
 from r2d2 import imgmed
-from r2d2.imgmed import Volume, compact, steps
+from r2d2.imgmed import Volume, compact, painted, steps
 
 AFFINE = np.array([[0, -2.0, 0, 5], [1.0, 0, 0, -7], [0, 0, 3.0, 2], [0, 0, 0, 1]])
 
@@ -33,12 +33,13 @@ def test_other_numbers_keep_their_size_to_a_65535th(tmp_path):
     assert found.data[0, 0, 0] == found.data[1, 1, 1] == found.data.min()
 
 
-def test_masks_and_plain_images(tmp_path):
+def test_a_mask_is_painted_and_a_plain_image_stays_plain(tmp_path):
     mask = np.zeros((4, 4, 4), np.uint8)
     mask[1:3] = 2
-    found, image = read(compact(Volume(mask, AFFINE)), tmp_path)
-    np.testing.assert_array_equal(found.data, mask)
-    assert image.get_data_dtype() == np.uint8
+    (tmp_path / "m.nii.gz").write_bytes(painted(Volume(mask, AFFINE), [(1, 2, 3), (4, 5, 6)], (1, 2, 1)))
+    found = np.asarray(nibabel.load(tmp_path / "m.nii.gz").dataobj)
+    assert found.shape == (4, 2, 4) and found[0, 0, 0].tolist() == (0, 0, 0, 0)
+    assert found[1, 1, 3].tolist() == found[2, 0, 0].tolist() == (4, 5, 6, 255)
     plain, _ = read(compact(Volume(np.full((2, 2, 2), 0.5, np.float32), AFFINE)), tmp_path)
     np.testing.assert_allclose(plain.data, 0.5)
 
