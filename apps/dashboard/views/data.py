@@ -6,9 +6,10 @@ from typing import Any
 import streamlit as st
 
 from apps.dashboard import errands, page
+from apps.dashboard.legend import legend
 from r2d2.data.cases import Dataset
 from r2d2.engine.looking import Seen, see
-from r2d2.segeval.overlay import COLOURS, foreground
+from r2d2.segeval import foreground
 
 PLANES = ("axial", "coronal", "sagittal")
 
@@ -65,7 +66,7 @@ def _slices(dataset: Dataset) -> None:
             st.caption(
                 f"{shape} voxels of {spacing} mm, to the right, front and top. Black {low:.4g}, white {high:.4g}."
             )
-            _legend(dataset.labels)
+            legend(dict(foreground(dataset.labels)))
             with right:
                 index = dataset.channels.index(channel)
                 st.image(seen.picture(plane, number - 1, index, opacity / 100), width="stretch")
@@ -76,15 +77,6 @@ def _slices(dataset: Dataset) -> None:
 
 def _one_of(values: tuple[str, ...], name: str) -> str:
     return page.asked(name) if page.asked(name) in values else values[0]
-
-
-def _legend(labels: dict[int, str]) -> None:
-    """The classes with their colours."""
-    chips = [
-        f'<span style="color:{COLOURS[(value - 1) % len(COLOURS)]}">&#9632;</span>' for value, _ in foreground(labels)
-    ]
-    names = [page.plain(name) for _, name in foreground(labels)]
-    st.markdown("  \n".join(f"{chip} {name}" for chip, name in zip(chips, names, strict=True)), unsafe_allow_html=True)
 
 
 def _check(path: str, labels: str | None, dataset: Dataset) -> None:
