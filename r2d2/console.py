@@ -1,5 +1,7 @@
 """What a person sees while long work runs: one bar or line at a time, on standard error."""
 
+import getpass
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +23,14 @@ def command() -> str:
     """How this program is called from here: `r2d2`, or the path it was called by where no PATH leads to it."""
     called = Path(sys.argv[0])
     return "r2d2" if shutil.which("r2d2") or called.name != "r2d2" else str(called)
+
+
+def person() -> str:
+    """The system's user, or the number of one without a name."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return f"user {os.getuid()}"
 
 
 def say(text: str) -> None:

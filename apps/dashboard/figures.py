@@ -52,7 +52,7 @@ def curves(
         .mark_line(point={"size": 28} if few else False, strokeWidth=2, clip=True)
         .encode(
             alt.X("x:Q", title=x, scale=alt.Scale(**across), axis=_whole(x)),
-            alt.Y("y:Q", title=y, scale=alt.Scale(**scale), axis=alt.Axis(tickCount=5)),
+            alt.Y("y:Q", title=y, scale=alt.Scale(**scale), axis=alt.Axis(tickCount=3 if logarithmic else 5)),
             alt.Color("series:N", scale=alt.Scale(domain=names, range=_repeat(COLOURS, names)), legend=_legend(names)),
             alt.StrokeDash(
                 "series:N", scale=alt.Scale(domain=names, range=[list(dash) for dash in _repeat(DASHES, names)])
@@ -101,7 +101,11 @@ def shares(
         .encode(
             alt.X("x:O", title=x, axis=alt.Axis(labelAngle=0, labelOverlap=True)),
             alt.Y("sum(y):Q", title=y, axis=alt.Axis(tickCount=5)),
-            alt.Color("part:N", scale=alt.Scale(domain=names, range=_repeat(COLOURS, names)), legend=_legend(names)),
+            alt.Color(
+                "part:N",
+                scale=alt.Scale(domain=names, range=_repeat(COLOURS, names)),
+                legend=alt.Legend(orient="top", title=None, columns=4),
+            ),
             order=alt.Order("part:N"),
             tooltip=[
                 alt.Tooltip("part:N", title=" "),
@@ -153,6 +157,34 @@ def paired(rows: Sequence[tuple[str, float, float]], first: str, second: str, y:
         tooltip=["patient:N", alt.Tooltip("score:Q", title=y, format=".3f")],
     )
     return (base.mark_line(strokeWidth=1.5, opacity=0.8) + base.mark_point(filled=True, size=40)).properties(height=320)
+
+
+def intervals(
+    series: Mapping[str, Sequence[tuple[float, float, float, float]]], x: str, y: str, height: int = HEIGHT
+) -> alt.LayerChart:
+    """A line for each series, each point (x, value, low, high) with its interval."""
+    rows = [(name, *point) for name, points in series.items() for point in points]
+    table = pd.DataFrame(rows, columns=["series", "x", "y", "low", "high"])
+    names = list(series)
+    base = alt.Chart(table).encode(
+        alt.X("x:Q", title=x, scale=alt.Scale(nice=False), axis=alt.Axis(tickMinStep=1, format="d", grid=False)),
+        color=alt.Color(
+            "series:N", scale=alt.Scale(domain=names, range=_repeat(COLOURS, names)), legend=_legend(names)
+        ),
+    )
+    line = base.mark_line(point={"size": 40}, strokeWidth=2).encode(
+        alt.Y("y:Q", title=y, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5)),
+        strokeDash=alt.StrokeDash(
+            "series:N", scale=alt.Scale(domain=names, range=[list(dash) for dash in _repeat(DASHES, names)])
+        ).legend(None),
+        tooltip=[
+            alt.Tooltip("series:N", title=" "),
+            alt.Tooltip("x:Q", title=x),
+            *(alt.Tooltip(f"{name}:Q", format=".4~g") for name in ("y", "low", "high")),
+        ],
+    )
+    bar = base.mark_rule().encode(alt.Y("low:Q"), alt.Y2("high:Q"))
+    return alt.layer(bar, line).properties(height=height)
 
 
 def parallel(
@@ -237,7 +269,11 @@ def spark(points: Sequence[tuple[float, float]], top: float | None = None) -> al
 
 
 def _legend(names: Sequence[str]) -> alt.Legend | None:
-    return alt.Legend(orient="top", title=None, columns=4, labelLimit=220) if len(names) > 1 else None
+    return (
+        alt.Legend(orient="top", title=None, columns=4, labelLimit=220, symbolType="stroke", symbolStrokeWidth=3)
+        if len(names) > 1
+        else None
+    )
 
 
 def _repeat(of: Sequence[Any], names: Sequence[str]) -> list[Any]:

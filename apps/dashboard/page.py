@@ -1,17 +1,21 @@
 """What all pages share: who is there and may what, what is asked and done, text as it is, numbers for people."""
 
 import contextlib
-import getpass
+import html
 import ipaddress
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import streamlit as st
 
+from apps.dashboard import figures
+from r2d2.console import person
+from r2d2.engine import runs as work
+from r2d2.engine import watch
 from r2d2.errors import InputError, WorkFailed
 from r2d2.tracking import queries
 from r2d2.tracking.shared import sentence
@@ -23,6 +27,8 @@ NONE = "-"
 """What stands where there is no number."""
 HOW = ("loopback", "oidc", "header")
 """How the server knows who is there, as `r2d2.engine.services.commands` has told it."""
+JOIN = "\u2060"
+"""A sign that is not seen and has no width."""
 STATES = {
     "RUNNING": ("blue", ":material/play_circle:"),
     "FINISHED": ("green", ":material/check_circle:"),
@@ -31,6 +37,13 @@ STATES = {
     "SCHEDULED": ("gray", ":material/schedule:"),
 }
 """Of runs: a colour, and a sign for those who do not see it."""
+TROUBLES = {
+    "diverging": ":material/trending_up:",
+    "stalled": ":material/hourglass_disabled:",
+    "waiting": ":material/hourglass_top:",
+    "slow": ":material/speed:",
+}
+"""Of `watch.Trouble`: a sign for each kind."""
 
 
 def admit() -> None:
@@ -72,7 +85,7 @@ def who() -> str:
     if how == "oidc":
         name = str(st.user.get("email") or st.user.get("name") or st.user.get("sub") or "somebody")
     else:
-        name = _named_by_proxy() if how == "header" else getpass.getuser()
+        name = _named_by_proxy() if how == "header" else person()
     return "".join(letter for letter in name if letter.isprintable())[:100]
 
 
@@ -152,9 +165,30 @@ def run_link(run_id: str, label: str, page: str = "run") -> None:
     st.page_link(Path(__file__).parent / "views" / f"{page}.py", label=plain(label), query_params={"run": run_id})
 
 
+def open_run(run: queries.RunView) -> None:
+    """A link to the page of a run, or of a sweep."""
+    run_link(run.run_id, run.name, "sweep" if run.kind == "sweep" else "run")
+
+
+def resume(run: queries.RunView) -> None:
+    """What a run or a sweep that did not finish can be gone on with."""
+    with st.popover("Resume", icon=":material/resume:"):
+        if watch.clustered():
+            st.caption("The cluster goes on with it from its last checkpoint, as a job.")
+            if st.button("Resume it", type="primary", key="resume"):
+                job = act("The cluster takes the job", lambda: work.resume(run.run_id, who()))
+                if job:
+                    st.success(plain(f"Job {job.job}: it goes on within half a minute."))
+        else:
+            st.caption("No cluster takes jobs here. `r2d2 up` starts one; or, where its data are:")
+            st.code(f"r2d2 {'tune' if run.kind == 'sweep' else 'train'} --resume {run.run_id}", language=None)
+
+
 def plain(text: Any) -> str:
     """Text as it is: nothing in it is Markdown, HTML, a formula or a sign."""
     told = "".join(letter if letter.isprintable() else " " for letter in str(text))
+    for mark in ("://", "www.", "@"):  # what is made a link of, behind any backslash
+        told = told.replace(mark, f"{mark[:-1]}{JOIN}{mark[-1]}" if len(mark) > 1 else f"{JOIN}{mark}")
     return "".join(f"\\{letter}" if letter in "\\`*_{}[]()<>#+-.!|~:$&^=\"'" else letter for letter in told)
 
 
@@ -194,3 +228,45 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
+
+
+def clock(at: float) -> str:
+    """A time of the clock, local to this server."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
+
+
+def choose_run(listed: queries.Answer[list[queries.RunView]], runs: Sequence[queries.RunView]) -> str | None:
+    """Let a person choose a run, which the page's address then names; None, and what to do, if there is none.
+
+    Args:
+        listed: All that is known.
+        runs: Those to choose from; one that the address names is added.
+    """
+    fresh(listed)
+    names = {run.run_id: f"{run.name} · {run.status.lower()} · {clock(run.began)}" for run in runs}
+    if (named := asked("run")) and named not in names:
+        names = {named: queries.view(named).value.name} | names
+    if not names:
+        empty("No runs yet. The first one:", "r2d2 demo", "r2d2 train FILE")
+        return None
+    ids = list(names)
+    chosen = st.selectbox(
+        "Run",
+        ids,
+        index=ids.index(named) if named else 0,
+        format_func=names.__getitem__,
+        key=f"run-{named}",
+        label_visibility="collapsed",
+    )
+    ask_for(run=chosen)
+    return chosen
+
+
+def legend(labels: Mapping[str, str]) -> None:
+    """The classes of an overlay in its colours."""
+    parts = []
+    for value, name in labels.items():
+        if value != "0":
+            colour = figures.COLOURS[(int(value) - 1) % len(figures.COLOURS)]
+            parts.append(f"<span style='color:{colour}'>&#9632;</span> {html.escape(name)}")
+    st.html("&emsp;".join(parts))

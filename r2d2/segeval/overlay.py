@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -78,6 +79,31 @@ def mosaic(
     figure.legend(handles=handles, loc="outside lower center", ncols=abreast, frameon=False, fontsize=9)
     figure.suptitle(plain_text("\n".join(textwrap.wrap(title, 28 * columns))), fontsize=11)
     return figure
+
+
+def strip(image: np.ndarray, masks: Sequence[np.ndarray], aspect: float = 1.0, height: int = 256) -> np.ndarray:
+    """One slice as pixels, without a word: the image, then the image under each of the masks, side by side.
+
+    Args:
+        image: (rows, columns), any unit; shown between its 1st and 99th percentile.
+        masks: Label masks of that shape.
+        aspect: Height of a pixel over its width, in mm.
+        height: Of the strip, in pixels.
+
+    Returns:
+        (height, width, 3) uint8, red, green, blue.
+    """
+    low, high = np.percentile(image, [1, 99])
+    grey = np.clip(255 * (image - low) / max(high - low, 1e-6), 0, 255).astype(np.float32)
+    scan = np.repeat(grey[..., None], 3, axis=2)
+    panels = [scan]
+    for mask in masks:
+        colour = _coloured(mask, int(mask.max(initial=0)) + 1)
+        panels.append(scan * (1 - colour[..., 3:]) + 255 * colour[..., :3] * colour[..., 3:])
+    width = max(1, round(height * image.shape[1] / (image.shape[0] * aspect)))
+    return np.hstack(
+        [cv2.resize(panel.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) for panel in panels]
+    )
 
 
 def plain_text(text: str) -> str:

@@ -67,13 +67,16 @@ class Shared:
         self._lock = threading.Lock()
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="asking")
 
-    def ask(self, key: Hashable, question: Callable[[], T], live_s: float) -> Answer[T]:
+    def ask(self, key: Hashable, question: Callable[[], T], live_s: float | Callable[[T], float]) -> Answer[T]:
         """The answer to a question, at most `live_s` old where its source answers in time.
+
+        Answers are good until the next whole multiple of `live_s` on the clock: all who ask as often, ask at the same
+        times, and one of them for all.
 
         Args:
             key: What the question is known by.
-            question: Asks the source.
-            live_s: For how long its answer is good.
+            question: Asks the source; raises a LookupError where there can be no answer any more.
+            live_s: For how long its answer is good, or what says so of the answer.
 
         Raises:
             InputError: There is no answer at all, and why; or the source has since said that there can be none.
@@ -101,7 +104,7 @@ class Shared:
                 if key in self._known:
                     self._known[key].due = 0.0
 
-    def _ask(self, known: _Known, question: Callable[[], Any], live_s: float) -> None:
+    def _ask(self, known: _Known, question: Callable[[], Any], live_s: float | Callable[[Any], float]) -> None:
         began = time.monotonic()
         try:
             value = question()
@@ -114,7 +117,8 @@ class Shared:
             return
         with self._lock:
             known.value, known.at, known.problem, known.refused = value, time.monotonic(), "", False
-            known.due, known.asking = began + live_s, None
+            every = live_s(value) if callable(live_s) else live_s
+            known.due, known.asking = (began // every + 1) * every, None
 
 
 def sentence(error: Exception) -> str:

@@ -22,6 +22,7 @@ from r2d2.services import Service
 
 __all__ = ["Settings", "Status", "access", "dashboard", "down", "status", "up"]
 
+ELSEWHERE = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "RAY_AUTH_TOKEN")
 HUNG_S = 10.0
 """How long one that was started earlier may take until it answers."""
 
@@ -131,7 +132,9 @@ def dashboard(asked: Settings | None = None) -> str:
         line, environment = commands.dashboard(host, free_port(host, asked.dashboard or PORTS["dashboard"]), asked)
         port = line[line.index("--server.port") + 1]
         say(f"The dashboard is at http://{reached(host)}:{port}; Ctrl-C ends it")
-        os.execve(sys.executable, line, commands.environment() | environment)
+        # By itself it shows what commands here would use, wherever that is.
+        where = {name: os.environ[name] for name in ELSEWHERE if name in os.environ}
+        os.execve(sys.executable, line, commands.environment() | environment | where)
     elif asked != Settings():
         raise InputError(f"the dashboard of `up` runs at {address}; {command()} down ends it, `up` takes these, too")
     return address

@@ -67,11 +67,13 @@ def dashboard(host: str, port: int, settings: Settings) -> tuple[list[str], dict
     environment = {"R2D2_READ_ONLY": "1"} if settings.read_only else {}
     # Without it the server would believe what a request says of where it comes from.
     environment |= {"R2D2_LOGIN_BY": how or "loopback", "FORWARDED_ALLOW_IPS": ""}
+    # A page that waits two minutes for a server that hangs is no page.
+    environment |= {"MLFLOW_HTTP_REQUEST_TIMEOUT": "30", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
     if how == "header":
         options.append(("server.trustedUserHeaders", json.dumps({settings.user_header: "name"})))
         environment["R2D2_PROXY"] = str(settings.proxy)
     words = [word for key, value in options for word in (f"--{key}", str(value))]
-    return [sys.executable, "-m", "streamlit", "run", str(page), *words], environment
+    return [sys.executable, str(page.with_name("serve.py")), "run", str(page), *words], environment
 
 
 def mlflow(host: str, port: int, settings: Settings) -> tuple[list[str], dict[str, str]]:
