@@ -78,6 +78,11 @@ def token_file() -> Path:
     return folder() / "ray-token"
 
 
+def login_file() -> Path:
+    """How people log in at the dashboard: Streamlit's `[auth]`, with secrets; nobody else may read it."""
+    return Path(os.environ.get("R2D2_LOGIN") or folder() / "login.toml")
+
+
 def read() -> dict[str, Service]:
     """The services on record, by name; none if there is no record."""
     if job.is_homeless():

@@ -7,7 +7,9 @@ example's is refused in one line. `check` does nothing else. How a service is st
 `r2d2/engine/services/commands.py` says.
 
 Environment: R2D2_DATABASE (postgresql://USER@HOST/NAME) and R2D2_ARTIFACTS (a URL) for mlflow; R2D2_HEAD (the head's
-address) and R2D2_ADDRESS (this host's) for Ray.
+address) and R2D2_ADDRESS (this host's) for Ray; for the dashboard, R2D2_READ_ONLY, and where it is not to be on the
+loopback address alone R2D2_DASHBOARD_HOST with R2D2_LOGIN (a file with Streamlit's [auth]) or, behind a proxy,
+R2D2_DASHBOARD_USER_HEADER and R2D2_DASHBOARD_PROXY.
 """
 
 import os
@@ -17,6 +19,7 @@ from pathlib import Path
 from r2d2.engine.services import commands
 from r2d2.engine.services.settings import PORTS, Settings
 from r2d2.errors import InputError
+from r2d2.services import LOOPBACK
 
 SHORTEST = 16
 EXAMPLES = ("change-me", "changeme", "example", "password", "minioadmin")
@@ -54,8 +57,12 @@ def mlflow() -> tuple[list[str], dict[str, str]]:
 
 
 def dashboard() -> tuple[list[str], dict[str, str]]:
-    """The dashboard, on the loopback address: it asks nobody who is there."""
-    return commands.dashboard(PORTS["dashboard"]), tracking()
+    """The dashboard: on the loopback address, or with a login on another one."""
+    names = ("host", "user_header", "proxy")
+    asked = {name: os.environ.get(f"R2D2_DASHBOARD_{name.upper()}") for name in names}
+    settings = Settings(**asked, read_only=bool(os.environ.get("R2D2_READ_ONLY")))
+    line, environment = commands.dashboard(settings.host or LOOPBACK, PORTS["dashboard"], settings)
+    return line, environment | tracking()
 
 
 def ray_head() -> tuple[list[str], dict[str, str]]:

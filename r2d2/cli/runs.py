@@ -51,11 +51,16 @@ def runs_show(run: Annotated[str, typer.Argument(help="A run's id or name.")], a
 
 
 @runs_app.command("stop")
-def runs_stop(run: Annotated[str, typer.Argument(help="A run's id or name.")], as_json: Json = False) -> None:
+def runs_stop(
+    run: Annotated[str, typer.Argument(help="A run's id or name.")],
+    after: Annotated[str, typer.Option(metavar="now|epoch|checkpoint", help="When it leaves.")] = "now",
+    reason: Annotated[str, typer.Option(help="Why; it goes onto the run's record.")] = "",
+    as_json: Json = False,
+) -> None:
     """Ask a run to leave well: with a checkpoint, evaluated and registered as it is; wait until it has."""
     from r2d2.engine.runs import stop
 
-    result = stop(run)
+    result = stop(run, after, reason)
     if as_json:
         answer(result)
     else:

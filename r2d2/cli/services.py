@@ -1,5 +1,6 @@
 """Services of this machine: a Ray head, an MLflow server, the dashboard."""
 
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -7,6 +8,11 @@ import typer
 from r2d2.cli.common import Json, answer, app
 from r2d2.console import command
 
+ReadOnly = Annotated[bool, typer.Option("--read-only", help="The dashboard shows, and lets nobody act.")]
+Header = Annotated[
+    str | None, typer.Option(metavar="NAME", help="A header in which a proxy tells the dashboard who is there.")
+]
+Proxy = Annotated[str | None, typer.Option(metavar="ADDRESS", help="That proxy's address, or its network.")]
 Port = Annotated[int | None, typer.Option(min=1024, max=65535, show_default=False)]
 
 
@@ -22,15 +28,23 @@ def up(
     ray_page_port: Port = None,
     mlflow_port: Port = None,
     dashboard_port: Port = None,
+    read_only: ReadOnly = False,
+    user_header: Header = None,
+    proxy: Proxy = None,
     as_json: Json = False,
 ) -> None:
     """Start a Ray head, an MLflow server and the dashboard; whatever runs already stays as it is."""
     from r2d2.engine import services
 
-    ports = {"ray": ray_port, "ray_page": ray_page_port, "mlflow": mlflow_port, "dashboard": dashboard_port}
-    rows = services.up(
-        services.Settings(host=host, slots=slots, backend_store=backend_store, artifacts=artifacts, **ports)
-    )
+    ports: dict[str, Any] = {
+        "ray": ray_port,
+        "ray_page": ray_page_port,
+        "mlflow": mlflow_port,
+        "dashboard": dashboard_port,
+    }
+    asked = services.Settings(host=host, slots=slots, backend_store=backend_store, artifacts=artifacts)
+    asked = replace(asked, read_only=read_only or None, user_header=user_header, proxy=proxy)
+    rows = services.up(replace(asked, **ports))
     if as_json:
         answer(rows)
         return
@@ -38,7 +52,7 @@ def up(
     for file, variables in services.access().items():
         print(f"Commands in this R2D2_HOME are let in; others set {', '.join(variables)} (in {file})")
     if host not in (None, "127.0.0.1", "localhost"):
-        print("The dashboard asks nobody for a password and stays on 127.0.0.1; Ray listens on all addresses")
+        print("Ray listens on all addresses; the dashboard on 127.0.0.1 alone, unless it has a login (infra/README.md)")
     print(f"Runs now go there, and stay when it ends. Next: {command()} train FILE; {command()} down")
 
 
@@ -74,11 +88,20 @@ def status(as_json: Json = False) -> None:
 
 
 @app.command()
-def dashboard() -> None:
+def dashboard(
+    host: Annotated[str | None, typer.Option(help="Listen on this address (127.0.0.1); others need a login.")] = None,
+    port: Port = None,
+    read_only: ReadOnly = False,
+    user_header: Header = None,
+    proxy: Proxy = None,
+) -> None:
     """Where the dashboard is; without `up`, serve it until Ctrl-C."""
-    from r2d2.engine.services import dashboard as run
+    from r2d2.engine import services
 
-    print(f"The dashboard is at {run()}")
+    asked = services.Settings(
+        host=host, dashboard=port, read_only=read_only or None, user_header=user_header, proxy=proxy
+    )
+    print(f"The dashboard is at {services.dashboard(asked)}")
 
 
 def _show(rows: list[Any]) -> None:

@@ -3,14 +3,16 @@
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 
 from r2d2.imgmed import frame
 from r2d2.segeval import definitions, plain
-from r2d2.segeval.overlay import draw, upright
+from r2d2.segeval.overlay import draw, strip, upright
 from r2d2.tracking import card as cards
 from r2d2.tracking import package
 from r2d2.tracking.outbox import Outbox
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from r2d2.inference import Predictor
     from r2d2.segeval import Tally
 
+DRAWN = "overlays/validation"
+"""Of a run's files, the folder with the worst patients of its validations."""
 MODEL = "model"
 """The folder in an attempt's folder that holds the model until it is whole; in the run's its name is longer."""
 
@@ -73,20 +77,70 @@ def write_scores(
     outbox.attach_text("evaluation/validation.json", json.dumps(told, indent=1))
 
 
-def draw_worst(outbox: Outbox, prepared: "Prepared", predictor: "Predictor", tally: "Tally", count: int) -> None:
-    """Draw the slice with most to find of each of the worst test cases."""
-    worst = sorted(plain(tally.rows), key=lambda row: row["dice"] if row["dice"] is not None else 1.0)
+@dataclass(frozen=True)
+class Slice:
+    """The slice of a case with most to find: (rows, columns), as the network sees it.
+
+    Attributes:
+        case: The case's name.
+        patient: Whose it is.
+        number: Which slice of the case.
+        dice: Of the case's whole volume; None where there is no foreground.
+        scan: The first channel, float32.
+        reference, prediction: Label masks, uint8.
+        aspect: Height of a pixel over its width.
+    """
+
+    case: str
+    patient: str
+    number: int
+    dice: float | None
+    scan: np.ndarray
+    reference: np.ndarray
+    prediction: np.ndarray
+    aspect: float
+
+
+def worst(prepared: "Prepared", predictor: "Predictor", tally: "Tally", count: int) -> list[Slice]:
+    """Of each of the worst cases of a tally, the worst first, the slice with most to find."""
+    found = []
+    rows = sorted(plain(tally.rows), key=lambda row: row["dice"] if row["dice"] is not None else 1.0)
+    for row in rows[:count]:
+        (case,) = prepared.select([row["case"]])
+        number = int(np.argmax((prepared.reference(case) > 0).sum(axis=(1, 2))))
+        image, mask = prepared.images[case.first + number], prepared.masks[case.first + number]
+        prediction = predictor.labels(image[None], frame(mask.shape, mask.shape))[0]
+        width_mm, height_mm = case.pixel_mm  # upright exchanges rows and columns
+        scan = upright(image[..., 0].astype(np.float32))
+        masks = upright(mask), upright(prediction)
+        found.append(Slice(case.name, case.patient, number, row["dice"], scan, *masks, height_mm / width_mm))
+    return found
+
+
+def draw_worst(outbox: Outbox, slices: Sequence[Slice], labels: Mapping[int, str]) -> None:
+    """Draw slices as pictures that explain themselves."""
     with tempfile.TemporaryDirectory() as folder:
-        for row in worst[:count]:
-            (case,) = prepared.select([row["case"]])
-            number = case.first + int(np.argmax((prepared.reference(case) > 0).sum(axis=(1, 2))))
-            image, mask = prepared.images[number], prepared.masks[number]
-            prediction = predictor.labels(image[None], frame(mask.shape, mask.shape))[0]
-            masks = {"reference": upright(mask), "prediction": upright(prediction)}
-            dice = "none (no foreground)" if row["dice"] is None else f"{row['dice']:.3f}"
-            title = f"{case.name}, slice {number - case.first}, Dice of the volume {dice}"
-            width_mm, height_mm = case.pixel_mm  # upright exchanges rows and columns
-            scan = upright(image[..., 0].astype(np.float32))
-            figure = draw(scan, masks, prepared.labels, title, aspect=height_mm / width_mm)
-            figure.savefig(file := Path(folder) / f"{case.name}.png")
+        for one in slices:
+            dice = "none (no foreground)" if one.dice is None else f"{one.dice:.3f}"
+            title = f"{one.case}, slice {one.number}, Dice of the volume {dice}"
+            masks = {"reference": one.reference, "prediction": one.prediction}
+            figure = draw(one.scan, masks, labels, title, aspect=one.aspect)
+            figure.savefig(file := Path(folder) / f"{one.case}.png")
             outbox.attach_file(file, "overlays")
+
+
+def draw_validation(outbox: Outbox, epoch: int, slices: Sequence[Slice], labels: Mapping[int, str]) -> None:
+    """Draw slices within milliseconds, as pixels alone; what they are is in a file beside them."""
+    told: dict[str, Any] = {"epoch": epoch, "labels": {str(value): name for value, name in labels.items()}}
+    told["slices"] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for number, one in enumerate(slices):
+            name = f"epoch-{epoch:04d}-{number}.png"
+            picture = strip(one.scan, (one.reference, one.prediction), one.aspect)
+            cv2.imwrite(str(file := Path(folder) / name), picture[..., ::-1])
+            outbox.attach_file(file, DRAWN)
+            told["slices"].append(
+                {"file": name, "case": one.case, "patient": one.patient, "slice": one.number, "dice": one.dice}
+            )
+    # The last: where it is, the pictures are.
+    outbox.attach_text(f"{DRAWN}/epoch-{epoch:04d}.json", json.dumps(told))

@@ -97,6 +97,11 @@ class Cluster:
         told = self._client._do_request("GET", "/api/v0/cluster_metadata").json()["data"]
         return {"Ray": told["rayVersion"], "Python": ".".join(told["pythonVersion"].split(".")[:2])}
 
+    def nodes(self) -> list[dict[str, Any]]:
+        """The nodes and their load, as Ray's own pages are told of them."""
+        with self._talking():
+            return self._client._do_request("GET", "/nodes?view=summary").json()["data"]["summary"]
+
     def check(self, wanted: config.Cluster) -> None:
         """Raise an InputError if the cluster could not give a run its slots, even if nobody else were there."""
         with self._talking():

@@ -8,7 +8,9 @@ from pathlib import Path
 STOP = "stop"
 """The file in a run's folder by which its driver asks."""
 TAGGED = "stopped"
-"""What it holds if somebody tagged the run."""
+"""What it begins with if somebody tagged the run; then one of WHEN, and in the next line who asks, and why."""
+WHEN = ("now", "epoch", "checkpoint")
+"""When a run that is asked to stop leaves: after its present step, its present epoch, or its next checkpoint."""
 EVERY_S = 0.2
 
 
@@ -28,21 +30,24 @@ ASKED = {
     TIME_IS_UP: Reason("training.max_minutes are over"),
 }
 """What workers tell each other with a step, by a number."""
+WAITED = "asked to leave while it waited"
+"""Why a run left that had no workers then."""
 
 
 class StopAsked:
     """Looks, in a thread of its own, whether the driver asks the run to stop, and for what reason.
 
     Args:
-        file: The driver's, which holds `stopped` if somebody tagged the run, or else the name of a signal.
+        file: The driver's, which holds `stopped WHEN` if somebody tagged the run, or else the name of a signal.
 
     Attributes:
         code: STOPPED or TERMINATED once it is asked, 0 before; TERMINATED is the last word.
+        when: Of STOPPED, one of WHEN; the last that was asked for.
         found: Set then.
     """
 
     def __init__(self, file: Path) -> None:
-        self.code, self.found = 0, threading.Event()
+        self.code, self.when, self.found = 0, "now", threading.Event()
         self._file, self._closed = file, threading.Event()
         threading.Thread(target=self._look, name="stop", daemon=True).start()
 
@@ -53,5 +58,7 @@ class StopAsked:
     def _look(self) -> None:
         while self.code != TERMINATED and not self._closed.wait(EVERY_S):
             with contextlib.suppress(OSError):
-                self.code = STOPPED if self._file.read_text() == TAGGED else TERMINATED
+                word, _, when = self._file.read_text().partition("\n")[0].partition(" ")
+                self.when = when if when in WHEN else "now"
+                self.code = STOPPED if word == TAGGED else TERMINATED
                 self.found.set()

@@ -15,7 +15,7 @@ from ray.tune import Callback
 
 from r2d2 import config
 from r2d2.cluster import slots
-from r2d2.cluster.leaving import STOP
+from r2d2.cluster.leaving import STOP, WAITED
 from r2d2.cluster.placement import Placement
 from r2d2.cluster.worker import TIMELINE, Task, work
 from r2d2.errors import InputError
@@ -98,7 +98,7 @@ def fit(
         except slots.SlotsMissing as error:
             raise TrainingFailed(str(error), lost or str(error)) from None
         if placed is None:
-            return {"superseded": True} if checkpoints.superseded else {"left": "asked to leave while it waited"}
+            return {"superseded": True} if checkpoints.superseded else {"left": WAITED}
         placement = placed
 
 

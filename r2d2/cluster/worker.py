@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from r2d2 import config
-from r2d2.cluster.leaving import ASKED, STOP, TIME_IS_UP, Reason, StopAsked
+from r2d2.cluster.leaving import ASKED, STOP, STOPPED, TIME_IS_UP, Reason, StopAsked
 from r2d2.errors import InputError
 from r2d2.files import whole_file
 from r2d2.tracking.outbox import FOLDER, Outbox
@@ -23,6 +23,8 @@ TIMELINE = "timeline.json"
 """The file in an attempt's folder that says what Horovod did."""
 VALIDATION = "validation"
 """The folder beside it with every validation's scores, patient by patient."""
+VALIDATIONS_DRAWN = 20
+"""At how many of a run's validations, at most, the worst patients are drawn."""
 
 
 @dataclass(frozen=True)
@@ -229,7 +231,7 @@ class _Worker:
             self.stages = []
         trouble = sentinel.after_step(self.training.sentinel, self.state, told.loss, told.gradient_norm)
         leave = ASKED.get(told.code)
-        if not trouble and (leave or self._save_is_due()):
+        if not trouble and (leave or self._save_is_due(self.state.step)):
             self._save()
         return trouble, leave
 
@@ -240,18 +242,25 @@ class _Worker:
         limit = self.training.max_minutes
         if limit is not None and self.state.elapsed_s >= 60 * limit:
             return TIME_IS_UP
+        if self.stop.code == STOPPED and not self._leaves_with(self.state.step + 1, self.stop.when):
+            return 0
         return self.stop.code
+
+    def _leaves_with(self, step: int, when: str) -> bool:
+        """Whether a run that is asked to stop, and when, leaves after this step."""
+        ends_epoch = step % self.learner.steps_per_epoch == 0
+        return when == "now" or ends_epoch or (when == "checkpoint" and self._save_is_due(step))
 
     def _count_time(self) -> None:
         now = time.monotonic()
         self.state.elapsed_s, self.mark = self.state.elapsed_s + now - self.mark, now
 
-    def _save_is_due(self) -> bool:
-        """Whether a checkpoint is due within an epoch, and the one before is written."""
+    def _save_is_due(self, step: int) -> bool:
+        """Whether a checkpoint is due after this step, within an epoch, and the one before is written."""
         often = self.training.checkpoints
         if self.ring.rank > 0 or not self.writer.idle:
             return False
-        due = often.every_steps is not None and self.state.step % often.every_steps == 0
+        due = often.every_steps is not None and step % often.every_steps == 0
         waited = time.monotonic() - self.last_save
         return due or (often.every_minutes is not None and waited >= 60 * often.every_minutes)
 
@@ -324,6 +333,7 @@ class _Worker:
             number, factor = self.state.sentinel_restarts, self.state.rate_factor
             told = f"{trouble.text}; back to step {self.state.step} at {factor:g} times the rate"
             self.outbox.tag(**{f"sentinel.{number}": told})
+            self.outbox.log({"time/sentinel": number}, step=number)  # when it was
         return None
 
     def _scores(self, part: str) -> "Tally":
@@ -346,9 +356,21 @@ class _Worker:
             (folder := self.checkpoints.folder / VALIDATION).mkdir(exist_ok=True)
             with whole_file(folder / f"epoch-{self.state.epoch:04d}.json") as beside:
                 beside.write_text(json.dumps(plain(tally.rows), indent=1))
+            self._draw_validation(tally)
         return {f"val/{key}": value for key, value in tally.means().items()} | {
             "time/validation_s": time.perf_counter() - started
         }
+
+    def _draw_validation(self, tally: "Tally") -> None:
+        """Draw the worst patients, at no more than so many validations of the run, evenly spread."""
+        from r2d2.cluster import handover
+
+        evaluation = self.experiment.evaluation
+        count = -(-self.training.epochs // evaluation.every_epochs)
+        number = -(-self.state.epoch // evaluation.every_epochs)
+        if not self.task.trial and evaluation.overlays and number % -(-count // VALIDATIONS_DRAWN) == 0:
+            worst = handover.worst(self.prepared, self.predictor, tally, evaluation.overlays)
+            handover.draw_validation(self.outbox, self.state.epoch, worst, self.prepared.labels)
 
     def _finish(self) -> dict[str, Any]:
         """Score the best weights on the test patients, store and register the model."""
@@ -376,7 +398,8 @@ class _Worker:
             self.outbox.attach_file(folder / TIMELINE, "horovod")
         plane = self.experiment.preprocess.plane
         handover.write_scores(self.outbox, tally, means, self.state.best_epoch, plane, folder / VALIDATION)
-        handover.draw_worst(self.outbox, self.prepared, self.predictor, tally, self.experiment.evaluation.overlays)
+        worst = handover.worst(self.prepared, self.predictor, tally, self.experiment.evaluation.overlays)
+        handover.draw_worst(self.outbox, worst, self.prepared.labels)
         task, made = self.task, folder / handover.MODEL
         origin = lineage(task.run_id, self.prepared.key, task.git, task.packages)
         network = self.learner.plain_model()

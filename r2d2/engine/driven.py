@@ -37,7 +37,7 @@ class Driven:
     """
 
     def __init__(self, run: "Run", folder: Path) -> None:
-        from r2d2.cluster.leaving import STOP, TAGGED
+        from r2d2.cluster.leaving import STOP
         from r2d2.tracking.delivery import Delivery
         from r2d2.tracking.outbox import FOLDER, Outbox, seal
         from r2d2.training.state import Checkpoints
@@ -48,7 +48,7 @@ class Driven:
         self._stop.unlink(missing_ok=True)
         # What an earlier driver left goes first, an `end` perhaps; then the run goes on.
         outbox = folder / FOLDER
-        self.delivery = Delivery(run.client, run.run_id, outbox, take_over=True, on_stop=lambda: self.leave(TAGGED))
+        self.delivery = Delivery(run.client, run.run_id, outbox, take_over=True, on_stop=self._asked_to_stop)
         seal(outbox)
         self.delivery.catch_up()
         run.start_again()
@@ -96,13 +96,26 @@ class Driven:
         return replace(task, owner=self._owner)
 
     def leave(self, word: str) -> None:
-        """Have the workers leave after their present step: `word` is TAGGED, or the name of a signal."""
+        """Have the workers leave: `word` is what the file of `cluster.leaving.STOP` is to hold."""
         from r2d2.cluster.leaving import TAGGED
 
         # A signal's word weighs more; and who has lost the run to another driver has nothing to say.
-        if not self.delivery.taken_over and not (word == TAGGED and self._stop.exists()):
+        signalled = self.asked and not self.asked.startswith(TAGGED)
+        if not self.delivery.taken_over and not (word.startswith(TAGGED) and signalled):
             with whole_file(self._stop) as beside:
                 beside.write_text(word)
+
+    def _asked_to_stop(self, when: str, whom: str) -> None:
+        from r2d2.cluster.leaving import TAGGED
+
+        self.leave(f"{TAGGED} {when}\n{whom}")
+
+    def why(self, left: str) -> str:
+        """Why its workers left, with who asked them to and why, where somebody did."""
+        from r2d2.cluster.leaving import ASKED, STOPPED, WAITED
+
+        whom = self.asked.partition("\n")[2] if left in (ASKED[STOPPED].text, WAITED) else ""
+        return f"{left} {whom}".rstrip()
 
     @property
     def asked(self) -> str:

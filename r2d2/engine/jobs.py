@@ -65,6 +65,7 @@ def submit(
     workers: int | None = None,
     address: str | None = None,
     on_log: Callable[[str], None] | None = None,
+    run_s: float = RUN_S,
 ) -> JobRow:
     """Have a cluster do what `r2d2 WORDS` does, and return once its run is known, or with `wait` once it is over.
 
@@ -75,6 +76,7 @@ def submit(
         workers: The same as `cluster.workers=N` among the words.
         address: The cluster's; see `cluster.jobs.Cluster`.
         on_log: Called with every piece of what the job prints, if it is followed.
+        run_s: How long its run is waited for, if it is not followed.
 
     Returns:
         The job. If it failed already, its `exit_code` says so; its log says why.
@@ -100,15 +102,22 @@ def submit(
     say(f"Job {name}  {cluster.job_page(name)}")
     runs = _Runs(experiment.tracking.uri if experiment else None)
     try:
-        return _followed(cluster, name, runs, wait, on_log)
+        return _followed(cluster, name, runs, wait, on_log, run_s)
     except KeyboardInterrupt:
         say(f"The job goes on; {command()} jobs logs {name} --follow, {command()} jobs stop {name}")
         raise
 
 
-def _followed(cluster: "Cluster", name: str, runs: "_Runs", wait: bool, on_log: Callable[[str], None] | None) -> JobRow:
-    """The job once it is over, or, if that is not waited for, once its run is known or a minute is over."""
-    shown, run, deadline = 0, None, time.monotonic() + RUN_S
+def _followed(
+    cluster: "Cluster",
+    name: str,
+    runs: "_Runs",
+    wait: bool,
+    on_log: Callable[[str], None] | None,
+    run_s: float,
+) -> JobRow:
+    """The job once it is over, or, if that is not waited for, once its run is known or `run_s` are over."""
+    shown, run, deadline = 0, None, time.monotonic() + run_s
     while True:
         found = cluster.job(name)
         if wait and on_log:
@@ -157,6 +166,34 @@ def _packed(
         (travels, yaml.safe_dump(values, sort_keys=False, allow_unicode=True)),
         experiment,
     )
+
+
+def takes_jobs(address: str | None = None) -> str:
+    """The page of the cluster that takes jobs.
+
+    Raises:
+        InputError: There is none, or it does not let this client in.
+    """
+    from r2d2.cluster.jobs import Cluster
+
+    return Cluster(address).page
+
+
+def submit_text(text: str, name: str) -> JobRow:
+    """Submit the training of an experiment that is given as text; see `submit`.
+
+    Args:
+        text: The experiment file's.
+        name: What the file is called, without suffix.
+
+    Raises:
+        InputError: As `submit`.
+        WorkFailed: As `submit`.
+    """
+    with tempfile.TemporaryDirectory(prefix="r2d2-experiment-") as folder:
+        file = Path(folder) / f"{name}.yaml"
+        file.write_text(text, encoding="utf-8")
+        return submit(["train", str(file)])
 
 
 def jobs(address: str | None = None) -> list[JobRow]:

@@ -1,53 +1,97 @@
 """Runs that go on or went on without their server: ask one to stop, send what was kept back."""
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from r2d2 import config
-from r2d2.console import say
+from r2d2.console import person, say
 from r2d2.engine.prepare import storage
 from r2d2.errors import InputError, WorkFailed
 
+if TYPE_CHECKING:
+    from r2d2.engine.jobs import JobRow
+
 PATIENCE_S = 900.0
+LONG_PATIENCE_S = 24 * 3600.0
+"""The same where the run is asked to leave later: nobody knows how long its epochs are."""
+MOMENT = {"now": "its present step", "epoch": "its present epoch", "checkpoint": "its next checkpoint"}
 
 
-def stop(name: str) -> dict[str, Any]:
+def stop(name: str, after: str = "now", reason: str = "", by: str | None = None, wait: bool = True) -> dict[str, Any]:
     """Ask a run to leave well, with a checkpoint and evaluated as it is, and wait until it has.
 
     A sweep's trials leave, and `tune --resume` goes on with them; a trial is not evaluated, and its sweep goes on.
 
     Args:
         name: The run's id or name.
+        after: `now` is after its present step; `epoch` after the present epoch; `checkpoint` after the next checkpoint.
+        reason: Why; it goes onto the run's record.
+        by: Who asks; the system's user if absent.
+        wait: Whether to wait until it has left.
 
     Returns:
         Its `run_id`, its `status` and the `reason` it ended for.
 
     Raises:
         InputError: There is no such run, or it does not go on.
-        WorkFailed: It still has not left after 15 minutes.
+        WorkFailed: It still has not left after 15 minutes; of one that is to leave later, after a day.
     """
+    from r2d2.cluster.leaving import WHEN
     from r2d2.tracking import runs, store
 
+    if after not in WHEN:
+        raise InputError(f"--after {after}: {', '.join(WHEN)} are known")
     client = store.connect(store.resolve())
     run = runs.find(client, name)
     if (status := client.get_run(run.run_id).info.status) != "RUNNING":
         raise InputError(f"run {name}: it is {status.lower()}, there is nothing to stop")
-    run.ask_to_stop()
+    run.ask_to_stop(after, by or person(), reason.strip())
     tags = client.get_run(run.run_id).data.tags
     if "r2d2.sweep" in tags:
-        say("Asked. Its trials leave after their present step, with checkpoints.")
+        say(f"Asked. Its trials leave after {MOMENT[after]}, with checkpoints.")
     elif "r2d2.trial" in tags:
-        say("Asked. It leaves after its present step; its sweep goes on.")
+        say(f"Asked. It leaves after {MOMENT[after]}; its sweep goes on.")
     else:
-        say("Asked. It leaves after its present step, then evaluates and registers what it has.")
-    deadline = time.monotonic() + PATIENCE_S
+        say(f"Asked. It leaves after {MOMENT[after]}, then evaluates and registers what it has.")
+    if not wait:
+        return {"run_id": run.run_id, "status": status, "reason": ""}
+    asked = time.monotonic()
+    deadline = asked + (PATIENCE_S if after == "now" else LONG_PATIENCE_S)
     while time.monotonic() < deadline:
         found = client.get_run(run.run_id)
         if found.info.status != "RUNNING":
             reason = found.data.tags.get("r2d2.reason", "")
             return {"run_id": run.run_id, "status": found.info.status, "reason": reason}
         time.sleep(1.0)
-    raise WorkFailed(f"run {name}: still running after {PATIENCE_S / 60:g} minutes; perhaps its driver is gone")
+    raise WorkFailed(
+        f"run {name}: still running after {(time.monotonic() - asked) / 60:.0f} minutes; perhaps its driver is gone"
+    )
+
+
+def resume(name: str, by: str | None = None) -> "JobRow":
+    """Have the cluster go on with a run or a sweep that did not finish, as a job.
+
+    Args:
+        name: Its id or name.
+        by: Who asks; the system's user if absent.
+
+    Raises:
+        InputError: There is no such run, it goes on or is finished, or no cluster takes jobs.
+        WorkFailed: The cluster went away.
+    """
+    from r2d2.engine.jobs import submit
+    from r2d2.tracking import runs, store
+
+    client = store.connect(store.resolve())
+    run = runs.find(client, name)
+    found = client.get_run(run.run_id)
+    if found.info.status == "RUNNING":
+        raise InputError(f"run {name}: it goes on; stop it first")
+    run.check_unfinished()
+    verb = "tune" if "r2d2.sweep" in found.data.tags else "train"
+    job = submit([verb, "--resume", run.run_id], run_s=0.0)
+    run.note_action(by or person(), f"resume as job {job.job}")
+    return job
 
 
 def send(name: str | None = None) -> list[dict[str, Any]]:

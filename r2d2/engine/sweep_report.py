@@ -23,7 +23,7 @@ LABEL = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.0}
 
 
 def write(folder: Path, sweep: config.Sweep, trials: "Sequence[Trial]", importance: Mapping[str, float]) -> list[Path]:
-    """Write `trials.csv`, `best.yaml` (an experiment file; one for each value of `for_each`) and the pictures.
+    """Write `trials.csv`, `importance.csv`, `best.yaml` (an experiment file; one for each `for_each`) and the pictures.
 
     Args:
         folder: It is made anew.
@@ -50,6 +50,8 @@ def write(folder: Path, sweep: config.Sweep, trials: "Sequence[Trial]", importan
             (new / f"{name}.yaml").write_text(told + sweep.trial(best.values).to_yaml(), encoding="utf-8")
         parallel_coordinates(sweep, scored).savefig(new / "parallel_coordinates.png", dpi=120)
         if importance:
+            with (new / "importance.csv").open("w", newline="") as file:
+                csv.writer(file).writerows([("setting", "importance"), *importance.items()])
             importance_bars(importance, len(scored)).savefig(new / "importance.png", dpi=120)
     return sorted(folder.iterdir())
 
@@ -73,7 +75,7 @@ def parallel_coordinates(sweep: config.Sweep, trials: "Sequence[Trial]") -> Figu
     not have a setting.
     """
     axes_of = [
-        (key, *_scale(sweep.space[key], [t.values[key] for t in trials if key in t.values])) for key in sweep.space
+        (key, *scale(sweep.space[key], [t.values[key] for t in trials if key in t.values])) for key in sweep.space
     ]
     scores = np.array([trial.best for trial in trials], float)
     low, high = float(scores.min()), float(scores.max())
@@ -135,7 +137,7 @@ def _axis(axes: Any, x: float, ticks: Sequence[tuple[float, str]]) -> None:
         axes.text(x - 0.04, y, label, ha="right", va="center", fontsize=8, zorder=4, bbox=LABEL)
 
 
-def _scale(ranges: Sequence[config.Dimension], used: Sequence[Any]) -> tuple[Any, list[tuple[float, str]]]:
+def scale(ranges: Sequence[config.Dimension], used: Sequence[Any]) -> tuple[Any, list[tuple[float, str]]]:
     """Where a setting's values lie on an axis from 0 to 1, and what is written beside it."""
     choices = [value for one in ranges for value in one.choice or ()]
     if choices:  # numbers of other ranges of the setting stand among them

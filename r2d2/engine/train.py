@@ -147,7 +147,7 @@ def fit(
         status = "FINISHED" if "model" in result else "FAILED" if result.get("failed") else "KILLED"
         if "superseded" not in result:
             monitors.close(result.get("test", {}).get("dice"))
-            driven.outbox.end(status, result.get("left", "stopped"))
+            driven.outbox.end(status, driven.why(result.get("left", "stopped")))
     finally:
         monitors.close()
         undelivered = driven.close()
@@ -167,7 +167,7 @@ def fit(
         rows=result["rows"],
         best_epoch=result["best_epoch"],
         restarts=restarts,
-        reason=result["left"],
+        reason=driven.why(result["left"]),
         verdict=result["verdict"],
     )
 
@@ -190,6 +190,7 @@ def _follow(
         def on_restart(cause: str, traceback: str) -> None:
             restarts.append(cause)
             outbox.tag(restarts=len(restarts), **{f"restart.{len(restarts)}": cause})
+            outbox.log({"time/restart": len(restarts)}, step=len(restarts))  # when it was
             outbox.attach_text(f"failures/restart-{len(restarts)}.txt", traceback)
             say(f"A worker was lost ({cause}); going on from the last checkpoint")
 

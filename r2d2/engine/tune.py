@@ -136,7 +136,8 @@ class _Sweep:
                 rings.run(sweep, self, one, self.at_a_time, restarts, storage_folder, self.sweep_run.run_id)
             if self._leaving:
                 asked = bool(self._driven.asked)
-                reason, status = "stopped on request" if asked else f"left on {self._leaving}", "KILLED"
+                reason = self._driven.why("stopped on request") if asked else f"left on {self._leaving}"
+                status = "KILLED"
                 raise WorkFailed(
                     f"sweep {self.sweep_run.run_id} was stopped; go on with {command()} tune --resume "
                     f"{self.sweep_run.run_id}"
@@ -266,7 +267,8 @@ class _Sweep:
             for row in result["history"]:  # what was trained before this process began
                 self._score(number, int(row["epoch"]), row["val/dice"])
             asked = result["left"] == "stopped on request"
-            self._end(number, "stopped" if asked else "finished", result["left"], "FINISHED")
+            reason = self._running[number].driven.why(result["left"])
+            self._end(number, "stopped" if asked else "finished", reason, "FINISHED")
 
     def _score(self, number: int, epoch: int, dice: float) -> None:
         if epoch not in self.study.trials()[number].scores:
@@ -413,6 +415,7 @@ class _Running:
         """Write a restart down."""
         self.restarts += 1
         self.driven.outbox.tag(restarts=self.restarts, **{f"restart.{self.restarts}": cause})
+        self.driven.outbox.log({"time/restart": self.restarts}, step=self.restarts)  # when it was
         self.driven.outbox.attach_text(f"failures/restart-{self.restarts}.txt", traceback)
 
     def renewed(self) -> "Task":

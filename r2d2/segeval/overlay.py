@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -80,6 +81,31 @@ def mosaic(
     return figure
 
 
+def strip(image: np.ndarray, masks: Sequence[np.ndarray], aspect: float = 1.0, height: int = 256) -> np.ndarray:
+    """One slice as pixels, without a word: the image, then the image under each of the masks, side by side.
+
+    Args:
+        image: (rows, columns), any unit; shown between its 1st and 99th percentile.
+        masks: Label masks of that shape.
+        aspect: Height of a pixel over its width, in mm.
+        height: Of the strip, in pixels.
+
+    Returns:
+        (height, width, 3) uint8, red, green, blue.
+    """
+    low, high = np.percentile(image, [1, 99])
+    grey = np.clip(255 * (image - low) / max(high - low, 1e-6), 0, 255).astype(np.float32)
+    scan = np.repeat(grey[..., None], 3, axis=2)
+    panels = [scan]
+    for mask in masks:
+        colour = _coloured(mask, int(mask.max(initial=0)) + 1)
+        panels.append(scan * (1 - colour[..., 3:]) + 255 * colour[..., :3] * colour[..., 3:])
+    width = max(1, round(height * image.shape[1] / (image.shape[0] * aspect)))
+    return np.hstack(
+        [cv2.resize(panel.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) for panel in panels]
+    )
+
+
 def plain_text(text: str) -> str:
     """Text as it is: matplotlib takes what stands between two $ for a formula."""
     return text.replace("$", r"\$")
@@ -93,9 +119,34 @@ def upright(slice_xy: np.ndarray) -> np.ndarray:
     return np.flipud(np.fliplr(slice_xy.T)) if slice_xy.ndim == 2 else slice_xy
 
 
+def blend(image: np.ndarray, mask: np.ndarray | None, opacity: float = 0.45) -> np.ndarray:
+    """An image under a mask in the classes' colours, for a screen.
+
+    Args:
+        image: (rows, columns) uint8.
+        mask: (rows, columns) labels, or None.
+        opacity: Of the mask, 0 to 1.
+
+    Returns:
+        (rows, columns, 3) uint8, red, green, blue.
+    """
+    shown = np.repeat(image[..., np.newaxis], 3, axis=2)
+    if mask is None or not mask.any():
+        return shown
+    table = np.array([[0, 0, 0], *(rgb(value) for value in range(1, int(mask.max()) + 1))])
+    inside = mask > 0
+    shown[inside] = np.rint((1 - opacity) * shown[inside] + opacity * table[mask[inside]])
+    return shown
+
+
+def rgb(value: int) -> tuple[int, int, int]:
+    """The colour of a class, red, green, blue, 0 to 255."""
+    colour = COLOURS[(value - 1) % len(COLOURS)].lstrip("#")
+    return int(colour[:2], 16), int(colour[2:4], 16), int(colour[4:], 16)
+
+
 def _coloured(mask: np.ndarray, num_classes: int) -> np.ndarray:
     table = np.zeros((max(num_classes, int(mask.max(initial=0)) + 1), 4))
     for value in range(1, len(table)):
-        colour = COLOURS[(value - 1) % len(COLOURS)].lstrip("#")
-        table[value] = [*(int(colour[i : i + 2], 16) / 255 for i in (0, 2, 4)), 0.55]
+        table[value] = [*(part / 255 for part in rgb(value)), 0.55]
     return table[mask]

@@ -10,7 +10,7 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,8 @@ TAKE_OVER_S = 60.0
 MOST = 1000
 """Metrics that the server takes at a time; of tags it takes 100."""
 STOP_TAG = "r2d2.stop"
+"""When a run is to stop, one of `cluster.leaving.WHEN`; `true`: now; `false`: it is not."""
+STOP_BY_TAG, STOP_REASON_TAG = "r2d2.stop_by", "r2d2.stop_reason"
 
 
 @dataclass
@@ -55,7 +57,7 @@ class Delivery:
         run_id: The run there.
         outbox: The folder.
         take_over: Whether to take the delivery over from a driver that is still at it.
-        on_stop: Called once if somebody tags the run with the wish that it stops.
+        on_stop: Called whenever somebody tags the run with the wish that it stops: when, and who asks and why.
 
     Raises:
         InputError: Another process delivers this outbox.
@@ -67,7 +69,7 @@ class Delivery:
         run_id: str,
         outbox: Path,
         take_over: bool = False,
-        on_stop: Callable[[], None] | None = None,
+        on_stop: Callable[[str, str], None] | None = None,
     ) -> None:
         self._client, self._run_id, self._outbox, self._on_stop = client, run_id, outbox, on_stop
         outbox.mkdir(parents=True, exist_ok=True)
@@ -144,15 +146,16 @@ class Delivery:
         return False
 
     def _deliver(self) -> None:
-        asked = 0.0
+        asked, told = 0.0, None
         while not self.taken_over:
             try:
                 self._pass()
                 if self._on_stop and time.monotonic() - asked >= 2 * EVERY_S:
                     asked = time.monotonic()
-                    if self._client.get_run(self._run_id).data.tags.get(STOP_TAG) == "true":
-                        self._on_stop()
-                        self._on_stop = None
+                    tags = self._client.get_run(self._run_id).data.tags
+                    if (wish := stop_wish(tags)) and wish != told:
+                        self._on_stop(*wish)
+                        told = wish
                 if self._told_away:
                     say("The tracking server is back; what waited has been delivered")
                     self._told_away = False
@@ -248,6 +251,15 @@ class Delivery:
         if not self._progress.refused:
             say(f"The tracking server refuses a record ({_line(error)}); such are kept in {file.name}")
         self._progress.refused += 1
+
+
+def stop_wish(tags: Mapping[str, str]) -> tuple[str, str] | None:
+    """When a run with these tags is to stop, and who asks and why, in words; None if nobody asks."""
+    when = tags.get(STOP_TAG, "false")
+    if when == "false":
+        return None
+    by, why = tags.get(STOP_BY_TAG, ""), tags.get(STOP_REASON_TAG, "")
+    return "now" if when == "true" else when, f"by {by}" * bool(by) + f": {why}" * bool(why)
 
 
 def _is_away(error: Exception) -> bool:

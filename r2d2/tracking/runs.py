@@ -20,10 +20,12 @@ from r2d2 import __version__, config, job
 from r2d2.errors import InputError
 from r2d2.network import without_passwords
 from r2d2.tracking import store
-from r2d2.tracking.delivery import STOP_TAG
+from r2d2.tracking.delivery import STOP_BY_TAG, STOP_REASON_TAG, STOP_TAG
 
 JOB_TAG = "r2d2.job"
 """The Ray jobs that a run's drivers were: their submission ids, the latest last."""
+ACTION_TAG = "r2d2.action."
+"""What tags begin with that say who did what with a run; then the time, in milliseconds."""
 PARENT_TAG = MLFLOW_PARENT_RUN_ID
 """Of a sweep's trials: the sweep's run."""
 SLURM_TAG = "r2d2.slurm_job"
@@ -48,9 +50,22 @@ class Run:
         """The run of the sweep that it is a trial of, if it is one."""
         return self.client.get_run(self.run_id).data.tags.get(PARENT_TAG)
 
-    def ask_to_stop(self) -> None:
-        """Ask a run that goes on to leave well: with a checkpoint, and evaluated as it is."""
-        self.client.set_tag(self.run_id, STOP_TAG, "true")
+    def ask_to_stop(self, when: str, by: str, reason: str) -> None:
+        """Ask a run that goes on to leave well, with a checkpoint and evaluated as it is; who asks and why is recorded.
+
+        Args:
+            when: One of `cluster.leaving.WHEN`.
+            by: Who asks.
+            reason: Why; may be empty.
+        """
+        tags = {STOP_TAG: when, STOP_BY_TAG: by, STOP_REASON_TAG: reason}
+        tags |= _action(by, "stop" if when == "now" else f"stop after {when}", reason)
+        self.client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+    def note_action(self, by: str, what: str, reason: str = "") -> None:
+        """Record what a person did with the run."""
+        for key, value in _action(by, what, reason).items():
+            self.client.set_tag(self.run_id, key, value)
 
     def has_epochs(self) -> bool:
         """Whether an epoch of training has been recorded."""
@@ -118,6 +133,22 @@ def drop_unknown(sweep: Run, known: Collection[str | None]) -> None:
     for run in sweep.client.search_runs([experiment], below, max_results=1000):
         if run.info.run_id not in known:
             sweep.client.delete_run(run.info.run_id)
+
+
+def _action(by: str, what: str, reason: str) -> dict[str, str]:
+    """The tag of something that a person did; its name has the time, in milliseconds."""
+    told = {"by": by[:200], "what": what, "why": reason[:2000]}
+    return {f"{ACTION_TAG}{int(time.time() * 1000)}": json.dumps(told)}
+
+
+def actions(tags: Mapping[str, str]) -> list[dict[str, Any]]:
+    """What people did with a run of these tags, in order: `at` (seconds of the clock), `by`, `what`, `why`."""
+    found = [
+        {"at": int(name.removeprefix(ACTION_TAG)) / 1000} | json.loads(text)
+        for name, text in tags.items()
+        if name.startswith(ACTION_TAG)
+    ]
+    return sorted(found, key=lambda one: one["at"])
 
 
 def page(uri: str, experiment_id: str, run_id: str) -> str | None:

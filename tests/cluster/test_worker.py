@@ -1,3 +1,4 @@
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +12,7 @@ from r2d2.training.state import State
 def code(elapsed_s, limit, asked=0, rank_0=True):
     """What a worker tells the others after so many seconds."""
     worker = SimpleNamespace(
-        stop=SimpleNamespace(code=asked) if rank_0 else None,
+        stop=SimpleNamespace(code=asked, when="now") if rank_0 else None,
         training=config.Training(max_minutes=limit),
         state=State(elapsed_s=elapsed_s),
     )
@@ -24,13 +25,34 @@ def test_rank_0_tells_when_the_minutes_are_over_and_the_others_tell_nothing():
     assert ASKED[TIME_IS_UP].text == "training.max_minutes are over" and ASKED[TIME_IS_UP].evaluate
 
 
-@pytest.mark.parametrize(("said", "expected"), [(TAGGED, STOPPED), ("SIGTERM", TERMINATED)])
+@pytest.mark.parametrize(("when", "steps"), [("now", [6, 7, 8, 9, 10]), ("epoch", [10]), ("checkpoint", [8, 10])])
+def test_a_run_that_is_to_leave_later_goes_on_until_its_epoch_or_its_checkpoint_is_whole(when, steps):
+    worker = SimpleNamespace(
+        ring=SimpleNamespace(rank=0),
+        writer=SimpleNamespace(idle=True),
+        stop=SimpleNamespace(code=STOPPED, when=when),
+        training=config.Training(checkpoints={"every_steps": 4, "every_minutes": None}),
+        learner=SimpleNamespace(steps_per_epoch=10),
+        last_save=0.0,
+    )
+    worker._save_is_due = partial(_Worker._save_is_due, worker)
+    worker._leaves_with = partial(_Worker._leaves_with, worker)
+    left = []
+    for step in range(5, 10):  # the next one is step + 1
+        worker.state = State(step=step)
+        left += [step + 1] * (_Worker._code(worker) == STOPPED)
+    assert left == steps
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"), [(TAGGED, STOPPED), (f"{TAGGED} epoch\nby ada", STOPPED), ("SIGTERM", TERMINATED)]
+)
 def test_the_driver_s_wish_to_stop_is_found_with_its_reason(tmp_path, said, expected):
     stop = StopAsked(tmp_path / "stop")
     try:
         assert stop.code == 0 and not stop.found.is_set()
         (tmp_path / "stop").write_text(said)
         assert stop.found.wait(timeout=10)
-        assert stop.code == expected
+        assert stop.code == expected and stop.when == ("epoch" if "epoch" in said else "now")
     finally:
         stop.close()

@@ -17,6 +17,7 @@ from helpers.processes import run, run_all, wait_for
 
 from r2d2 import job, resources, services
 from r2d2.cluster import jobs
+from r2d2.console import person
 from r2d2.engine.services.end import end_service
 from r2d2.errors import InputError
 from r2d2.network import free_port
@@ -171,14 +172,14 @@ def test_a_run_waits_for_the_slots_of_another_and_both_are_stopped_by_their_tags
     assert "2 CPUs; 1 waiting for slots" in document(state)[0]["about"]
     row = document(stopped)
     assert (row["status"], row["run_id"]) == ("FAILED", second["run_id"])
-    assert (row["run_status"], row["reason"]) == ("KILLED", "asked to leave while it waited")
+    assert (row["run_status"], row["reason"]) == ("KILLED", f"asked to leave while it waited by {person()}")
     assert asked(cluster, log)["logs"].splitlines()[-1].endswith(f"r2d2 train --resume {second['run_id']}")
     assert after[0] == 2 and "it has failed, there is nothing to stop" in after[2]
 
     stopped, logs = run_all(("jobs", "stop", first["job"], "--json"), ("jobs", "logs", first["job"]), **cluster.here)
     row = document(stopped)
     assert (row["status"], row["exit_code"], row["run_id"]) == ("SUCCEEDED", 0, first["run_id"])
-    assert (row["run_status"], row["reason"]) == ("FINISHED", "stopped on request")
+    assert (row["run_status"], row["reason"]) == ("FINISHED", f"stopped on request by {person()}")
     assert logs[0] == 0 and "It ended before its last epoch: stopped on request" in logs[1]
 
 

@@ -136,7 +136,7 @@ def test_one_that_cannot_start_ends_the_others_and_says_why(home, ended, listene
     real = start._start
     monkeypatch.setattr(start, "_start", lambda *given: began.append(real(*given)) or began[-1])
     monkeypatch.setattr(commands, "ray", others)
-    monkeypatch.setattr(commands, "dashboard", others)
+    monkeypatch.setattr(commands, "dashboard", lambda *_: (others(), {}))
     fails = [sys.executable, "-c", "raise SystemExit('no such table')"]
     monkeypatch.setattr(commands, "mlflow", lambda *_: (fails, {}))
     with pytest.raises(WorkFailed, match=r"mlflow ended at once: no such table .*/home/services/mlflow.log"):

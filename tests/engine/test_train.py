@@ -17,6 +17,7 @@ from helpers.processes import end, run, run_all, start, wait_for, workers
 from helpers.servers import Server
 
 from r2d2 import config, models
+from r2d2.console import person
 from r2d2.engine import train
 from r2d2.errors import InputError
 
@@ -365,9 +366,10 @@ def test_a_second_driver_takes_a_run_over_and_stops_on_request_with_a_model_of_w
         _, err = first.communicate(timeout=240)
         assert first.returncode == 1
         assert err.splitlines()[-1].endswith("another r2d2 train --resume has taken it over")
-        code, out, err = run("runs", "stop", run_id, "--json")
+        code, out, err = run("runs", "stop", run_id, "--after", "epoch", "--reason", "it is good", "--json")
         assert code == 0, err
-        assert json.loads(out) == {"run_id": run_id, "status": "FINISHED", "reason": "stopped on request"}
+        reason = f"stopped on request by {person()}: it is good"
+        assert json.loads(out) == {"run_id": run_id, "status": "FINISHED", "reason": reason}
         out, err = second.communicate(timeout=60)
         assert second.returncode == 0, err
     finally:
@@ -375,7 +377,10 @@ def test_a_second_driver_takes_a_run_over_and_stops_on_request_with_a_model_of_w
         if second:
             end(second)
     result = json.loads(out)
-    assert result["run_id"] == run_id and result["reason"] == "stopped on request" and result["model"] == "small/1"
+    assert result["run_id"] == run_id and result["reason"] == reason and result["model"] == "small/1"
+    tags = dict(_query(home, "select key, value from tags"))
+    states = [json.loads(path.read_text()) for path in home.glob("runs/*/attempt-*/checkpoints/step-*/state.json")]
+    assert states[-1]["step"] == states[-1]["epoch"] * int(tags["r2d2.steps_per_epoch"])  # it left with a whole epoch
     losses = [step for (step,) in _query(home, "select step from metrics where key = 'train/loss' order by step")]
     assert losses == list(range(1, result["best_epoch"] + 1))
     assert _query(home, "select step from metrics where key = 'val/dice'") == [(result["best_epoch"],)]

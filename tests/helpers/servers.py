@@ -1,13 +1,60 @@
 """A real MLflow server that can go away and come back."""
 
 import contextlib
+import http.client
+import http.server
 import os
 import socket
 import subprocess
 import sys
+import threading
 import urllib.request
 
 from helpers.processes import end, wait_for
+
+
+class Counted:
+    """A proxy in front of a server that counts the requests by their path."""
+
+    def __init__(self, port):
+        counted, self.paths = self, []
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self):
+                counted.paths.append(self.path.partition("?")[0])
+                length = int(self.headers.get("Content-Length") or 0)
+                there = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+                try:
+                    there.request(self.command, self.path, self.rfile.read(length), dict(self.headers))
+                    answer = there.getresponse()
+                    body = answer.read()
+                except OSError:
+                    self.close_connection = True
+                    self.send_error(502)
+                    return
+                finally:
+                    there.close()
+                self.send_response(answer.status)
+                self.send_header("Content-Type", answer.headers.get("Content-Type", ""))
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            do_POST = do_PATCH = do_GET  # noqa: N815
+
+            def log_message(self, *_):
+                pass
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.address = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self):
+        self._server.shutdown()
+        self._server.server_close()
 
 
 class Server:

@@ -10,7 +10,7 @@ from helpers.servers import Server
 
 from r2d2.engine.runs import send
 from r2d2.errors import InputError
-from r2d2.tracking import delivery, store
+from r2d2.tracking import delivery, runs, store
 from r2d2.tracking.delivery import Delivery, waiting
 from r2d2.tracking.outbox import Outbox, seal
 
@@ -186,15 +186,24 @@ def test_a_driver_takes_over_from_another_and_nobody_else_does(tmp_path, run):
     assert steps(client, run_id, "a") == [(0, 1.0)]
 
 
-def test_a_wish_to_stop_is_heard_once(tmp_path, run):
+def test_a_wish_to_stop_is_heard_once_and_heard_again_if_it_becomes_another(tmp_path, run):
     client, run_id = run
     heard = []
-    sender = Delivery(client, run_id, tmp_path, on_stop=lambda: heard.append(threading.current_thread().name))
+    told = lambda *wish: heard.append((*wish, threading.current_thread().name))  # noqa: E731
+    sender = Delivery(client, run_id, tmp_path, on_stop=told)
     sender.start()
-    client.set_tag(run_id, "r2d2.stop", "true")
+    asked = runs.Run(client, run_id)
+    asked.ask_to_stop("epoch", "ada", "no better")
     wait_for(lambda: heard, 30)
+    asked.ask_to_stop("now", "bob", "")
+    wait_for(lambda: len(heard) > 1, 30)
     assert sender.close() == 0
-    assert heard == ["delivery"]
+    assert heard == [("epoch", "by ada: no better", "delivery"), ("now", "by bob", "delivery")]
+    done = runs.actions(client.get_run(run_id).data.tags)
+    assert [(one["by"], one["what"], one["why"]) for one in done] == [
+        ("ada", "stop after epoch", "no better"),
+        ("bob", "stop", ""),
+    ]
 
 
 def _trial(address, folder, number):

@@ -14,14 +14,15 @@ from r2d2.console import command, say
 from r2d2.engine.services import commands
 from r2d2.engine.services.end import end_service
 from r2d2.engine.services.look import answers, state, users
-from r2d2.engine.services.settings import PORTS, Settings, settings_file, settle
+from r2d2.engine.services.settings import PORTS, Settings, listening, reached, settings_file, settle
 from r2d2.engine.services.start import start_all, warn_of_environment
 from r2d2.errors import InputError
 from r2d2.network import free_port
-from r2d2.services import LOOPBACK, Service
+from r2d2.services import Service
 
 __all__ = ["Settings", "Status", "access", "dashboard", "down", "status", "up"]
 
+ELSEWHERE = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "RAY_AUTH_TOKEN")
 HUNG_S = 10.0
 """How long one that was started earlier may take until it answers."""
 
@@ -115,13 +116,27 @@ def status() -> list[Status]:
     return rows
 
 
-def dashboard() -> str:
-    """The address of the dashboard that `up` started; without one, serve it until Ctrl-C and never return."""
+def dashboard(asked: Settings | None = None) -> str:
+    """The address of the dashboard that `up` started; without one, serve it until Ctrl-C and never return.
+
+    Args:
+        asked: How to serve it: `host`, `dashboard`, `read_only`, `user_header`, `proxy`.
+
+    Raises:
+        InputError: Another one was asked for than `up` started, or one that anybody could enter.
+    """
+    asked = asked or Settings()
     address = services.address("dashboard")
     if address is None:
-        port = free_port(LOOPBACK, PORTS["dashboard"])
-        say(f"The dashboard is at http://{LOOPBACK}:{port}; Ctrl-C ends it")
-        os.execve(sys.executable, commands.dashboard(port), commands.environment())
+        host = listening(asked.host)
+        line, environment = commands.dashboard(host, free_port(host, asked.dashboard or PORTS["dashboard"]), asked)
+        port = line[line.index("--server.port") + 1]
+        say(f"The dashboard is at http://{reached(host)}:{port}; Ctrl-C ends it")
+        # By itself it shows what commands here would use, wherever that is.
+        where = {name: os.environ[name] for name in ELSEWHERE if name in os.environ}
+        os.execve(sys.executable, line, commands.environment() | environment | where)
+    elif asked != Settings():
+        raise InputError(f"the dashboard of `up` runs at {address}; {command()} down ends it, `up` takes these, too")
     return address
 
 

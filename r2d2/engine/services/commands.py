@@ -2,6 +2,7 @@
 
 import configparser
 import io
+import json
 import os
 import re
 import secrets
@@ -13,7 +14,7 @@ from pathlib import Path
 import psutil
 
 from r2d2 import ENVIRONMENT, config, resources, services
-from r2d2.engine.services.settings import Settings, reached
+from r2d2.engine.services.settings import Settings, check_login, reached
 from r2d2.network import free_port
 from r2d2.services import LOOPBACK
 
@@ -27,6 +28,8 @@ HEAD = {
     "RAY_health_check_failure_threshold": "4",
 }
 """What Ray's head reads from its environment, here and in infra/."""
+UPLOAD_MB = 1024
+"""The largest file that the dashboard takes."""
 
 
 def environment() -> dict[str, str]:
@@ -38,18 +41,39 @@ def environment() -> dict[str, str]:
     return ENVIRONMENT | kept | {"R2D2_HOME": str(config.home()), "PYTHONUNBUFFERED": "1", "PATH": path}
 
 
-def dashboard(port: int) -> list[str]:
-    """The command line that serves the dashboard on this machine alone: Streamlit cannot ask who is there."""
-    options = {
-        "server.address": LOOPBACK,
-        "server.port": port,
-        "server.headless": "true",
-        "server.fileWatcherType": "none",
-        "browser.gatherUsageStats": "false",
-        "client.toolbarMode": "minimal",
-    }
-    words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
-    return [sys.executable, "-m", "streamlit", "run", str(resources.find("apps/dashboard/app.py")), *words]
+def dashboard(host: str, port: int, settings: Settings) -> tuple[list[str], dict[str, str]]:
+    """The command line that serves the dashboard, and what its pages find in their environment.
+
+    Raises:
+        InputError: Not on the loopback address, and nobody would be asked who is there.
+    """
+    how = check_login(host, settings)
+    page = resources.find("apps/dashboard/app.py")
+    options: list[tuple[str, object]] = [
+        ("server.address", host),
+        ("server.port", port),
+        ("server.headless", "true"),
+        ("server.fileWatcherType", "none"),
+        ("server.maxUploadSize", UPLOAD_MB),
+        ("browser.gatherUsageStats", "false"),
+        ("client.toolbarMode", "viewer"),
+        ("client.showErrorDetails", "none"),
+        ("theme.base", page.with_name("theme.toml")),
+        ("secrets.files", services.login_file()),
+    ]
+    # What the pages of no other machine may be led to by a name: a page elsewhere that calls itself this one.
+    if how is None:
+        options += [("server.allowedHosts", name) for name in ("localhost", LOOPBACK)]
+    environment = {"R2D2_READ_ONLY": "1"} if settings.read_only else {}
+    # Without it the server would believe what a request says of where it comes from.
+    environment |= {"R2D2_LOGIN_BY": how or "loopback", "FORWARDED_ALLOW_IPS": ""}
+    # A page that waits two minutes for a server that hangs is no page.
+    environment |= {"MLFLOW_HTTP_REQUEST_TIMEOUT": "30", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+    if how == "header":
+        options.append(("server.trustedUserHeaders", json.dumps({settings.user_header: "name"})))
+        environment["R2D2_PROXY"] = str(settings.proxy)
+    words = [word for key, value in options for word in (f"--{key}", str(value))]
+    return [sys.executable, str(page.with_name("serve.py")), "run", str(page), *words], environment
 
 
 def mlflow(host: str, port: int, settings: Settings) -> tuple[list[str], dict[str, str]]:

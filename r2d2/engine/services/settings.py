@@ -5,7 +5,9 @@ import importlib
 import importlib.util
 import ipaddress
 import json
+import re
 import socket
+import tomllib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -30,6 +32,9 @@ class Settings:
         slots: CPUs to declare to Ray; the machine's if None.
         backend_store: Where MLflow keeps runs, a database's URL; the SQLite file in R2D2_HOME if None.
         artifacts: Where it keeps their files, a folder or a URL; a folder in R2D2_HOME if None.
+        read_only: Whether the dashboard only shows.
+        user_header: The HTTP header in which a reverse proxy says who is there, and `proxy`, its address or network:
+            from nobody else is the header believed.
     """
 
     host: str | None = None
@@ -40,6 +45,9 @@ class Settings:
     slots: int | None = None
     backend_store: str | None = None
     artifacts: str | None = None
+    read_only: bool | None = None
+    user_header: str | None = None
+    proxy: str | None = None
 
 
 def settings_file() -> Path:
@@ -79,6 +87,7 @@ def settle(asked: Settings, restart: bool, running: bool) -> Settings:
 
 def _check(settings: Settings) -> None:
     listening(settings.host)
+    login(settings)
     if settings.slots is not None and settings.slots < 1:
         raise InputError(f"--slots {settings.slots}: at least 1")
     store = urlsplit(settings.backend_store or services.file_store())
@@ -90,6 +99,50 @@ def _check(settings: Settings) -> None:
         _can_connect(store._replace(scheme=kind).geturl())
     if (settings.artifacts or "").startswith("s3://"):
         _need("boto3", "--artifacts s3://...")
+
+
+def login(settings: Settings) -> str | None:
+    """How the dashboard learns who is there: `oidc` (`services.login_file`), `header` (of a proxy), or not at all.
+
+    Raises:
+        InputError: The file is none of Streamlit's, the proxy's address none, or one of header and proxy is missing.
+    """
+    if settings.user_header or settings.proxy:
+        if not (settings.user_header and re.fullmatch(r"[\w-]+", settings.user_header)):
+            raise InputError("--user-header: the name of a header, e.g. X-Forwarded-User; it goes with --proxy")
+        try:
+            ipaddress.ip_network(settings.proxy or "")
+        except ValueError:
+            raise InputError(
+                f"--proxy {settings.proxy}: the address (10.0.0.5) or network (10.0.0.0/24) of the proxy that sets "
+                f"{settings.user_header}; from anybody else the header is not believed"
+            ) from None
+        return "header"
+    file = services.login_file()
+    try:
+        told = tomllib.loads(file.read_text(encoding="utf-8")).get("auth", {})
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"{file}: it cannot be read ({error})") from None
+    if missing := [key for key in ("redirect_uri", "cookie_secret") if not told.get(key)]:
+        raise InputError(f"{file}: [auth] needs {missing[0]}, see Streamlit's st.login")
+    return "oidc"
+
+
+def check_login(host: str, settings: Settings) -> str | None:
+    """What `login` says; on an address other than the loopback one it must say something.
+
+    Raises:
+        InputError: As `login`, or nobody would be asked who is there.
+    """
+    found = login(settings)
+    if found is None and not ipaddress.ip_address(host).is_loopback:
+        raise InputError(
+            f"--host {host}: there the dashboard needs a login; write Streamlit's [auth] into {services.login_file()}, "
+            "or name the header of your proxy (--user-header X-Forwarded-User --proxy ADDRESS)"
+        )
+    return found
 
 
 def _need(package: str, option: str) -> None:

@@ -16,7 +16,7 @@ from r2d2.console import bar, say
 from r2d2.engine.services import commands
 from r2d2.engine.services.end import children, end_service
 from r2d2.engine.services.look import answers, last_words
-from r2d2.engine.services.settings import PORTS, Settings, listening, reached, settings_file
+from r2d2.engine.services.settings import PORTS, Settings, listening, login, reached, settings_file
 from r2d2.errors import InputError, WorkFailed
 from r2d2.network import free_port, without_passwords
 from r2d2.services import LOOPBACK, Service
@@ -61,6 +61,11 @@ def start_all(missing: Sequence[str], record: dict[str, Service], settings: Sett
         raise
 
 
+def dashboard_host(host: str, settings: Settings) -> str:
+    """Where the dashboard listens: where the others do, if it can ask who is there; else to this machine alone."""
+    return host if login(settings) else LOOPBACK
+
+
 def warn_of_environment() -> None:
     """Say which variables send commands to services elsewhere."""
     for variable, name in (("MLFLOW_TRACKING_URI", "mlflow"), ("RAY_ADDRESS", "ray")):
@@ -80,7 +85,7 @@ def _ports(missing: Sequence[str], settings: Settings, host: str) -> dict[str, i
         named = getattr(settings, key)
         before = _port(record, key)  # whoever knows its address must find it there again
         wanted = named or before or usual
-        port = free_port(LOOPBACK if name == "dashboard" else host, wanted)
+        port = free_port(dashboard_host(host, settings) if name == "dashboard" else host, wanted)
         if port != wanted and named:
             raise InputError(f"--{key.replace('_', '-')}-port {wanted}: taken by another program; name a free one")
         if port != wanted:
@@ -115,8 +120,10 @@ def _start(name: str, host: str, ports: dict[str, int], tracking: str, settings:
         environment["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] = "0"
         address, page = f"{reach}:{ports['ray']}", f"http://{reach}:{ports['ray_page']}"
     else:
-        line, host = commands.dashboard(ports["dashboard"]), LOOPBACK
-        address = page = f"http://{LOOPBACK}:{ports['dashboard']}"
+        host = dashboard_host(host, settings)
+        line, more = commands.dashboard(host, ports["dashboard"], settings)
+        environment |= more
+        address = page = f"http://{reached(host)}:{ports['dashboard']}"
     log = services.folder() / f"{name}.log"
     service = Service(name, 0, 0.0, socket.gethostname(), host, address, page, str(log), scratch)
     if name != "mlflow":

@@ -1,0 +1,26 @@
+"""Streamlit's command, beside which what the first page needs is imported already: `serve.py run app.py ...`."""
+
+import contextlib
+import sys
+import threading
+
+from streamlit.web.cli import main
+
+
+def _warm() -> None:
+    """Import what the pages need, and ask the store what the first of them shows."""
+    import altair  # noqa: F401
+    import pandas  # noqa: F401
+
+    from r2d2.engine import watch
+    from r2d2.errors import InputError
+    from r2d2.tracking import queries
+
+    for ask in (queries.latest_runs, watch.nodes):
+        with contextlib.suppress(InputError):
+            ask()
+
+
+if __name__ == "__main__":
+    threading.Thread(target=_warm, name="warm", daemon=True).start()
+    sys.exit(main(prog_name="streamlit"))

@@ -1,0 +1,238 @@
+"""Runs side by side: what they were told, how they learned, and what they score on each patient."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import streamlit as st
+
+from apps.dashboard import figures, page
+from r2d2 import segeval
+from r2d2.errors import InputError
+from r2d2.tracking import queries
+from r2d2.tracking.queries import RunView
+
+MOST = 6
+SCORES = "evaluation/test.json"
+SCALING = "report/scaling.json"
+TIMES = (
+    ("training_s", "Time", "training and validation, s", 1),
+    ("speedup", "Speedup", "times as fast as one worker", 1),
+    ("efficiency", "Efficiency", "of the ideal speedup, %", 100),
+)
+
+
+def main() -> None:
+    """The whole page."""
+    st.title("Compare")
+    with page.sentences():
+        listed = queries.latest_runs()
+        page.fresh(listed)
+        chosen = _choose(listed.value)
+        if len(chosen) == 1 and chosen[0].kind == "scale":
+            _scaling(chosen[0])
+        elif len(chosen) < 2:
+            page.empty(
+                "Choose two runs or more above, or one scaling study."
+                if len(listed.value) > 1
+                else "There are no two runs yet. Settings to compare are changed from the command line:",
+                *([] if len(listed.value) > 1 else ["r2d2 train FILE training.learning_rate=1e-3"]),
+            )
+        else:
+            _differences(chosen)
+            every = page.live(any(run.running for run in chosen))
+            st.fragment(_curves, run_every=every, key="curves")([run.run_id for run in chosen])
+            _patients(chosen)
+            for run in chosen:
+                if run.kind == "scale":
+                    _scaling(run)
+
+
+def _choose(listed: Sequence[RunView]) -> list[RunView]:
+    known = {run.run_id: run for run in listed}
+    named = [run_id for run_id in st.query_params.get_all("runs") if run_id]
+    for run_id in named:
+        if run_id not in known:
+            known[run_id] = queries.view(run_id).value
+    chosen = st.multiselect(
+        "Runs",
+        list(known),
+        default=named[:MOST],
+        format_func=lambda run_id: f"{known[run_id].name} · {page.clock(known[run_id].began)}",
+        max_selections=MOST,
+        placeholder="Choose runs",
+        key="chosen",
+        label_visibility="collapsed",
+    )
+    st.query_params["runs"] = chosen
+    return [known[run_id] for run_id in chosen]
+
+
+def _differences(chosen: Sequence[RunView]) -> None:
+    st.subheader("What differs")
+    keys = sorted({key for run in chosen for key in run.params})
+    rows: list[dict[str, Any]] = []
+    for key in keys:
+        values = [run.params.get(key, page.NONE) for run in chosen]
+        if len(set(values)) > 1:
+            rows.append({"setting": key} | dict(zip(_names(chosen), values, strict=True)))
+    for name, tag in (("data", "data"), ("commit", "git"), ("precision", "precision"), ("workers", "workers")):
+        values = [run.tags.get(tag, page.NONE) for run in chosen]
+        if len(set(values)) > 1:
+            rows.append({"setting": name} | dict(zip(_names(chosen), values, strict=True)))
+    if rows:
+        st.dataframe(rows, hide_index=True, width="stretch")
+    else:
+        st.caption("Nothing: the same settings, data and code.")
+    st.subheader("What they score")
+    metrics = ("val/dice", "test/dice", "time/training_s", "cost/cpu_hours", "cost/gpu_hours")
+    rows = [
+        {"score": metric} | {name: run.metric(metric) for name, run in zip(_names(chosen), chosen, strict=True)}
+        for metric in metrics
+        if any(metric in run.latest for run in chosen)
+    ]
+    st.dataframe(rows, hide_index=True, width="stretch")
+
+
+def _curves(ids: Sequence[str]) -> None:
+    with page.sentences():
+        chosen = [queries.view(run_id).value for run_id in ids]
+        columns = st.columns(2)
+        for column, (metric, title, unit) in zip(
+            columns,
+            (
+                ("val/dice", "Validation Dice", "Dice of a patient, mean"),
+                ("train/loss", "Training loss", "mean loss of an image"),
+            ),
+            strict=True,
+        ):
+            series = {}
+            for name, run in zip(_names(chosen), chosen, strict=True):
+                points = queries.history(run, [metric]).value.get(metric, [])
+                series[name] = [(point.step, point.value) for point in points]
+            with column:
+                st.subheader(title)
+                if any(series.values()):
+                    st.altair_chart(figures.curves(series, "epoch", unit), key=metric)
+                else:
+                    page.empty("None of them has any yet.")
+
+
+def _patients(chosen: Sequence[RunView]) -> None:
+    st.subheader("Patient by patient")
+    scored = {}
+    for name, run in zip(_names(chosen), chosen, strict=True):
+        if SCORES in queries.files(run, "evaluation").value:
+            scored[name] = json.loads(queries.content(run, SCORES))
+    if len(scored) < 2:
+        page.empty("Two runs that have come to their test are needed: then they are compared on the same patients.")
+        return
+    kinds = sorted(
+        {key for rows in scored.values() for row in rows for key in row if key == "dice" or key.startswith("dice/")}
+    )
+    left, middle, right = st.columns(3)
+    first = left.selectbox("First", list(scored), key="first")
+    second = middle.selectbox("Second", list(scored), index=1, key="second")
+    kind = right.selectbox("Score", kinds, key="score")
+    ours, theirs = _of_patients(scored[first], kind), _of_patients(scored[second], kind)
+    common = sorted(ours.keys() & theirs.keys())
+    if first == second or not common:
+        st.info("Choose two runs with test patients in common.")
+        return
+    if left_out := len(ours.keys() ^ theirs.keys()):
+        st.caption(f"{left_out} patients were tested by one of them alone, and are left out.")
+    try:
+        found = segeval.compare({name: theirs[name] for name in common}, {name: ours[name] for name in common})
+    except InputError as error:
+        st.info(page.plain(error))
+        return
+    better = "no difference that chance does not explain" if found.p >= 0.05 else "more than chance explains"
+    st.markdown(
+        f"The second's less the first's is **{found.difference:+.3f}** in the mean of {found.n} patients "
+        f"(95 % interval {found.low:+.3f} to {found.high:+.3f}), p = {found.p:.3g} by Wilcoxon's signed-rank test: "
+        f"{better}."
+    )
+    rows = [
+        (name, ours[name], theirs[name]) for name in common if ours[name] == ours[name] and theirs[name] == theirs[name]
+    ]
+    picture, table = st.columns([3, 2])
+    with picture:
+        st.altair_chart(figures.paired(rows, first, second, "Dice of a patient's volume"), key="pairs")
+    with table:
+        told = [{"patient": name, "first": a, "second": b, "difference": b - a} for name, a, b in rows]
+        three = st.column_config.NumberColumn(format="%.3f")
+        st.dataframe(
+            sorted(told, key=lambda row: row["difference"]),
+            hide_index=True,
+            width="stretch",
+            column_config={"first": three, "second": three, "difference": three},
+        )
+
+
+def _of_patients(rows: Sequence[Mapping[str, Any]], kind: str) -> dict[str, float]:
+    """The score of each patient: the mean over their scans that have it, NaN if none has."""
+    values: dict[str, list[float]] = {}
+    for row in rows:
+        value = row.get(kind)
+        values.setdefault(row["patient"], []).extend([] if value is None else [float(value)])
+    return {patient: sum(some) / len(some) if some else float("nan") for patient, some in values.items()}
+
+
+def _scaling(run: RunView) -> None:
+    st.subheader(f"Scaling: {page.plain(run.name)}")
+    if SCALING not in queries.files(run, SCALING.rpartition("/")[0]).value:
+        page.empty("The study has not come to its end: its curves are drawn there.")
+        return
+    told = json.loads(queries.content(run, SCALING))
+    summaries = told["summaries"]
+    columns = st.columns(3)
+    for column, (key, title, unit, factor) in zip(columns, TIMES, strict=True):
+        series = _by_rule(summaries, lambda one, key=key: one.get(key), factor)
+        if not series:
+            continue
+        with column:
+            st.subheader(title)
+            if key == "speedup":
+                most = max(x for points in series.values() for x, *_ in points)
+                series["ideal"] = [(1, 1, 1, 1), (most, most, most, most)]
+            st.altair_chart(figures.intervals(series, "workers", unit), key=f"{run.run_id}-{key}")
+    st.subheader("Dice")
+    series = _by_rule(summaries, lambda one: one["scores"].get("dice"), 1)
+    st.altair_chart(figures.intervals(series, "workers", "Dice of a patient, mean"), key=f"{run.run_id}-dice")
+    rows = [
+        {
+            "rule": one["rule"],
+            "workers": f"{one['workers']}{' virtual' if one['virtual'] else ''}",
+            "repeats": one["repeats"],
+            "Dice": (one["scores"].get("dice") or {}).get("value"),
+            "points lost": ((one.get("loss") or {}).get("dice") or {}).get("value"),
+            "verdict": one.get("verdict") or "",
+        }
+        for one in summaries
+    ]
+    three = st.column_config.NumberColumn(format="%.3f")
+    st.dataframe(rows, hide_index=True, width="stretch", column_config={"Dice": three})
+    st.caption(page.plain(f"{told['scored']}; bars are 95 % intervals"))
+
+
+def _by_rule(
+    summaries: Sequence[Mapping[str, Any]], value: Callable[[Mapping[str, Any]], Any], factor: float
+) -> dict[str, list[tuple[float, float, float, float]]]:
+    """Workers, value, low and high of each rule, virtual workers apart."""
+    found: dict[str, list[tuple[float, float, float, float]]] = {}
+    for one in summaries:
+        if told := value(one):
+            name = one["rule"] + (" (virtual)" if one["virtual"] else "")
+            middle, low, high = (told.get(key) for key in ("value", "low", "high"))
+            ends = [factor * (middle if end is None else end) for end in (low, high)]
+            found.setdefault(name, []).append((one["workers"], factor * middle, *ends))
+    return {name: sorted(points) for name, points in found.items()}
+
+
+def _names(chosen: Sequence[RunView]) -> list[str]:
+    """Their names, with a number where two are called the same."""
+    names = [run.name for run in chosen]
+    return [name if names.count(name) == 1 else f"{name} ({number + 1})" for number, name in enumerate(names)]
+
+
+main()

@@ -1,0 +1,155 @@
+"""Overview: what is in trouble, what the nodes do, what goes on, what there was."""
+
+import streamlit as st
+
+from apps.dashboard import figures, page
+from r2d2.engine import watch
+from r2d2.errors import InputError
+from r2d2.tracking import queries
+from r2d2.tracking.queries import RunView
+
+LOADS = (("cpu", "Processors", 100), ("memory", "Memory", 100), ("gpu", "GPUs", 100))
+RATES = (("disk_mb_s", "Disk"), ("network_mb_s", "Network"))
+LATEST = 100
+
+
+def main() -> None:
+    """The whole page."""
+    st.title("Overview")
+    # Whoever looks at it wants to see what begins, too: it is always live.
+    st.fragment(_troubles_and_work, run_every=page.LIVE_S, key="work")()
+    st.fragment(_nodes, run_every=watch.EVERY_S, key="nodes")()
+    st.fragment(_latest, run_every=page.LIVE_S, key="latest")()
+
+
+def _troubles_and_work() -> None:
+    with page.sentences():
+        listed = queries.latest_runs(LATEST)
+        for trouble in watch.troubles(listed.value):
+            with st.container(border=True, horizontal=True, vertical_alignment="center"):
+                st.markdown(f"{page.TROUBLES[trouble.kind]} **{trouble.kind}** {page.plain(trouble.text)}")
+                page.open_run(trouble.run)
+        running = [run for run in listed.value if run.running]
+        jobs = _jobs()
+        if not running and not jobs:
+            return
+        st.subheader("Going on")
+        for run in running:
+            _going_on(run)
+        for job in jobs:
+            with st.container(border=True):
+                waits = f"It waits for slots: {job.waits}" if job.waits else "It has no run yet."
+                st.markdown(f":material/pending: `{job.job}` {page.plain(job.what)}  \n{page.plain(waits)}")
+
+
+def _jobs() -> list:
+    """The jobs that wait, or have no run yet: what else goes on is seen as a run."""
+    if not watch.clustered():
+        return []
+    try:
+        answer = watch.jobs()
+    except InputError as error:
+        st.warning(page.plain(error), icon=":material/cloud_off:")
+        return []
+    page.fresh(answer)
+    return [job for job in answer.value if job.status in ("PENDING", "RUNNING") and (job.waits or job.run_id is None)]
+
+
+def _going_on(run: RunView) -> None:
+    with st.container(border=True):
+        name, epoch, loss, dice = st.columns([3, 3, 1, 1], vertical_alignment="center")
+        with name:
+            page.open_run(run)
+            st.caption(f"{run.kind} · began {page.ago(run.began)}")
+        if run.kind == "sweep":
+            done = run.latest.get("sweep/dice")
+            epoch.caption(f"{done.step + 1 if done else 0} trials ended")
+        else:
+            total = run.params.get("training.epochs", "")
+            done = run.latest["train/loss"].step if "train/loss" in run.latest else 0
+            share = done / int(total) if total.isdigit() and int(total) else 0.0
+            epoch.progress(min(1.0, share), text=f"epoch {done} of {page.plain(total)}")
+        loss.metric("Loss", page.number(run.metric("train/loss")))
+        dice.metric(
+            "Dice", page.number(run.metric("val/dice") or run.metric("sweep/best_dice")), help="Of the validation."
+        )
+
+
+def _nodes() -> None:
+    st.subheader("Nodes")
+    try:
+        answer = watch.nodes()
+    except InputError as error:
+        st.warning(page.plain(error), icon=":material/cloud_off:")
+        return
+    page.fresh(answer)
+    for node in answer.value:
+        with st.container(border=True):
+            name, *columns = st.columns([2, *[1] * (len(LOADS) + len(RATES))], vertical_alignment="top")
+            name.markdown(f"**{page.plain(node.name)}**")
+            last = node.loads[-1] if node.loads else None
+            full = f" · disk {last.disk:.0f} % full" if last and last.disk is not None else ""
+            name.caption(page.plain(node.about + full) if node.alive else ":material/cloud_off: it is gone")
+            if last is None:
+                continue
+            for column, (key, title, top) in zip(columns, LOADS, strict=False):
+                _load(column, node, key, title, "%", top)
+            for column, (key, title) in zip(columns[len(LOADS) :], RATES, strict=True):
+                _load(column, node, key, title, "MB/s", None)
+
+
+def _load(column, node: watch.Node, key: str, title: str, unit: str, top: int | None) -> None:  # noqa: ANN001
+    points = [(load.at, getattr(load, key)) for load in node.loads if getattr(load, key) is not None]
+    with column:
+        if not points:
+            st.caption(title)
+            st.markdown("none" if key == "gpu" else page.NONE)
+            return
+        value = points[-1][1]
+        st.caption(title)
+        st.markdown(f"**{value:.0f} {unit}**" if unit == "%" or value >= 10 else f"**{value:.1f} {unit}**")
+        if len(points) > 1:
+            chart = figures.spark([(at - points[-1][0], value) for at, value in points], top)
+            st.altair_chart(chart, key=f"{node.name}-{key}")
+
+
+def _latest() -> None:
+    st.subheader("Latest runs")
+    with page.sentences():
+        listed = queries.latest_runs(LATEST)
+        page.fresh(listed)
+        if not listed.value:
+            page.empty("No runs yet. The first one:", "r2d2 demo", "r2d2 train FILE")
+            return
+        rows = [
+            {
+                "run": f"{'sweep' if run.kind == 'sweep' else 'run'}?run={run.run_id}",
+                "name": run.name,
+                "kind": run.kind,
+                "state": run.status.lower(),
+                "began": page.clock(run.began),
+                "took": page.duration((run.ended or run.heard) - run.began),
+                "validation": run.metric("val/dice") or run.metric("sweep/best_dice"),
+                "test": run.metric("test/dice"),
+                "why it ended": run.tags.get("reason", ""),
+            }
+            for run in listed.value
+        ]
+        dice = st.column_config.ProgressColumn(format="%.3f", min_value=0.0, max_value=1.0, width="small")
+        st.dataframe(
+            rows,
+            hide_index=True,
+            width="stretch",
+            height=min(38 * len(rows) + 40, 520),
+            key="runs",
+            column_config={
+                "run": st.column_config.LinkColumn("", display_text="open", width="small"),
+                "name": st.column_config.TextColumn(width="medium"),
+                "validation": dice,
+                "test": dice,
+                "why it ended": st.column_config.TextColumn(width="large"),
+            },
+        )
+
+
+main()

@@ -1,0 +1,354 @@
+"""One run: its curves, where its time goes, its nodes, pictures of its worst patients, its settings, its log."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import streamlit as st
+import yaml
+
+from apps.dashboard import figures, page
+from r2d2.engine import runs as work
+from r2d2.engine import watch
+from r2d2.errors import InputError
+from r2d2.tracking import queries
+from r2d2.tracking.queries import Point, RunView
+
+SECTIONS = ("Curves", "Time", "Nodes", "Pictures", "Settings", "Log")
+WHEN = {"now": "now", "epoch": "after this epoch", "checkpoint": "after the next checkpoint"}
+PARTS = {"compute": "computing", "input": "waiting for images", "communication": "waiting for the ring"}
+LOADS = {
+    "cpu_utilization_percentage": ("Processors", "busy, %", (0, 100)),
+    "system_memory_usage_percentage": ("Memory", "used, %", (0, 100)),
+    "gpu": ("GPUs", "busy, %", (0, 100)),
+    "disk": ("Disk", "read and written, MB/s", None),
+    "network": ("Network", "received and sent, MB/s", None),
+}
+
+
+def main() -> None:
+    """The whole page."""
+    st.title("Run")
+    with page.sentences():
+        listed = queries.latest_runs()
+        run_id = page.choose_run(listed, [run for run in listed.value if run.kind == "run"])
+        if run_id is None:
+            return
+        run = queries.view(run_id).value
+        with st.container(horizontal=True, vertical_alignment="center"):
+            section = st.segmented_control(
+                "Show",
+                SECTIONS,
+                default="Curves",
+                required=True,
+                key="show",
+                bind="query-params",
+                label_visibility="collapsed",
+            )
+            _actions(run)
+        every = page.live(run.running)
+        st.fragment(_head, run_every=every, key="head")(run_id, run.running)
+        st.fragment(_section, run_every=every, key="section")(run_id, str(section))
+
+
+def _head(run_id: str, was_running: bool) -> None:
+    with page.sentences():
+        answer = queries.view(run_id)
+        run = answer.value
+        if run.running != was_running:  # what is over is read no more; what began again is
+            st.rerun()
+        page.fresh(answer)
+        for trouble in watch.troubles([run]):
+            st.warning(page.plain(trouble.text), icon=page.TROUBLES[trouble.kind])
+        words = [page.badge(run.status), f"began {page.ago(run.began)}"]
+        if run.ended:
+            words.append(f"took {page.duration(run.ended - run.began)}")
+        if reason := run.tags.get("reason"):
+            words.append(page.plain(reason))
+        st.markdown(" · ".join(words))
+        _numbers(run)
+
+
+def _numbers(run: RunView) -> None:
+    epochs, epoch = run.params.get("training.epochs", "?"), run.latest.get("train/loss")
+    done = epoch.step if epoch else 0
+    best = queries.history(run, ["val/dice"]).value.get("val/dice", [])
+    top = max(best, key=lambda point: point.value) if best else None
+    pace = run.metric("time/epoch_s")
+    columns = st.columns(5)
+    columns[0].metric("Epoch", f"{done} of {epochs}")
+    columns[1].metric("Training loss", page.number(run.metric("train/loss"), 4))
+    columns[2].metric("Best validation Dice", page.number(top.value if top else None), help="Mean over the patients.")
+    columns[3].metric("Test Dice", page.number(run.metric("test/dice")), help="Of the best epoch, at the end.")
+    if run.running and pace and epochs.isdigit():
+        every = int(run.params.get("evaluation.every_epochs", 1))
+        left = (int(epochs) - done) * (pace + (run.metric("time/validation_s") or 0.0) / every)
+        columns[4].metric("Still to go", page.duration(left), help="At the pace of the last epoch.")
+    else:
+        hours = run.metric("cost/gpu_hours") or run.metric("cost/cpu_hours")
+        unit = "GPU" if run.metric("cost/gpu_hours") else "CPU"
+        columns[4].metric(f"{unit} hours", page.number(hours, 2))
+
+
+def _section(run_id: str, section: str) -> None:
+    with page.sentences():
+        run = queries.view(run_id).value
+        {
+            "Curves": _curves,
+            "Time": _time,
+            "Nodes": _nodes,
+            "Pictures": _pictures,
+            "Settings": _settings,
+            "Log": _log,
+        }[section](run)
+
+
+def _curves(run: RunView) -> None:
+    dice = sorted(name for name in run.latest if name == "val/dice" or name.startswith("val/dice/"))
+    found = queries.history(run, ["train/loss", "train/learning_rate", *dice, "time/restart", "time/sentinel"]).value
+    if "train/loss" not in found:
+        page.empty("No epoch is over yet: the curves begin with the first.")
+        return
+    marks = [(_epoch_at(found["train/loss"], at), what) for at, what in _marks(run, found)]
+    left, right = st.columns(2)
+    with left:
+        st.subheader("Loss")
+        series = {"training": _steps(found["train/loss"])}
+        st.altair_chart(figures.curves(series, "epoch", "mean loss of an image", marks), key="loss")
+    with right:
+        st.subheader("Validation Dice")
+        if dice:
+            series = {name.removeprefix("val/dice").lstrip("/") or "mean": _steps(found[name]) for name in dice}
+            st.altair_chart(figures.curves(series, "epoch", "Dice of a patient, mean", marks), key="dice")
+        else:
+            page.empty("Not validated yet.")
+    st.subheader("Learning rate")
+    series = {"rate": _steps(found["train/learning_rate"])}
+    st.altair_chart(figures.curves(series, "epoch", "learning rate", marks, logarithmic=True, height=140), key="rate")
+    _told_marks(run, found)
+
+
+def _time(run: RunView) -> None:
+    names = {f"time/{part}_s": title for part, title in PARTS.items()}
+    found = queries.history(run, [*names, "time/validation_s", "time/images_per_s"]).value
+    if "time/compute_s" not in found:
+        page.empty("No epoch is over yet: where the time goes is known after the first.")
+        return
+    if said := watch.verdict(run):
+        st.info(page.plain(said), icon=":material/speed:")
+    rows: dict[int, dict[str, Any]] = {}
+    for name, points in found.items():
+        for point in points:
+            rows.setdefault(point.step, {"x": point.step})[name] = point.value
+    kept = sorted(rows.values(), key=lambda row: row["x"])
+    every = -(-len(kept) // 100)
+    left, right = st.columns(2)
+    with left:
+        st.subheader("An epoch's time")
+        parts = names | {"time/validation_s": "validation"}
+        st.altair_chart(figures.shares(kept[::every], "epoch", parts, "seconds"), key="time")
+    with right:
+        st.subheader("Speed")
+        series = {"images": _steps(found.get("time/images_per_s", []))}
+        st.altair_chart(figures.curves(series, "epoch", "images a second, all workers", within=None), key="speed")
+    if start := run.tags.get("start"):
+        st.caption(page.plain(f"Until the first step: {start}"))
+
+
+def _nodes(run: RunView) -> None:
+    wanted = [name for name in run.latest if name.startswith("system/")]
+    if not wanted:
+        page.empty("No node has been heard of: tracking.monitor_s says how often they are.")
+        return
+    found = queries.history(run, [*wanted, "train/loss", "time/restart", "time/sentinel"]).value
+    end = (run.ended or run.heard) - run.began
+    marks = [((at - run.began) / 60, what) for at, what in _marks(run, found)]
+    columns = st.columns(2)
+    shown = 0
+    for key, (title, unit, within) in LOADS.items():
+        series = _load(found, key)
+        if not series:
+            continue
+        with columns[shown % 2]:
+            st.subheader(title)
+            series = {
+                node: [((point.at - run.began) / 60, point.value) for point in points]
+                for node, points in series.items()
+            }
+            st.altair_chart(
+                figures.curves(
+                    series, "minutes since the run began", unit, marks, within, (0, max(end / 60, 0.1)), height=170
+                ),
+                key=f"load-{key}",
+            )
+        shown += 1
+    _told_marks(run, found)
+
+
+def _load(found: dict[str, list[Point]], kind: str) -> dict[str, list[Point]]:
+    """What each node's load of a kind was; several of a kind are added, of GPUs the mean is taken."""
+    by_node: dict[str, list[list[Point]]] = {}
+    for name, points in found.items():
+        _, node, what = [*name.split("/", 2), "", ""][:3]
+        of_kind = {
+            "gpu": what.startswith("gpu_") and what.endswith("_utilization_percentage"),
+            "disk": what in ("disk_read_megabytes_per_second", "disk_write_megabytes_per_second"),
+            "network": what.startswith("network_"),
+        }.get(kind, what == kind)
+        if name.startswith("system/") and of_kind:
+            by_node.setdefault(node, []).append(points)
+    summed = {}
+    for node, several in sorted(by_node.items()):
+        values: dict[int, list[Point]] = {}
+        for points in several:
+            for point in points:
+                values.setdefault(point.step, []).append(point)
+        scale = 1 / len(several) if kind == "gpu" else 1.0
+        summed[node] = [
+            Point(step, group[0].at, scale * sum(point.value for point in group))
+            for step, group in sorted(values.items())
+            if len(group) == len(several)
+        ]
+    return summed
+
+
+def _pictures(run: RunView) -> None:
+    drawn = {path.rpartition("/")[2]: path for path in queries.files(run, "overlays/validation").value}
+    epochs = {int(name[6:10]): path for name, path in drawn.items() if name.endswith(".json")}
+    if epochs:
+        st.subheader("The worst patients of a validation")
+        options = sorted(epochs)
+        # While the run goes on the slider follows the last one, unless somebody has moved it.
+        epoch = st.select_slider("Epoch", options, value=options[-1], key="epoch") if len(options) > 1 else options[0]
+        told = json.loads(queries.content(run, epochs[epoch]))
+        page.legend(told["labels"])
+        for one in told["slices"]:
+            st.markdown(
+                f"**{page.plain(one['patient'])}** · {page.plain(one['case'])}, slice {one['slice']} · "
+                f"Dice of the volume {page.number(one['dice'])}"
+            )
+            st.image(queries.content(run, drawn[one["file"]]), caption="scan, reference, prediction")
+    tested = [path for path in queries.files(run, "overlays").value if path.endswith(".png")]
+    if tested:
+        st.subheader("The worst patients of the test")
+        for path in tested:
+            st.image(queries.content(run, path))
+    if not epochs and not tested:
+        page.empty("No pictures yet: the worst patients are drawn at validations (evaluation.overlays says how many).")
+
+
+def _settings(run: RunView) -> None:
+    left, right = st.columns(2)
+    with left:
+        st.subheader("Settings")
+        with page.sentences():
+            text = queries.content(run, "experiment.yaml").decode()
+            st.code(text, language="yaml", height=420)
+            st.download_button("Save as a file", text, "experiment.yaml", icon=":material/download:", on_click="ignore")
+    with right:
+        st.subheader("Where it comes from")
+        facts = {
+            "run": run.run_id,
+            "data": run.tags.get("data"),
+            "commit": run.tags.get("git"),
+            "R2D2": run.tags.get("version"),
+            "precision": run.tags.get("precision"),
+            "workers": run.tags.get("workers"),
+            "Ray jobs": run.tags.get("job"),
+            "weights from": run.tags.get("weights"),
+            "attempts": run.tags.get("attempts"),
+        }
+        with page.sentences():
+            dataset = json.loads(queries.content(run, "split.json"))
+            facts["patients"] = ", ".join(f"{len(names)} {part}" for part, names in dataset["split"].items())
+            facts["came from"] = ", ".join(
+                str(one.get("model") or one.get("run")) for one in dataset.get("parents", [])
+            )
+        st.dataframe(
+            [{"what": what, "is": value} for what, value in facts.items() if value], hide_index=True, width="stretch"
+        )
+        if packages := run.tags.get("packages"):
+            st.caption(page.plain(", ".join(f"{name} {version}" for name, version in yaml.safe_load(packages).items())))
+        _done(run)
+        if run.page:
+            st.link_button("All of it at MLflow", run.page, icon=":material/open_in_new:")
+
+
+def _done(run: RunView) -> None:
+    """What people did with it."""
+    if run.actions:
+        st.subheader("What people did")
+        rows = [
+            {"when": page.clock(one["at"]), "who": one["by"], "what": one["what"], "why": one["why"]}
+            for one in run.actions
+        ]
+        st.dataframe(rows, hide_index=True, width="stretch")
+
+
+def _log(run: RunView) -> None:
+    jobs = run.tags.get("job", "").split()
+    shown = False
+    if jobs:
+        st.subheader("Job")
+        try:
+            log = watch.job_log(jobs[-1])
+            page.fresh(log)
+            st.code(log.value[-20_000:] or "Nothing printed yet.", language=None, height=420, wrap_lines=True)
+            shown = True
+        except InputError as error:
+            st.caption(page.plain(f"The log of job {jobs[-1]} is not here: {error}"))
+    for path in queries.files(run, "failures").value:
+        st.subheader(page.plain(path.rpartition("/")[2].removesuffix(".txt")))
+        st.code(
+            queries.content(run, path).decode(errors="replace")[-20_000:], language=None, height=300, wrap_lines=True
+        )
+        shown = True
+    if not shown and not jobs:
+        page.empty("This run was not a job, and nothing failed: what it printed is where it was started.")
+
+
+def _actions(run: RunView) -> None:
+    if not page.may_act():
+        return
+    if run.running:
+        with st.popover("Stop", icon=":material/stop_circle:"):
+            when = st.radio("When", list(WHEN), format_func=WHEN.__getitem__, key="stop-when")
+            why = st.text_input("Why", key="stop-why", placeholder="It diverges", max_chars=500)
+            st.caption("It leaves with a checkpoint, and is evaluated and registered as it is.")
+            if st.button("Stop this run", type="primary", key="stop"):
+                asked = page.act("Asking", lambda: work.stop(run.run_id, when, why, page.who(), wait=False))
+                if asked:
+                    st.success(f"Asked: it leaves {WHEN[when]}.")
+    elif run.status in ("KILLED", "FAILED"):
+        page.resume(run)
+
+
+def _steps(points: Sequence[Point]) -> list[tuple[float, float]]:
+    return [(point.step, point.value) for point in points]
+
+
+def _marks(run: RunView, found: dict[str, list[Point]]) -> list[tuple[float, str]]:
+    """When something happened, and what."""
+    marks = []
+    for name, tag, what in (("time/restart", "restart", "restart"), ("time/sentinel", "sentinel", "diverged")):
+        for point in found.get(name, []):
+            marks.append((point.at, f"{what}: {run.tags.get(f'{tag}.{point.step}', '?')}"))
+    return sorted(marks)
+
+
+def _told_marks(run: RunView, found: dict[str, list[Point]]) -> None:
+    for at, what in _marks(run, found):
+        st.caption(f":material/flag: {page.clock(at)} {page.plain(what)}")
+
+
+def _epoch_at(losses: Sequence[Point], at: float) -> float:
+    """The epoch at a time of the clock, with the part of it that was over."""
+    before = [point for point in losses if point.at <= at]
+    after = [point for point in losses if point.at > at]
+    start = before[-1].step if before else 0
+    if before and after:
+        return start + (at - before[-1].at) / (after[0].at - before[-1].at)
+    return float(start)
+
+
+main()

@@ -1,0 +1,70 @@
+"""The dashboard in a browser, before a real run of two ranks: it is watched, and stopped with a reason."""
+
+import json
+
+import pytest
+from helpers.board import browser, query, services_up, write_experiment
+from helpers.processes import run, wait_for
+
+from r2d2.console import person
+
+
+@pytest.fixture(scope="module")
+def board(tmp_path_factory, virtual_patients):
+    """Services, a run of two ranks that goes on until it is stopped, and a browser: `run_id`, `context`."""
+    home = tmp_path_factory.mktemp("board")
+    with services_up(home) as found, browser() as context:
+        experiment = write_experiment(home / "small.yaml", virtual_patients)
+        code, out, err = run("submit", "--json", "--", "train", experiment, **found.here)
+        assert code == 0, err
+        found.run_id, found.context = json.loads(out)["run_id"], context
+        assert found.run_id is not None, err
+        yield found
+
+
+def epoch(page):
+    """The epoch that the page shows."""
+    shown = page.get_by_test_id("stMetric").filter(has_text="Epoch").get_by_test_id("stMetricValue").inner_text()
+    return int(shown.split(" of ")[0])
+
+
+def test_a_run_is_watched_and_stopped_by_a_person_with_a_reason(board):
+    page = board.context.new_page()
+    page.goto(board.page)
+    page.get_by_role("link", name="small-").first.click()  # of what goes on, on the overview
+    page.get_by_role("heading", name="Run", exact=True).wait_for()
+    assert f"run={board.run_id}" in page.url
+
+    page.get_by_role("heading", name="Loss", exact=True).wait_for()
+    first = wait_for(lambda: epoch(page), 60)
+    chart = page.get_by_test_id("stVegaLiteChart").first
+    chart.locator("canvas, svg").first.wait_for()
+    wait_for(lambda: epoch(page) >= first + 5, 60)  # nobody has touched the page: its curves grow
+
+    page.get_by_test_id("stBaseButton-segmented_control").filter(has_text="Nodes").click()
+    page.get_by_role("heading", name="Processors").wait_for()
+    assert "show=Nodes" in page.url
+    page.reload()  # the state is in the address
+    page.get_by_role("heading", name="Processors").wait_for()
+
+    page.get_by_role("button", name="Stop").first.click()
+    page.get_by_text("after this epoch").click()
+    reason = page.get_by_label("Why")
+    reason.fill("It <b>is</b> good enough")
+    reason.press("Enter")
+    page.get_by_role("button", name="Stop this run").click()
+    page.get_by_text("Asked: it leaves after this epoch").wait_for()
+    page.get_by_text("finished", exact=False).first.wait_for()
+    why = f"stopped on request by {person()}: It <b>is</b> good enough"
+    page.get_by_text(why).first.wait_for()
+    tags = dict(query(board.home, "select key, value from tags where run_uuid = ?", board.run_id))
+    assert tags["r2d2.reason"] == why
+    (done,) = [json.loads(value) for key, value in tags.items() if key.startswith("r2d2.action.")]
+    assert done == {"by": person(), "what": "stop after epoch", "why": "It <b>is</b> good enough"}
+    assert query(board.home, "select name, version, run_id from model_versions") == [("small", 1, board.run_id)]
+
+    page.get_by_test_id("stBaseButton-segmented_control").filter(has_text="Pictures").click()
+    page.get_by_role("heading", name="The worst patients of a validation").wait_for()
+    page.get_by_role("slider").first.wait_for()
+    wait_for(lambda: page.get_by_test_id("stImage").count() >= 3, 30)
+    page.close()

@@ -1,0 +1,144 @@
+"""The dashboard's pages on stores with no, one and many runs, without a browser."""
+
+import re
+import time
+
+import pytest
+from helpers.pages import EXPERIMENT, make_run, opened, words
+
+from apps.dashboard import page
+from r2d2 import services
+from r2d2.tracking import queries, store
+
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload``")  # of SQLAlchemy's, at MLflow
+HOSTILE = "<img src=x onerror=alert(1)> **../../x** :red[y] $z$"
+SWEEP = """
+name: sizes
+experiment: {name: small, data: {path: /nowhere}, training: {epochs: 3}}
+space:
+  training.learning_rate: {log_uniform: [1.0e-4, 1.0e-2]}
+  model.filters: {choice: [8, 16]}
+search: random
+trials: 4
+"""
+
+
+@pytest.fixture
+def client(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", services.file_store())
+    monkeypatch.setenv("R2D2_LOGIN_BY", "loopback")
+    yield store.connect(store.resolve())
+    queries.forget()
+
+
+def test_one_run_is_shown_with_its_curves_its_time_its_nodes_and_where_it_comes_from(client):
+    run_id = make_run(client, HOSTILE, reason=f"all epochs done {HOSTILE}", **{"restart.1": "a host was lost"})
+    app = opened("overview")
+    (table,) = app.dataframe
+    assert table.value[["name", "state", "validation"]].to_numpy().tolist() == [[HOSTILE, "finished", 0.8 - 0.1 / 3]]
+    assert table.value["run"].tolist() == [f"run?run={run_id}"]
+
+    app = opened("run", run=run_id)
+    assert [metric.value for metric in app.metric][:4] == ["3 of 3", "0.3333", "0.767", "-"]
+    assert "all epochs done" in words(app) and "restart: a host was lost" in words(app)
+    shown = [text.value for kind in (app.markdown, app.caption, app.title, app.subheader) for text in kind]
+    assert not [text for text in shown if re.search(r"(?<!\\)(<img|:red|\*\*\.|\$z)", text)]
+    said = {
+        "Time": "Input-bound",
+        "Nodes": "restart: a host was lost",
+        "Pictures": "No pictures yet",
+        "Log": "This run was not a job",
+    }
+    for section, expected in said.items():
+        assert expected in words(opened("run", run=run_id, show=section)), section
+    app = opened("run", run=run_id, show="Settings")
+    assert app.code[0].value == EXPERIMENT.strip() or app.code[0].value == EXPERIMENT
+    assert not app.button  # it is over: nothing to stop, nothing to resume
+
+
+def test_many_runs_are_compared_by_what_differs_and_by_their_patients(client):
+    first = make_run(client, "first", dice=0.70, scores=[0.5, 0.6, 0.7, 0.8, 0.65, 0.72])
+    second = make_run(client, "second", dice=0.80, scores=[0.6, 0.7, 0.75, 0.85, 0.75, 0.80])
+    for number in range(20):
+        make_run(client, f"other-{number}", dice=0.5)
+    app = opened("compare", runs=[first, second])
+    differs = app.dataframe[0].value
+    assert differs["setting"].tolist() == ["training.learning_rate"] and differs["second"].tolist() == ["0.008"]
+    assert "+0.080" in words(app) and "of 6 patients" in words(app) and "more than chance explains" in words(app)
+    assert len(opened("overview").dataframe[0].value) == 22
+    alone = opened("compare", runs=[first])
+    assert "Choose two runs or more" in words(alone)
+
+
+def test_a_live_run_in_trouble_comes_first_and_is_stopped_with_a_name_and_a_reason(client, monkeypatch):
+    make_run(client, "quiet")
+    live = make_run(
+        client, "live", "RUNNING", **{"sentinel.1": "the loss is NaN; back to step 5 at 0.5 times the rate"}
+    )
+    app = opened("overview")
+    assert [text.value for text in app.markdown if "diverging" in text.value] and "Input-bound" in words(app)
+    monkeypatch.setenv("R2D2_READ_ONLY", "1")
+    assert not opened("run", run=live).button
+    monkeypatch.delenv("R2D2_READ_ONLY")
+    app = opened("run", run=live)
+    app.radio(key="stop-when").set_value("checkpoint")
+    app.text_input(key="stop-why").set_value("it diverges")
+    app.button(key="stop").click().run()
+    assert not app.exception and "after the next checkpoint" in words(app)
+    tags = client.get_run(live).data.tags
+    assert (tags["r2d2.stop"], tags["r2d2.stop_reason"], tags["r2d2.stop_by"]) == (
+        "checkpoint",
+        "it diverges",
+        page.who(),
+    )
+    app = opened("run", run=live, show="Settings")
+    done = app.dataframe[-1].value
+    assert done[["what", "why"]].to_numpy().tolist() == [["stop after checkpoint", "it diverges"]]
+
+
+def test_a_run_that_was_stopped_says_what_it_is_gone_on_with(client):
+    run_id = make_run(client, "stopped", "KILLED", reason="terminated")
+    assert f"r2d2 train --resume {run_id}" in words(opened("run", run=run_id))
+    assert "not in sqlite" in words(opened("run", run="0" * 32))
+
+
+def test_a_sweep_is_shown_with_its_trials_and_what_matters(client):
+    importance = "setting,importance\ntraining.learning_rate,0.75\nmodel.filters,0.25\n"
+    files = {"sweep.yaml": SWEEP, "report/importance.csv": importance}
+    sweep = make_run(client, "sizes", "RUNNING", files=files, sweep="random")
+    for number, (rate, filters, dice) in enumerate([("0.001", "8", 0.7), ("0.0002", "16", 0.8)]):
+        values = {"trial": number, "trial.training.learning_rate": rate, "trial.model.filters": filters}
+        make_run(client, f"sizes-trial-{number}", "RUNNING" if number else "FINISHED", dice, parent=sweep, **values)
+    app = opened("sweep", run=sweep)
+    table = app.dataframe[0].value
+    assert table["trial"].tolist() == [1, 0] and table["learning_rate"].tolist() == ["0.0002", "0.001"]
+    assert "2 of 4 trials" in words(app)
+    trial = next(option for option in app.selectbox(key="stop-what").options if "trial" in option)
+    assert trial == "sizes-trial-1"  # the other one has ended
+    assert [run["name"] for run in opened("overview").dataframe[0].value.to_dict("records")] == ["sizes"]
+
+
+def test_what_is_read_of_a_history_grows_and_a_run_that_went_back_is_read_again(client):
+    run_id = make_run(client, "live", "RUNNING")
+    asked = []
+
+    def history():
+        queries.forget()
+        return [
+            (point.step, point.value) for point in queries.history(queries.view(run_id).value, ["a"]).value.get("a", [])
+        ]
+
+    real = queries._interval
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(queries, "_interval", lambda *given: asked.append(given[2:]) or real(*given))
+        assert history() == []
+        client.log_metric(run_id, "a", 1.0, step=1)
+        assert history() == [(1, 1.0)] and asked == [("a", 0)]
+        client.log_metric(run_id, "a", 2.0, step=2)  # known from the run itself
+        assert history() == [(1, 1.0), (2, 2.0)] and asked == [("a", 0)]
+        for step in (3, 4):
+            client.log_metric(run_id, "a", float(step), step=step)
+        assert history()[2:] == [(3, 3.0), (4, 4.0)] and asked[1:] == [("a", 3)]
+        client.set_tag(run_id, "r2d2.sentinel.1", "the loss is NaN; back to step 2")
+        client.log_metric(run_id, "a", 9.0, step=3, timestamp=int(time.time() * 1000) + 5)
+        assert history() == [(1, 1.0), (2, 2.0), (3, 9.0), (4, 4.0)] and asked[2:] == [("a", 0)]
