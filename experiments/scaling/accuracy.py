@@ -31,7 +31,7 @@ HERE = Path(__file__).parent
 ROOM = Path(os.environ.get("R2D2_HOME", ".r2d2")).absolute() / "scaling-accuracy"
 STILL = 0.002
 """A Dice that rises by less stands still."""
-TRIPLE, HALF_STEP = 3.0, math.sqrt(3.0)
+TRIPLE, MOST_ROUNDS = 3.0, 8
 SEEDS = 3
 LARGEST = 18
 
@@ -59,8 +59,8 @@ TASKS = {
         "brain_tissue.yaml",
         "brain",
         40,
-        {"sgd": 0.001, "lars": 0.1, "lamb": 0.001},
-        5,
+        {"sgd": 0.003, "lars": 0.3, "lamb": 0.003},
+        4,
         (1, 4, LARGEST),
         ("linear", WARM, "sqrt+warm-up", "lars+warm-up", "lamb+warm-up", "same-updates+warm-up"),
         (2, 8, 12),
@@ -97,9 +97,8 @@ def main() -> None:
 
 def go_on(name: str) -> None:
     """Do what is left of a task."""
-    task = TASKS[name]
     data(name)
-    rates = {optimizer: searched(name, optimizer)["best"] for optimizer in task.starts}
+    rates = {optimizer: found["best"] for optimizer, found in searched(name).items()}
     for stage in stages(name, rates):
         done(stage)
 
@@ -121,50 +120,73 @@ def experiment(name: str, stage: str, **changes: float) -> Any:
     return config.load(HERE / TASKS[name].file, [*where, *told])
 
 
-def searched(name: str, optimizer: str, run: bool = True) -> dict[str, Any]:
-    """The base rate of an optimizer at one worker: `scores` by rate, and the `best`, if it is known.
+def searched(name: str, run: bool = True) -> dict[str, dict[str, Any]]:
+    """The base rate of each optimizer at one worker: `scores` by rate, and the `best`, None until it is known.
 
     Args:
         name: The task.
-        optimizer: Of which.
         run: Whether to train what is missing; else what is there is read.
     """
-    task, scores = TASKS[name], {}
-    rates = [task.starts[optimizer] * TRIPLE**power for power in range(task.upwards)]
-    step, number = TRIPLE, 0
-    while True:
-        before = max((score for score in scores.values() if score is not None), default=0.0)
-        found = rate_scores(name, optimizer, number, [rate for rate in rates if rate not in scores], run)
-        if found is None:
-            return {"scores": scores, "best": None}
-        scores |= found
-        best = max(scores, key=lambda rate: scores[rate] or 0.0)
-        if number and ((scores[best] or 0.0) - before < STILL or step < 1.2):
-            return {"scores": scores, "best": best}
-        if best in (min(scores), max(scores)) and number < 4 and step == TRIPLE:  # the best may be further out
-            rates = [best / TRIPLE, best * TRIPLE]
+    task = TASKS[name]
+    found = {one: Search(start, task.upwards) for one, start in task.starts.items()}
+    for number in range(MOST_ROUNDS):
+        wanted = [(optimizer, rate) for optimizer, search in found.items() for rate in search.wanted]
+        if not wanted:
+            break
+        scores = rate_scores(name, number, wanted, run)
+        if scores is None:
+            return {one: {"scores": search.scores, "best": None} for one, search in found.items()}
+        for optimizer, search in found.items():
+            search.take({rate: dice for (whose, rate), dice in scores.items() if whose == optimizer})
+    return {one: {"scores": search.scores, "best": search.best} for one, search in found.items()}
+
+
+class Search:
+    """The search for one optimizer's rate; `wanted` are those to be tried next, none once the score stands still."""
+
+    def __init__(self, start: float, upwards: int) -> None:
+        self.scores: dict[float, float] = {}
+        self.wanted = [start * TRIPLE**power for power in range(upwards)]
+        self._step = TRIPLE
+
+    @property
+    def best(self) -> float:
+        """The rate with the best score."""
+        return max(self.scores, key=self.scores.__getitem__)
+
+    def take(self, scores: Mapping[float, float | None]) -> None:
+        """Take the scores of what was wanted, and decide what is wanted next."""
+        if not scores:
+            return
+        first, before = not self.scores, max(self.scores.values(), default=0.0)
+        self.scores |= {rate: dice or 0.0 for rate, dice in scores.items()}  # what diverged has found nothing
+        if self.best in (min(self.scores), max(self.scores)):  # the best may lie further out
+            self.wanted = [self.best * (TRIPLE if self.best == max(self.scores) else 1 / TRIPLE)]
+        elif not first and self._step < TRIPLE and self.scores[self.best] - before < STILL:
+            self.wanted = []
         else:
-            step = math.sqrt(step)
-            rates = [best / step, best * step]
-        number += 1
+            self._step = math.sqrt(self._step)
+            self.wanted = [self.best / self._step, self.best * self._step]
 
 
 def rate_scores(
-    name: str, optimizer: str, number: int, rates: Sequence[float], run: bool
-) -> dict[float, float | None] | None:
-    """The validation Dice of each rate at one worker, first seed; None of what diverged. None if it is not there."""
+    name: str, number: int, wanted: Sequence[tuple[str, float]], run: bool
+) -> dict[tuple[str, float], float | None] | None:
+    """The validation Dice of optimizers and rates at one worker, first seed; None of what diverged.
+
+    None if it is not there.
+    """
     from r2d2 import config
 
-    rule = "none" if optimizer == "sgd" else optimizer
-    rules = [f"{rule}:{rate:.6g}" for rate in rates]
-    study = config.study(experiment(name, f"rates-{optimizer}-{number}"), [], [1], rules, 1)
+    rules = [f"{'none' if optimizer == 'sgd' else optimizer}:{rate:.6g}" for optimizer, rate in wanted]
+    study = config.study(experiment(name, f"rates-{number}"), [], [1], rules, 1)
     if run:
         done(study)
     known = read(study)
     if known is None or any(one["outcome"] in ("waiting", "running") for one in known):
         return None
     by_rule = {one["rules"][0]: one for one in known}
-    return {rate: final_dice(by_rule[rule]) for rate, rule in zip(rates, rules, strict=True)}
+    return {one: final_dice(by_rule[rule]) for one, rule in zip(wanted, rules, strict=True)}
 
 
 def final_dice(run: Mapping[str, Any]) -> float | None:
@@ -241,8 +263,7 @@ def summed_up(name: str) -> dict[str, Any] | None:
     """What is known of a task: the rates, the curves; None if it was not begun."""
     from r2d2.engine import scale_report
 
-    task = TASKS[name]
-    rates = {optimizer: searched(name, optimizer, run=False) for optimizer in task.starts}
+    task, rates = TASKS[name], searched(name, run=False)
     if not any(found["scores"] for found in rates.values()):
         return None
     told: dict[str, Any] = {"rates": {key: one | {"scores": list(one["scores"].items())} for key, one in rates.items()}}

@@ -36,6 +36,8 @@ from common import flops_an_image, machine  # noqa: E402
 
 HOSTS = HERE.parents[1] / "infra" / "several_hosts.sh"
 GROUPS = Path("/sys/fs/cgroup/cpu")
+LOCK = "/var/tmp/r2d2-hosts.lock"
+"""Held as long as the hosts are there, as by the tests: their names exist once on a machine."""
 OUTSIDE, PERIOD_US, QUOTA = "10.77.0.254", 4000, 0.5
 SIZE, CLASSES, WARM_UP = 64, 4, 3
 NETWORKS = {
@@ -131,18 +133,29 @@ class Layout:
     """So many hosts that train one network, each in a group of its own share of a core; to be used in a `with`."""
 
     def __init__(self, hosts: int, name: str) -> None:
-        self.hosts, self.name = hosts, name
+        from filelock import FileLock
+
+        self.hosts, self.name, self.lock = hosts, name, FileLock(LOCK)
 
     def __enter__(self) -> "Layout":
+        self.lock.acquire()
+        subprocess.run([HOSTS, "up", str(self.hosts), "40gbit"], check=True)
+        self.processes: list[subprocess.Popen] = []
+        try:
+            self._start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _start(self) -> None:
         from horovod.runner.common.util.hosts import get_host_assignments, parse_hosts
         from horovod.runner.http.http_server import RendezvousServer
 
-        subprocess.run([HOSTS, "up", str(self.hosts), "40gbit"], check=True)
         self.server = RendezvousServer(verbose=0)
         port = self.server.start()
         plan = get_host_assignments(parse_hosts(",".join(f"node{i}:1" for i in range(self.hosts))), self.hosts)
         self.server.init(plan)
-        self.processes = []
         for i, slot in enumerate(plan):
             environment = os.environ | {
                 "HOROVOD_GLOO_RENDEZVOUS_ADDR": OUTSIDE,
@@ -150,6 +163,7 @@ class Layout:
                 "HOROVOD_CONTROLLER": "gloo",
                 "HOROVOD_CPU_OPERATIONS": "gloo",
                 "HOROVOD_GLOO_IFACE": "eth0",
+                "HOROVOD_GLOO_TIMEOUT_SECONDS": "300",
                 "HOROVOD_HOSTNAME": f"node{i}",
                 "TF_CPP_MIN_LOG_LEVEL": "2",
             }
@@ -168,16 +182,16 @@ class Layout:
                 (group / file).write_text(str(value))
             (group / "cpu.cfs_quota_us").write_text(str(int(QUOTA * PERIOD_US)))
             (group / "cgroup.procs").write_text(str(process.pid))
-        return self
 
     def __exit__(self, *error: object) -> None:
         for process in self.processes:
             process.kill()
             process.wait()
         self.server.stop()
-        for i in range(self.hosts):
-            (GROUPS / f"r2d2-host{i}").rmdir()
+        for group in GROUPS.glob("r2d2-host*"):
+            group.rmdir()
         subprocess.run([HOSTS, "down", str(self.hosts)], check=False)
+        self.lock.release()
 
     def link(self, rate: float) -> None:
         """Shape all links anew."""
@@ -253,7 +267,7 @@ def layouts(rows: list[dict], compute: str = "own") -> list:
 def main() -> None:
     """Measure, fit, judge, write down."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=7, help="of which the first does not count")
     parser.add_argument("--hosts", type=int, choices=RATES, help="only so many; the others' rows stay")
     parser.add_argument("--fit", action="store_true")

@@ -118,7 +118,7 @@ def test_student_s_interval_of_three():
     found = over_repeats([1.0, 2.0, 3.0])
     assert found["value"] == 2 and found["high"] == pytest.approx(2 + 4.3027 / 3**0.5, abs=1e-3)
     found = over_repeats([1.0, 4.0], positive=True)
-    assert found["value"] == pytest.approx(2) and 0 < found["low"] and found["low"] * found["high"] == pytest.approx(4)
+    assert found["value"] == pytest.approx(2) and found["low"] > 0 and found["low"] * found["high"] == pytest.approx(4)
     assert over_repeats([]) is None and np.isnan(over_repeats([1.0])["low"])
 
 
