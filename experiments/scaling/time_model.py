@@ -4,10 +4,11 @@
     python experiments/scaling/time_model.py --fit         only fit and write down what was measured last
 
 Hosts are network namespaces of this machine (infra/several_hosts.sh; needs root and iproute2). All have the same share
-of a processor, whatever their number: half a core by the kernel's CPU quota, in periods of 4 ms, so that four hosts fit
-on two cores. Their links are shaped by `tc`. Each trains one network in bfloat16 on images of random numbers through
-`r2d2.training.step.Step`, in its ring and, in turn, by itself: all hosts of a layout at the same time, so that what is
-compared shares memory and caches alike. Links change while the processes stay.
+of a processor, whatever their number: a quarter of a core by the kernel's CPU quota, in periods of 4 ms, and the weight
+to have it whatever else runs, so that four hosts take half of a machine of two cores. Their links are shaped by `tc`.
+Each trains one network in bfloat16 on images of random numbers through `r2d2.training.step.Step`, in its ring and, in
+turn, by itself: all hosts of a layout at the same time, so that what is compared shares memory and caches alike. Links
+change while the processes stay.
 
 The model (r2d2/training/time_model.py) is fitted on hosts alone, and on two at 1 and 10 Gbit/s, with and without
 overlap; it is judged on two hosts at 2.5 and 5 Gbit/s, and three and four at 1 to 10. A layout's compute time is that
@@ -38,7 +39,7 @@ HOSTS = HERE.parents[1] / "infra" / "several_hosts.sh"
 GROUPS = Path("/sys/fs/cgroup/cpu")
 LOCK = "/var/tmp/r2d2-hosts.lock"
 """Held as long as the hosts are there, as by the tests: their names exist once on a machine."""
-OUTSIDE, PERIOD_US, QUOTA = "10.77.0.254", 4000, 0.5
+OUTSIDE, PERIOD_US, QUOTA, WEIGHT = "10.77.0.254", 4000, 0.25, 262_144
 SIZE, CLASSES, WARM_UP = 64, 4, 3
 NETWORKS = {
     "Dist-U-Net": ({"network": "dist-unet", "filters": 32, "depth": 4}, 8),
@@ -174,14 +175,16 @@ class Layout:
             command += [sys.executable, __file__, "--host", self.name]
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
             self.processes.append(subprocess.Popen(command, text=True, env=environment, **pipes))
-        self.bytes = self._answers()[0]["bytes"]
-        for i, process in enumerate(self.processes):  # now, for their start would take four times as long
             group = GROUPS / f"r2d2-host{i}"
             group.mkdir(exist_ok=True)
-            for file, value in (("cpu.cfs_quota_us", -1), ("cpu.cfs_period_us", PERIOD_US)):
-                (group / file).write_text(str(value))
-            (group / "cpu.cfs_quota_us").write_text(str(int(QUOTA * PERIOD_US)))
-            (group / "cgroup.procs").write_text(str(process.pid))
+            # No quota before they are ready: their start would take as many times as long.
+            for file, value in (("quota_us", -1), ("period_us", PERIOD_US)):
+                (group / f"cpu.cfs_{file}").write_text(str(value))
+            (group / "cpu.shares").write_text(str(WEIGHT))
+            (group / "cgroup.procs").write_text(str(self.processes[-1].pid))
+        self.bytes = self._answers()[0]["bytes"]
+        for i in range(self.hosts):
+            (GROUPS / f"r2d2-host{i}" / "cpu.cfs_quota_us").write_text(str(int(QUOTA * PERIOD_US)))
 
     def __exit__(self, *error: object) -> None:
         for process in self.processes:
@@ -278,11 +281,14 @@ def main() -> None:
         return
     kept = HERE / "time_model.json"
     known = json.loads(kept.read_text()) if kept.exists() else {"rows": [], "wall_s": {}}
-    for hosts in () if given.fit else [given.hosts] if given.hosts else RATES:
+    todo = [(hosts, name) for hosts in RATES for name in NETWORKS]
+    for hosts, name in () if given.fit else todo:
+        if given.hosts not in (None, hosts):
+            continue
         began = time.monotonic()
-        rows = [row for name in NETWORKS for row in measure(hosts, name, given.rounds, given.steps)]
-        known["rows"] = [row for row in known["rows"] if row["hosts"] != hosts] + rows
-        known["wall_s"][str(hosts)] = round(time.monotonic() - began)
+        rows = measure(hosts, name, given.rounds, given.steps)
+        known["rows"] = [r for r in known["rows"] if (r["hosts"], r["network"]) != (hosts, name)] + rows
+        known["wall_s"][f"{hosts} hosts, {name}"] = round(time.monotonic() - began)
         known |= {"date": str(date.today()), "machine": machine(), "quota": QUOTA, "image": SIZE}
         kept.write_text(json.dumps(known, indent=1) + "\n")
     known |= judged(known["rows"])
@@ -404,6 +410,8 @@ def picture(rows: list[dict]) -> None:
         for which, hosts in enumerate(RATES):
             for overlap, style in ((True, "-"), (False, "--")):
                 some = sorted((key[1], one) for key, one in mine if key[0] == hosts and key[2] == overlap)
+                if not some:  # not measured yet
+                    continue
                 colour, mark = COLOURS[which], MARKS[which]
                 label = f"{hosts} hosts{'' if overlap else ', no overlap'}"
                 place.plot([rate for rate, _ in some], [one.step_s for _, one in some], mark, color=colour, label=label)
