@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from r2d2.cli import data, jobs, models, runs, services, start, zoo  # noqa: F401  (they add their commands to the app)
+from r2d2.cli import data, jobs, models, runs, scale, services, start, zoo  # noqa: F401  (they add their commands to the app)
 from r2d2.cli.common import app
 from r2d2.errors import InputError, WorkFailed
 from r2d2.job import check_client

@@ -103,14 +103,14 @@ def run(
             population.append(_loop(*one, desk.values(one[0])))
         tasks = {name: path for loop in population for name, path in loop["tasks"].items()}
         space["train_loop_config"] = tune.grid_search([loop | {"tasks": tasks} for loop in population])
-        how = TuneConfig(scheduler=_pbt(sweep), trial_name_creator=_name)
+        how = TuneConfig(scheduler=_pbt(sweep), trial_name_creator=name_of)
     else:
         how = TuneConfig(
             search_alg=_FromDesk(desk),
             scheduler=_Asha(sweep, desk) if sweep.stopping == "asha" else FIFOScheduler(),
             num_samples=-1,
             max_concurrent_trials=at_a_time,
-            trial_name_creator=_name,
+            trial_name_creator=name_of,
         )
     trainer = HorovodTrainer(
         _work,
@@ -121,7 +121,7 @@ def run(
             trainer_resources={"CPU": 0},
         ),
     )
-    tell = _Tell(desk, placement, sweep.experiment.cluster.wait_minutes)
+    tell = Tell(desk, placement, sweep.experiment.cluster.wait_minutes)
     tuner = Tuner(
         trainer,
         param_space=space,
@@ -138,13 +138,13 @@ def run(
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Consider boosting PBT")  # by keeping processes, which Train cannot
-        with contextlib.suppress(_Left):
+        with contextlib.suppress(Left):
             tuner.fit()
     if tell.problem:
         raise WorkFailed(f"{tell.problem}; once they are back: tune --resume {name}")
 
 
-class _Left(Exception):  # noqa: N818
+class Left(Exception):  # noqa: N818
     """There are only trials left that wait for slots, and shall not any more."""
 
 
@@ -156,7 +156,7 @@ def _loop(number: int, task: Task, values: Values) -> dict[str, Any]:
     return {"number": number, "tasks": {str(number): str(path)}, "values": values}
 
 
-def _name(trial: Any) -> str:
+def name_of(trial: Any) -> str:
     """A trial's name, which is its number: of a trial that learns Tune replaces all of the configuration."""
     return str(trial.config["train_loop_config"]["number"])
 
@@ -170,7 +170,7 @@ def _work(loop: dict[str, Any]) -> None:
     work(asdict(task))
 
 
-def _cause(trial: Any) -> tuple[str, str, str]:
+def cause_of(trial: Any) -> tuple[str, str, str]:
     """Why it failed last: the error's class, what it says in one line, and the traceback."""
     text = Path(trial.error_file).read_text(errors="replace") if trial.error_file else ""
     return *cause(text), text
@@ -190,7 +190,7 @@ class _FromDesk(Searcher):
         return {"train_loop_config": _loop(*one, self._desk.values(one[0]))} if one else None
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
-        """Nothing: the desk hears of it by `_Tell`, with the cause."""
+        """Nothing: the desk hears of it by `Tell`, with the cause."""
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the study is on the disk already."""
@@ -273,7 +273,7 @@ def _pbt(sweep: config.Sweep) -> PopulationBasedTraining:
     )
 
 
-class _Tell(Callback):
+class Tell(Callback):
     """Tells the desk what becomes of the trials."""
 
     def __init__(self, desk: Desk, placement: Placement, wait_minutes: float) -> None:
@@ -288,12 +288,13 @@ class _Tell(Callback):
         return {}
 
     def on_step_begin(self, iteration: int, trials: list, **info: Any) -> None:  # noqa: ARG002
+        """Now and then: what nobody could place for too long, or what is asked to leave while it waits, is let go."""
         self._desk.look()
         if any(trial.status == "RUNNING" for trial in trials) or not any(trial.status == "PENDING" for trial in trials):
             self._stuck_since = None
             return
         if self._desk.leaving:
-            raise _Left
+            raise Left
         now = time.monotonic()
         if now - self._looked < slots.LOOK_S:
             return
@@ -307,13 +308,15 @@ class _Tell(Callback):
                 f"the cluster lacks slots for a trial of {self._placement.workers} workers for "
                 f"{self._wait_minutes:g} minutes (cluster.wait_minutes)"
             )
-            raise _Left
+            raise Left
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:  # noqa: ARG002
+        """A worker has reported."""
         if TIME in result and "left" not in result:
             self._desk.epoch(int(str(trial)), result)
 
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:  # noqa: ARG002
+        """A trial begins, or begins anew as another one."""
         loop = trial.config["train_loop_config"]
         teacher, values = self._loops.setdefault(str(trial), (loop["number"], loop["values"]))
         if (teacher, values) != (loop["number"], loop["values"]):
@@ -321,10 +324,13 @@ class _Tell(Callback):
             self._desk.changed(int(str(trial)), loop["values"], loop["number"])
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:  # noqa: ARG002
+        """A trial has ended."""
         self._desk.ended(int(str(trial)), dict(trial.last_result or {}))
 
     def on_trial_recover(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:  # noqa: ARG002
-        self._desk.restarted(int(str(trial)), *_cause(trial))
+        """A trial was lost and comes again."""
+        self._desk.restarted(int(str(trial)), *cause_of(trial))
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:  # noqa: ARG002
-        self._desk.failed(int(str(trial)), *_cause(trial))
+        """A trial was lost."""
+        self._desk.failed(int(str(trial)), *cause_of(trial))

@@ -59,19 +59,36 @@ class Task:
 
 def work(values: dict[str, Any]) -> None:
     """One worker's life: join the ring, take up the run where it stands, train, test, hand the model over."""
-    task = Task(**values)
-    stages = [("until workers were asked for", task.asked), ("until they began", time.time())]
+    task, began = Task(**values), time.time()
+    ring = join(task)
+    try:
+        do(task, ring, began)
+    finally:
+        ring.close()
+
+
+def join(task: Task) -> "Ring":
+    """Set this process up for a task, and join its ring; later tasks of as many threads may go on in both."""
     # TensorFlow is imported here, in the worker, and set up before its first operation.
     from r2d2.training import device
     from r2d2.training.ring import Ring
 
     experiment = config.parse(task.experiment)
-    training, lanes = experiment.training, device.lanes(experiment, task.threads)
-    device.limit_threads(task.threads, lanes, training.deterministic)
+    training = experiment.training
+    device.limit_threads(task.threads, device.lanes(experiment, task.threads), training.deterministic)
     ring = Ring(training.ring, training.deterministic, Path(task.run_folder) / task.owner / TIMELINE)
     device.use_gpu(ring.local_rank)
+    return ring
+
+
+def do(task: Task, ring: "Ring", began: float) -> None:
+    """Do a task in a ring that was joined; the process began with it at this second of the clock."""
+    from r2d2.training import device
+
+    experiment = config.parse(task.experiment)
+    stages = [("until workers were asked for", task.asked), ("until they began", began)]
     stages.append(("libraries and ring", time.time()))
-    worker = _Worker(task, experiment, ring, lanes, stages)
+    worker = _Worker(task, experiment, ring, device.lanes(experiment, task.threads), stages)
     try:
         worker.run()
     finally:
@@ -107,17 +124,14 @@ class _Worker:
         self.stop: StopAsked | None = None
 
     def close(self) -> None:
-        """Leave the ring and end the threads."""
+        """End the threads."""
         if self.stop:
             self.stop.close()
-        self.ring.close()
 
     def run(self) -> None:
-        from ray import train
-
         self.stages.append(("network and data", time.time()))
         if not self._take_up():
-            train.report({"superseded": True})
+            self._report({"superseded": True})
             return
         self.stages.append(("run taken up", time.time()))
         reason = self._train()
@@ -130,7 +144,13 @@ class _Worker:
             outcome: dict[str, Any] = {"failed": reason.failed, "whole": reason.evaluate, "history": scores}
         else:
             outcome = self._finish() if reason.evaluate else {"failed": reason.failed}
-        train.report(outcome | {"left": reason.text})
+        self._report(outcome | {"left": reason.text})
+
+    def _report(self, row: dict[str, Any], **more: Any) -> None:
+        """Tell the driver, and of which run it is told: in a series of them a worker has several."""
+        from ray import train
+
+        train.report(row | {"run": self.task.run_id}, **more)
 
     def _take_up(self) -> bool:
         """Begin, or go on from the latest checkpoint: rank 0 reads it, the ring spreads it.
@@ -276,8 +296,6 @@ class _Worker:
         Returns:
             What the sentinel says, and a reason to stop early.
         """
-        from ray import train
-
         from r2d2.cluster import teaching
         from r2d2.training import sentinel
 
@@ -302,9 +320,9 @@ class _Worker:
         if self.task.teaches and self.ring.rank == 0:
             self.writer.wait()  # who is to learn from it must find it
             with teaching.pointer(self.task.run_folder) as pointer:
-                train.report(row, checkpoint=pointer)
+                self._report(row, checkpoint=pointer)
         else:
-            train.report(row)
+            self._report(row)
         if early and state.best_score is not None and state.epoch - state.improved_epoch >= early.patience:
             return trouble, Reason(f"no better validation Dice in {early.patience} epochs")
         return trouble, None

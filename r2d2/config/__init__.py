@@ -12,6 +12,7 @@ from r2d2.config.folders import home
 from r2d2.config.form import Setting
 from r2d2.config.networks import NETWORKS, DistFCN, DistUNet, Freeze, Model
 from r2d2.config.reading import load, parse
+from r2d2.config.scale import RULES, Child, Study, parse_study, study
 from r2d2.config.section import Name
 from r2d2.config.sweep import Asha, Dimension, Pbt, Sweep, load_sweep, parse_sweep, shown, with_values
 from r2d2.config.training import Augmentation, Ring, Sentinel, Training
@@ -19,9 +20,11 @@ from r2d2.config.training import Augmentation, Ring, Sentinel, Training
 __all__ = [
     "NETWORKS",
     "PATIENT",
+    "RULES",
     "Asha",
     "Augmentation",
     "Card",
+    "Child",
     "Cluster",
     "Data",
     "Dimension",
@@ -39,6 +42,7 @@ __all__ = [
     "Setting",
     "Slices",
     "Split",
+    "Study",
     "Sweep",
     "Training",
     "differences",
@@ -47,7 +51,9 @@ __all__ = [
     "load_sweep",
     "parameters",
     "parse",
+    "parse_study",
     "parse_sweep",
     "shown",
+    "study",
     "with_values",
 ]

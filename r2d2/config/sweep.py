@@ -246,7 +246,7 @@ class Sweep(Section):
 
     def to_yaml(self) -> str:
         """The sweep as YAML with its experiment inside; `load_sweep` reads it back equal."""
-        values = self.model_dump(mode="json", exclude={"experiment"}) | {"experiment": _own(self.experiment)}
+        values = self.model_dump(mode="json", exclude={"experiment"}) | {"experiment": own(self.experiment)}
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
@@ -304,7 +304,7 @@ def with_values(experiment: Experiment, values: Mapping[str, Any]) -> Experiment
     Raises:
         InputError: They do not go together.
     """
-    text = yaml.safe_dump(_own(experiment))
+    text = yaml.safe_dump(own(experiment))
     return parse(text, [_as_override(key, value) for key, value in values.items()], source="trial")
 
 
@@ -354,7 +354,7 @@ def _grid(left: list[tuple[str, tuple[Dimension, ...]]], values: Values) -> Iter
         yield from _grid(rest, values | {key: value})
 
 
-def _own(experiment: Experiment) -> dict[str, Any]:
+def own(experiment: Experiment) -> dict[str, Any]:
     """What was said of an experiment, without the defaults: another network has other keys."""
     return experiment.model_dump(mode="json", exclude_unset=True)
 

@@ -1,19 +1,16 @@
 """A sweep: many trials of an experiment, the best of them tested and registered."""
 
-import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from filelock import FileLock, Timeout
 
 from r2d2 import config
 from r2d2.config.sweep import Values
 from r2d2.console import command, live_table, say
 from r2d2.engine.doctor import require
-from r2d2.engine.driven import Driven, leaving_well, run_folder
+from r2d2.engine.driven import Driven, leaving_well, only_driver, run_folder
 from r2d2.engine.models import parents, started
 from r2d2.engine.prepare import described, storage
 from r2d2.engine.train import RunResult, fit, prepare_on
@@ -90,7 +87,7 @@ def tune(sweep: config.Sweep | None, resume: str | None = None) -> SweepResult:
         prepare_on(base, placement)  # whatever is wrong with the data is wrong with all trials
         if run is None:
             run = runs.create_sweep(store.connect(uri), sweep)
-        with _alone(run_folder(base, run.run_id), run.run_id):
+        with only_driver(run_folder(base, run.run_id), f"sweep {run.run_id}"):
             return _Sweep(sweep, run, placement, at_a_time).run(alone)
 
 
@@ -430,17 +427,6 @@ class _Running:
         if status is not None:
             self.driven.outbox.end(status, reason)
         self.driven.close()
-
-
-@contextlib.contextmanager
-def _alone(folder: Path, run_id: str) -> Iterator[None]:
-    """Keep a second driver from the same sweep."""
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / "sweep.lock", timeout=0):
-            yield
-    except Timeout:
-        raise InputError(f"sweep {run_id}: it goes on in another process") from None
 
 
 def _row(trial: "Trial") -> dict[str, Any]:

@@ -95,7 +95,7 @@ def create(
     client: MlflowClient,
     experiment: config.Experiment,
     dataset: Mapping[str, object],
-    sweep: "tuple[config.Sweep, Run, str] | None" = None,
+    sweep: "tuple[config.Sweep | config.Study, Run, str] | None" = None,
 ) -> Run:
     """Open a run for an experiment, with all that it takes to do it again.
 
@@ -103,7 +103,7 @@ def create(
         client: A client of the store.
         experiment: The checked experiment.
         dataset: `split` (part -> case names), `labels`, `channels`, `contents`, `hash` of the prepared data, `parents`.
-        sweep: The sweep that it is a part of, that one's run, and which part, e.g. `trial-003`.
+        sweep: The sweep or scaling study that it is a part of, that one's run, and which part, e.g. `trial-003`.
     """
     group, name, parent = experiment.name, f"{experiment.name}-{time.strftime('%m%d-%H%M%S')}", {}
     if sweep:
@@ -119,10 +119,20 @@ def create(
 
 def create_sweep(client: MlflowClient, sweep: config.Sweep) -> Run:
     """Open a run for a sweep, with its file; the runs of its trials are below it."""
-    name = f"{sweep.name}-{time.strftime('%m%d-%H%M%S')}"
-    run = Run(client, client.create_run(experiment_id(client, sweep.name), run_name=name).info.run_id)
-    _describe(run, sweep.experiment, {"sweep": sweep.search})
-    client.log_text(run.run_id, sweep.to_yaml(), "sweep.yaml")
+    return _create_above(client, sweep, {"sweep": sweep.search}, "sweep.yaml")
+
+
+def create_study(client: MlflowClient, study: config.Study) -> Run:
+    """Open a run for a scaling study, with all that it is; the study's runs are below it."""
+    counts = [*map(str, study.workers), *(f"{count} virtual" for count in study.virtual)]
+    return _create_above(client, study, {"scale": ", ".join(counts)}, "study.yaml")
+
+
+def _create_above(client: MlflowClient, many: config.Sweep | config.Study, tags: dict[str, object], file: str) -> Run:
+    name = f"{many.name}-{time.strftime('%m%d-%H%M%S')}"
+    run = Run(client, client.create_run(experiment_id(client, many.name), run_name=name).info.run_id)
+    _describe(run, many.experiment, tags)
+    client.log_text(run.run_id, many.to_yaml(), file)
     return run
 
 
@@ -214,6 +224,11 @@ def read_experiment(run: Run) -> config.Experiment:
 def read_sweep(run: Run) -> config.Sweep:
     """The sweep that a run was made from."""
     return config.parse_sweep(_read_text(run, "sweep.yaml"), source=f"run {run.run_id}")
+
+
+def read_study(run: Run) -> config.Study:
+    """The scaling study that a run was made from."""
+    return config.parse_study(_read_text(run, "study.yaml"), source=f"run {run.run_id}")
 
 
 def read_dataset(run: Run) -> dict[str, Any]:

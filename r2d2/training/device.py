@@ -1,7 +1,9 @@
 """What a worker takes of its node: so many threads, one GPU. Before TensorFlow's first operation."""
 
+import gc
 import os
 
+import keras
 import tensorflow as tf
 
 from r2d2 import config
@@ -42,3 +44,9 @@ def use_gpu(local_rank: int) -> None:
         mine = gpus[local_rank % len(gpus)]
         tf.config.set_visible_devices(mine, "GPU")
         tf.config.experimental.set_memory_growth(mine, True)
+
+
+def forget() -> None:
+    """Let go of what a training that is over has left: its graphs, names and memory."""
+    keras.backend.clear_session()
+    gc.collect()

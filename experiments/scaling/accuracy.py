@@ -1,0 +1,378 @@
+"""What is lost at scale, and why: the paper's open question on virtual workers.
+
+    python experiments/scaling/accuracy.py            go on, task after task; stopped or killed, again the next time
+    python experiments/scaling/accuracy.py brain      one task
+    python experiments/scaling/accuracy.py --record   only write down what there is
+
+Virtual workers make the very updates of so many real ones, so that 18 of them need one core and patience. First the
+base rate at one worker, of each optimizer by itself: threefold up, then halves of a step around the best, until the
+validation Dice stands still. Then 1, 4 and 18 workers by every rule, and 2, 8 and 12 by linear scaling with warm-up,
+three seeds each, compared patient by patient and seed by seed. `same-updates` has as many updates as one worker, in 18
+times the epochs: what it loses is the large batch with its rate; what the same rule with as many epochs loses beyond
+that is missing updates.
+
+Everything is a plain `r2d2 scale`, stage after stage, in MLflow under R2D2_HOME; stages are found again there. The
+record goes to `accuracy.md`, `accuracy.json` and pictures beside this file, also of a study that is not done.
+"""
+
+import argparse
+import json
+import math
+import os
+import sys
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+ROOM = Path(os.environ.get("R2D2_HOME", ".r2d2")).absolute() / "scaling-accuracy"
+STILL = 0.002
+"""A Dice that rises by less stands still."""
+TRIPLE, MOST_ROUNDS = 3.0, 8
+SEEDS = 3
+LARGEST = 18
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task: its experiment file, its data, which numbers of workers and rules it is studied with."""
+
+    file: str
+    kind: str
+    patients: int
+    starts: Mapping[str, float]
+    """Of each optimizer's search the least rate."""
+    upwards: int
+    """How many times it is multiplied by three."""
+    workers: tuple[int, ...]
+    rules: tuple[str, ...]
+    between: tuple[int, ...]
+    """Numbers of workers for linear scaling with warm-up alone."""
+
+
+WARM = "linear+warm-up"
+TASKS = {
+    "brain": Task(
+        "brain_tissue.yaml",
+        "brain",
+        40,
+        {"sgd": 0.003, "lars": 0.3, "lamb": 0.003},
+        4,
+        (1, 4, LARGEST),
+        ("linear", WARM, "sqrt+warm-up", "lars+warm-up", "lamb+warm-up", "same-updates+warm-up"),
+        (2, 8, 12),
+    ),
+    "brats": Task(
+        "brats.yaml",
+        "brats",
+        40,
+        {"sgd": 0.003},
+        4,
+        (1, LARGEST),
+        ("linear", WARM, "sqrt+warm-up", "same-updates+warm-up"),
+        (),
+    ),
+}
+
+
+def main() -> None:
+    """Go on with the study, and write down what there is."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("tasks", nargs="*", metavar="TASK", help=", ".join(TASKS))
+    parser.add_argument("--record", action="store_true")
+    given = parser.parse_args()
+    if unknown := set(given.tasks) - TASKS.keys():
+        sys.exit(f"no task {sorted(unknown)[0]!r}; there are {', '.join(TASKS)}")
+    ROOM.mkdir(parents=True, exist_ok=True)
+    os.environ["R2D2_HOME"] = str(ROOM)
+    try:
+        for name in () if given.record else given.tasks or TASKS:
+            go_on(name)
+    finally:
+        write()
+
+
+def go_on(name: str) -> None:
+    """Do what is left of a task."""
+    data(name)
+    rates = {optimizer: found["best"] for optimizer, found in searched(name).items()}
+    for stage in stages(name, rates):
+        done(stage)
+
+
+def data(name: str) -> Path:
+    """The task's virtual patients, made the first time."""
+    from r2d2.data.synthesis import synthesize
+
+    folder = ROOM / f"{name}-patients"
+    return folder if folder.exists() else synthesize(TASKS[name].kind, folder, TASKS[name].patients, 0, spacing_mm=4.0)
+
+
+def experiment(name: str, stage: str, **changes: float) -> Any:
+    """The task's experiment under the name of a stage."""
+    from r2d2 import config
+
+    told = [f"{key.replace('__', '.')}={value}" for key, value in changes.items()]
+    where = [f"name={name}-{stage}", f"data.path={ROOM / f'{name}-patients'}"]
+    return config.load(HERE / TASKS[name].file, [*where, *told])
+
+
+def searched(name: str, run: bool = True) -> dict[str, dict[str, Any]]:
+    """The base rate of each optimizer at one worker: `scores` by rate, and the `best`, None until it is known.
+
+    Args:
+        name: The task.
+        run: Whether to train what is missing; else what is there is read.
+    """
+    task = TASKS[name]
+    found = {one: Search(start, task.upwards) for one, start in task.starts.items()}
+    for number in range(MOST_ROUNDS):
+        wanted = [(optimizer, rate) for optimizer, search in found.items() for rate in search.wanted]
+        if not wanted:
+            break
+        scores = rate_scores(name, number, wanted, run)
+        if scores is None:
+            return {one: {"scores": search.scores, "best": None} for one, search in found.items()}
+        for optimizer, search in found.items():
+            search.take({rate: dice for (whose, rate), dice in scores.items() if whose == optimizer})
+    return {one: {"scores": search.scores, "best": search.best} for one, search in found.items()}
+
+
+class Search:
+    """The search for one optimizer's rate; `wanted` are those to be tried next, none once the score stands still."""
+
+    def __init__(self, start: float, upwards: int) -> None:
+        self.scores: dict[float, float] = {}
+        self.wanted = [start * TRIPLE**power for power in range(upwards)]
+        self._step = TRIPLE
+
+    @property
+    def best(self) -> float:
+        """The rate with the best score."""
+        return max(self.scores, key=self.scores.__getitem__)
+
+    def take(self, scores: Mapping[float, float | None]) -> None:
+        """Take the scores of what was wanted, and decide what is wanted next."""
+        if not scores:
+            return
+        first, before = not self.scores, max(self.scores.values(), default=0.0)
+        self.scores |= {rate: dice or 0.0 for rate, dice in scores.items()}  # what diverged has found nothing
+        if self.best in (min(self.scores), max(self.scores)):  # the best may lie further out
+            self.wanted = [self.best * (TRIPLE if self.best == max(self.scores) else 1 / TRIPLE)]
+        elif not first and self._step < TRIPLE and self.scores[self.best] - before < STILL:
+            self.wanted = []
+        else:
+            self._step = math.sqrt(self._step)
+            self.wanted = [self.best / self._step, self.best * self._step]
+
+
+def rate_scores(
+    name: str, number: int, wanted: Sequence[tuple[str, float]], run: bool
+) -> dict[tuple[str, float], float | None] | None:
+    """The validation Dice of optimizers and rates at one worker, first seed; None of what diverged.
+
+    None if it is not there.
+    """
+    from r2d2 import config
+
+    rules = [f"{'none' if optimizer == 'sgd' else optimizer}:{rate:.6g}" for optimizer, rate in wanted]
+    study = config.study(experiment(name, f"rates-{number}"), [], [1], rules, 1)
+    if run:
+        done(study)
+    known = read(study)
+    if known is None or any(one["outcome"] in ("waiting", "running") for one in known):
+        return None
+    by_rule = {one["rules"][0]: one for one in known}
+    return {one: final_dice(by_rule[rule]) for one, rule in zip(wanted, rules, strict=True)}
+
+
+def final_dice(run: Mapping[str, Any]) -> float | None:
+    """Its last validation's."""
+    history = run["measured"].get("history", [])
+    return next((row["val/dice"] for row in reversed(history) if "val/dice" in row), None)
+
+
+def stages(name: str, rates: Mapping[str, float]) -> list[Any]:
+    """The studies of a task, at the rates that were found."""
+    from r2d2 import config
+
+    task = TASKS[name]
+    rules = [with_rate(rule, rates) for rule in task.rules]
+    base = {"training__learning_rate": rates["sgd"]}
+    found = [config.study(experiment(name, "study", **base), [], task.workers, rules, SEEDS)]
+    if task.between:
+        found.append(config.study(experiment(name, "between", **base), [], task.between, [WARM], SEEDS))
+    return found
+
+
+def with_rate(rule: str, rates: Mapping[str, float]) -> str:
+    """A rule with the base rate of its optimizer, where that is not the file's."""
+    optimizer = rule.partition("+")[0]
+    return f"{rule}:{rates[optimizer]:.6g}" if optimizer in rates else rule
+
+
+def done(study: Any) -> None:
+    """Run a study, or go on with it, or leave it as it is if it has ended."""
+    from r2d2.engine.scale import scale
+
+    found = recorded(study)
+    if found is None:
+        scale(study)
+    elif found.info.status != "FINISHED":
+        scale(None, found.info.run_id)
+
+
+def recorded(study: Any) -> Any:
+    """The study's MLflow run, if it was begun."""
+    from r2d2.tracking import store
+
+    client = store.connect(store.resolve())
+    group = client.get_experiment_by_name(study.name)
+    above = client.search_runs([group.experiment_id], "tags.`r2d2.scale` LIKE '%'") if group else []
+    return above[0] if above else None
+
+
+def read(study: Any) -> list[dict[str, Any]] | None:
+    """What is known of a study's runs; None if it was not begun."""
+    from r2d2.engine.driven import run_folder
+    from r2d2.engine.scale import CHILDREN, points
+
+    found = recorded(study)
+    folder = run_folder(study.experiment, found.info.run_id) if found else None
+    return points(study, folder) if folder and (folder / CHILDREN).exists() else None
+
+
+def write() -> None:
+    """Write the record of all tasks, as far as they are."""
+    told: dict[str, Any] = {"date": str(date.today()), "tasks": {}}
+    pages = []
+    for name in TASKS:
+        found = summed_up(name)
+        if found is not None:
+            told["tasks"][name] = found
+            pages.append(page(name, found))
+    (HERE / "accuracy.json").write_text(json.dumps(told, indent=1) + "\n")
+    (HERE / "accuracy.md").write_text(header(told) + "\n".join(pages))
+    print((HERE / "accuracy.md").read_text())
+
+
+def summed_up(name: str) -> dict[str, Any] | None:
+    """What is known of a task: the rates, the curves; None if it was not begun."""
+    from r2d2.engine import scale_report
+
+    task, rates = TASKS[name], searched(name, run=False)
+    if not any(found["scores"] for found in rates.values()):
+        return None
+    told: dict[str, Any] = {"rates": {key: one | {"scores": list(one["scores"].items())} for key, one in rates.items()}}
+    best = {optimizer: found["best"] for optimizer, found in rates.items()}
+    if None in best.values():
+        return told | {"scaling": None}
+    studies = stages(name, best)
+    parts = [read(study) for study in studies]
+    if parts[0] is None:
+        return told | {"scaling": None}
+    runs = [run for part in parts if part for run in part]
+    whole = studies[0].model_copy(update={"virtual": tuple(sorted({*task.workers, *task.between}))})
+    told["planned"] = sum(len(study.children()) for study in studies)
+    told["done"] = sum(run["outcome"] == "finished" for run in runs)
+    told["minutes"] = sum(run["seconds"] or 0 for run in runs) / 60
+    if not any(run["outcome"] == "finished" for run in runs):
+        return told | {"scaling": None}
+    scaling = scale_report.scaling(whole, recorded(studies[0]).info.run_id, runs, 1)
+    for kind, draw in (("scores", scale_report.curves), ("loss", scale_report.losses)):
+        if kind == "scores" or any(one["loss"] for one in scaling["summaries"]):
+            draw(scaling).savefig(HERE / f"accuracy_{name}_{kind}.png", dpi=110)
+    return told | {"scaling": scaling, "split": split_of_loss(runs)}
+
+
+def split_of_loss(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The loss of linear scaling with warm-up at the most workers, in points: of missing updates, and of the rest."""
+    from r2d2.engine.scale_report import loss_between
+
+    def of(rule: str, workers: int) -> dict[int, list]:
+        some = [run for run in runs if rule in run["rules"] and run["workers"] == workers and run["measured"]]
+        return {run["repeat"]: run["measured"]["rows"] for run in some}
+
+    one, fewer, same = of(WARM, 1), of(WARM, LARGEST), of("same-updates+warm-up", LARGEST)
+    if not (one and fewer and same):
+        return None
+    return {
+        "all": loss_between(one, fewer, "dice"),
+        "updates": loss_between(same, fewer, "dice"),
+        "batch": loss_between(one, same, "dice"),
+    }
+
+
+def header(told: Mapping[str, Any]) -> str:
+    """The top of the page."""
+    minutes = sum(found.get("minutes", 0) for found in told["tasks"].values())
+    text = (
+        f"`python experiments/scaling/accuracy.py`: {minutes:.0f} minutes of one core so far, beside other work. "
+        "Virtual "
+        "workers, validation patients, the last epoch's weights. A point is a hundredth of Dice (mean over the "
+        "foreground classes of a patient's volume, then over the patients). Losses are against one worker with the "
+        "first rule, paired by patient and seed; their interval is the wider of that over the patients and that over "
+        "the seeds (Student's t; with three seeds it is wide). `loses less` and `loses more`: than 0.3 points, with "
+        "95 % confidence; anything else is undecided."
+    )
+    return f"# What is lost at scale, {told['date']}\n\n{paragraph(text)}\n\n"
+
+
+def paragraph(text: str) -> str:
+    """In lines of the length of this project's."""
+    return textwrap.fill(text, 118, break_long_words=False, break_on_hyphens=False)
+
+
+def page(name: str, found: Mapping[str, Any]) -> str:
+    """A task's part of the page."""
+    from r2d2.engine import scale_report
+
+    task = TASKS[name]
+    lines = [f"## {name}: [{task.file}]({task.file})", "", "Base rates at one worker, first seed:", ""]
+    for optimizer, one in found["rates"].items():
+        scores = ", ".join(
+            f"{rate:.4g}: {'-' if dice is None else f'{dice:.4f}'}" for rate, dice in sorted(one["scores"])
+        )
+        best = f"**{one['best']:.4g}**" if one["best"] else "not found yet"
+        lines.append(f"- {optimizer}: {best} ({scores or 'not searched yet'})")
+    scaling = found.get("scaling")
+    if scaling is None:
+        return "\n".join([*lines, "", "The study itself is not there yet.", ""])
+    lines += ["", f"{found['done']} of {found['planned']} runs; {found['minutes']:.0f} minutes.", ""]
+    lines += [scale_report.table(scaling | {"energy": True}, timed=False)]
+    lines += conclusions(found)
+    lines += ["", f"![scores](accuracy_{name}_scores.png)", "", f"![loss](accuracy_{name}_loss.png)", ""]
+    return "\n".join(lines)
+
+
+def conclusions(found: Mapping[str, Any]) -> list[str]:
+    """What may be said."""
+    lines, split = [], found["split"]
+    if split:
+        told = {key: f"{one['value']:.2f} ({shown(one['low'])} to {shown(one['high'])})" for key, one in split.items()}
+        lines.append(
+            f"Linear scaling with warm-up loses {told['all']} points at {LARGEST} workers. Of these {told['updates']} "
+            "are missing updates (against the same rule with as many updates as one worker), "
+            f"{told['batch']} the large batch with its rate."
+        )
+    far = [one for one in found["scaling"]["summaries"] if one["workers"] == LARGEST and one["verdict"]]
+    for word, said in (
+        ("loses less", "With 95 % confidence less than 0.3 points are lost by"),
+        ("loses more", "More than that is lost by"),
+        ("undecided", "Undecided:"),
+    ):
+        if some := [one["rule"] for one in far if one["verdict"] == word]:
+            lines.append(f"{said} {', '.join(some)}.")
+    return [paragraph(" ".join(lines))]
+
+
+def shown(value: float | None) -> str:
+    """A bound, or that there is none."""
+    return "?" if value is None or math.isnan(value) else f"{value:.2f}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,559 @@
+"""A model of a step's time, fitted on some layouts of hosts and judged on others; then what it says of larger ones.
+
+    sudo python experiments/scaling/time_model.py          measure, fit, judge, write down: WALL minutes
+    python experiments/scaling/time_model.py --fit         only fit and write down what was measured last
+
+Hosts are network namespaces of this machine (infra/several_hosts.sh; needs root and iproute2). All have the same share
+of a processor, whatever their number: a quarter of a core by the kernel's CPU quota, in periods of 4 ms, and the weight
+to have it whatever else runs, so that four hosts take half of a machine of two cores. Their links are shaped by `tc`.
+Each trains one network in bfloat16 on images of random numbers through `r2d2.training.step.Step`, in its ring and, in
+turn, by itself: all hosts of a layout at the same time, so that what is compared shares memory and caches alike. Links
+change while the processes stay.
+
+The model (r2d2/training/time_model.py) is fitted on hosts alone, and on two at 1 and 10 Gbit/s, with and without
+overlap; it is judged on two hosts at 2.5 and 5 Gbit/s, and three and four at 1 to 10. A layout's compute time is that
+of its own hosts by themselves. Errors are given with that of the two fitted hosts as well: they hold what three or four
+hosts do to each other's memory, which hosts of their own would not.
+
+What was measured goes to `time_model.json`, the record to `time_model.md` and `time_model.png`, all beside this file.
+"""
+
+import argparse
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import textwrap
+import time
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent / "benchmarks"))
+from common import flops_an_image, machine  # noqa: E402
+
+HOSTS = HERE.parents[1] / "infra" / "several_hosts.sh"
+GROUPS = Path("/sys/fs/cgroup/cpu")
+LOCK = "/var/tmp/r2d2-hosts.lock"
+"""Held as long as the hosts are there, as by the tests: their names exist once on a machine."""
+OUTSIDE, PERIOD_US, QUOTA, WEIGHT = "10.77.0.254", 4000, 0.25, 262_144
+SIZE, CLASSES, WARM_UP = 64, 4, 3
+NETWORKS = {
+    "Dist-U-Net": ({"network": "dist-unet", "filters": 32, "depth": 4}, 8),
+    "Dist-FCN": ({"network": "dist-fcn", "encoder": "vgg16", "head_width": 256}, 4),
+}
+"""Each with the images of a minibatch."""
+RATES = {2: (1, 2.5, 5, 10), 3: (1, 2.5, 5, 10), 4: (1, 2.5, 5, 10)}
+"""Gbit/s by hosts."""
+FITTED = [(2, 1, True), (2, 1, False), (2, 10, True), (2, 10, False)]
+"""Hosts, Gbit/s, overlap of the layouts that are fitted on."""
+AHEAD = (18, 64, 1024)
+GPUS = {"5 TFLOP/s (a GTX 1080 Ti)": 5e12, "100 TFLOP/s (bfloat16, one of today's)": 1e14}
+"""What they are taken to reach in training; their images are of GPU_SIZE."""
+GPU_SIZE = 512
+LINKS = {"10 Gbit/s Ethernet": 10, "100 Gbit/s": 100, "400 Gbit/s": 400}
+
+
+class Alone:
+    """A ring of one, whoever else is there: what `Step` asks of it."""
+
+    @staticmethod
+    def sum_gradients(gradients):
+        """The gradients themselves."""
+        return [*gradients]
+
+    @staticmethod
+    def sum_tensor(tensor, name):  # noqa: ARG004
+        """The tensor itself."""
+        return tensor
+
+
+def host(name: str) -> None:
+    """One host: answers `WAY STEPS` on its input with the seconds and the communication of each step."""
+    from r2d2 import config
+    from r2d2.training import device
+
+    device.limit_threads(1)
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+    from r2d2.models.losses import dice_cross_entropy
+    from r2d2.models.precision import with_precision
+    from r2d2.training import optimizers
+    from r2d2.training.ring import Ring
+    from r2d2.training.step import Step
+
+    ring = Ring(config.Ring())
+    keras.utils.set_random_seed(0)
+    model, batch = with_precision(network(name), "bfloat16"), NETWORKS[name][1]
+    optimizer = optimizers.build(config.Training())
+    optimizer.build(model.trainable_variables)
+    ring.broadcast(model.variables)
+    late = Ring.__new__(Ring)
+    late.rank, late.size, late._settings = ring.rank, ring.size, config.Ring(overlap=False)
+    rng = np.random.default_rng(ring.rank)
+    images = tf.constant(rng.normal(size=(batch, SIZE, SIZE, 1)), tf.float32)
+    labels = tf.constant(rng.integers(0, CLASSES, (batch, SIZE, SIZE)), tf.uint8)
+
+    def step(joined, size, number):
+        return Step(model, model.trainable_variables, optimizer, dice_cross_entropy, [], batch, [number], size, joined)
+
+    steps = {
+        "alone": step(Alone(), 1, 0),
+        "overlap": step(ring, ring.size, ring.rank),
+        "no-overlap": step(late, ring.size, ring.rank),
+    }
+    for one in steps.values():
+        for number in range(WARM_UP):
+            one(images, labels, number, 1e-3)
+    print(json.dumps({"bytes": 4 * sum(int(np.prod(v.shape)) for v in model.trainable_variables)}), flush=True)
+    for line in sys.stdin:
+        way, count = line.split()
+        taken = []
+        for number in range(int(count)):
+            began = time.perf_counter()
+            told = steps[way](images, labels, number, 1e-3)
+            taken.append((time.perf_counter() - began, told.communication_s))
+        print(json.dumps(taken), flush=True)
+    ring.close()
+
+
+def network(name: str):
+    """Its plain model."""
+    from r2d2 import config, models
+
+    settings = config.DistFCN if "fcn" in NETWORKS[name][0]["network"] else config.DistUNet
+    return models.build(settings(**NETWORKS[name][0]), 1, CLASSES, (SIZE, SIZE))
+
+
+class Layout:
+    """So many hosts that train one network, each in a group of its own share of a core; to be used in a `with`."""
+
+    def __init__(self, hosts: int, name: str) -> None:
+        from filelock import FileLock
+
+        self.hosts, self.name, self.lock = hosts, name, FileLock(LOCK)
+
+    def __enter__(self) -> "Layout":
+        self.lock.acquire()
+        subprocess.run([HOSTS, "up", str(self.hosts), "40gbit"], check=True)
+        self.processes: list[subprocess.Popen] = []
+        try:
+            self._start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _start(self) -> None:
+        from horovod.runner.common.util.hosts import get_host_assignments, parse_hosts
+        from horovod.runner.http.http_server import RendezvousServer
+
+        self.server = RendezvousServer(verbose=0)
+        port = self.server.start()
+        plan = get_host_assignments(parse_hosts(",".join(f"node{i}:1" for i in range(self.hosts))), self.hosts)
+        self.server.init(plan)
+        for i, slot in enumerate(plan):
+            environment = os.environ | {
+                "HOROVOD_GLOO_RENDEZVOUS_ADDR": OUTSIDE,
+                "HOROVOD_GLOO_RENDEZVOUS_PORT": str(port),
+                "HOROVOD_CONTROLLER": "gloo",
+                "HOROVOD_CPU_OPERATIONS": "gloo",
+                "HOROVOD_GLOO_IFACE": "eth0",
+                "HOROVOD_GLOO_TIMEOUT_SECONDS": "300",
+                "HOROVOD_HOSTNAME": f"node{i}",
+                "TF_CPP_MIN_LOG_LEVEL": "2",
+            }
+            for key in ("rank", "size", "local_rank", "local_size", "cross_rank", "cross_size"):
+                environment[f"HOROVOD_{key.upper()}"] = str(getattr(slot, key))
+            cores = sorted(os.sched_getaffinity(0))
+            command = [HOSTS, "run", str(i), "taskset", "-c", str(cores[i % len(cores)])]
+            command += [sys.executable, __file__, "--host", self.name]
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+            self.processes.append(subprocess.Popen(command, text=True, env=environment, **pipes))
+            group = GROUPS / f"r2d2-host{i}"
+            group.mkdir(exist_ok=True)
+            # No quota before they are ready: their start would take as many times as long.
+            for file, value in (("quota_us", -1), ("period_us", PERIOD_US)):
+                (group / f"cpu.cfs_{file}").write_text(str(value))
+            (group / "cpu.shares").write_text(str(WEIGHT))
+            (group / "cgroup.procs").write_text(str(self.processes[-1].pid))
+        self.bytes = self._answers()[0]["bytes"]
+        for i in range(self.hosts):
+            (GROUPS / f"r2d2-host{i}" / "cpu.cfs_quota_us").write_text(str(int(QUOTA * PERIOD_US)))
+
+    def __exit__(self, *error: object) -> None:
+        for process in self.processes:
+            process.kill()
+            process.wait()
+        self.server.stop()
+        for group in GROUPS.glob("r2d2-host*"):
+            group.rmdir()
+        subprocess.run([HOSTS, "down", str(self.hosts)], check=False)
+        self.lock.release()
+
+    def link(self, rate: float) -> None:
+        """Shape all links anew."""
+        for i in range(self.hosts):
+            shape = ["tc", "qdisc", "replace", "dev", "eth0", "root", "tbf", "rate", f"{1000 * rate:g}mbit"]
+            subprocess.run(["ip", "netns", "exec", f"node{i}", *shape, "burst", "1mb", "latency", "50ms"], check=True)
+
+    def steps(self, way: str, count: int) -> list[tuple[float, float]]:
+        """Of so many steps the seconds, the slowest host's or, alone, their mean, and the least communication."""
+        for process in self.processes:
+            process.stdin.write(f"{way} {count}\n")
+            process.stdin.flush()
+        each = zip(*self._answers(), strict=True)
+        together = statistics.mean if way == "alone" else max
+        return [(together(wall for wall, _ in one), min(waited for _, waited in one)) for one in each]
+
+    def _answers(self) -> list:
+        told = [process.stdout.readline() for process in self.processes]
+        if not all(told):
+            raise SystemExit(f"{self.hosts} hosts, {self.name}: a host failed; run it by itself: {__file__} --host")
+        return [json.loads(line) for line in told]
+
+
+def measure(hosts: int, name: str, rounds: int, steps: int) -> list[dict]:
+    """A layout's steps: of each rate and way a row with the medians over all rounds, in turn with the hosts alone."""
+    found: dict[tuple[float, str], list[list[tuple[float, float]]]] = {}
+    with Layout(hosts, name) as layout:
+        for _ in range(rounds):
+            for rate in RATES[hosts]:
+                layout.link(rate)
+                for way in ("alone", "overlap", "no-overlap"):
+                    found.setdefault((rate, way), []).append(layout.steps(way, steps)[1:])
+        size = layout.bytes
+    rows = []
+    for (rate, way), blocks in found.items():
+        walls = [wall for block in blocks for wall, _ in block]
+        row = {"network": name, "hosts": hosts, "gbit_s": rate, "way": way, "bytes": size, "steps": len(walls)}
+        row |= {"step_s": statistics.median(walls), "spread_s": spread(walls)}
+        row["communication_s"] = statistics.median(waited for block in blocks for _, waited in block)
+        rows.append(row)
+    return rows
+
+
+def spread(values: list[float]) -> float:
+    """The standard deviation, from the quartiles: a step that something else held up does not count."""
+    low, _, high = statistics.quantiles(values, n=4)
+    return (high - low) / 1.349
+
+
+def layouts(rows: list[dict], compute: str = "own") -> list:
+    """The rows as the model takes them: (hosts, Gbit/s, overlap) and what was measured.
+
+    Args:
+        rows: From `measure`.
+        compute: Whose compute time: `own`, the layout's hosts alone, or `fit`, that of the two hosts fitted on.
+    """
+    from r2d2.training.time_model import GBIT, Measured, Work
+
+    found = []
+    for row in rows:
+        if row["way"] == "alone":
+            continue
+        hosts = row["hosts"] if compute == "own" else 2
+        lone = [r for r in rows if r["way"] == "alone" and (r["network"], r["hosts"]) == (row["network"], hosts)]
+        alone = statistics.mean(r["step_s"] for r in lone)
+        work = Work(alone, row["bytes"], statistics.mean(r["spread_s"] for r in lone))
+        overlap = row["way"] == "overlap"
+        one = Measured(row["network"], work, overlap, row["hosts"], row["gbit_s"] * GBIT, row["step_s"])
+        found.append(((row["hosts"], row["gbit_s"], overlap), one))
+    return found
+
+
+def main() -> None:
+    """Measure, fit, judge, write down."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=7, help="of which the first does not count")
+    parser.add_argument("--hosts", type=int, choices=RATES, help="only so many; the others' rows stay")
+    parser.add_argument("--fit", action="store_true")
+    parser.add_argument("--host", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.host:
+        host(given.host)
+        return
+    kept = HERE / "time_model.json"
+    known = json.loads(kept.read_text()) if kept.exists() else {"rows": [], "wall_s": {}}
+    todo = [(hosts, name) for hosts in RATES for name in NETWORKS]
+    for hosts, name in () if given.fit else todo:
+        if given.hosts not in (None, hosts):
+            continue
+        began = time.monotonic()
+        rows = measure(hosts, name, given.rounds, given.steps)
+        known["rows"] = [r for r in known["rows"] if (r["hosts"], r["network"]) != (hosts, name)] + rows
+        known["wall_s"][f"{hosts} hosts, {name}"] = round(time.monotonic() - began)
+        known |= {"date": str(date.today()), "machine": machine(), "quota": QUOTA, "image": SIZE}
+        kept.write_text(json.dumps(known, indent=1) + "\n")
+    known |= judged(known["rows"])
+    kept.write_text(json.dumps(known, indent=1) + "\n")
+    picture(known["rows"])
+    text = record(known)
+    (HERE / "time_model.md").write_text(text)
+    print(text)
+
+
+def judged(rows: list[dict]) -> dict:
+    """The fit, and its error on every layout."""
+    from r2d2.training.time_model import fit
+
+    own, other = layouts(rows), layouts(rows, "fit")
+    fitted = fit([one for key, one in own if key in FITTED])
+    table = [
+        {
+            "network": one.name,
+            "hosts": key[0],
+            "gbit_s": key[1],
+            "overlap": key[2],
+            "fitted_on": key in FITTED,
+            "alone_s": one.work.compute_s,
+            "measured_s": one.step_s,
+            "predicted_s": fitted.step(one).step_s,
+            "error": fitted.error(one),
+            "error_with_the_fits_compute": fitted.error(same),
+        }
+        for (key, one), (_, same) in zip(own, other, strict=True)
+    ]
+    network = fitted.network
+    values = {
+        "share": network.share,
+        "latency_ms": 1e3 * network.latency_s,
+        "busy_ns_per_byte": 1e9 * network.busy_s_per_byte,
+        "hidden": fitted.hidden,
+    }
+    return {"fit": values, "layouts": table, "ahead": ahead(fitted), "paper": paper(fitted)}
+
+
+def ahead(fitted) -> list[dict]:
+    """What the model says of many GPUs: their step from operations a second, the network's terms from the fit."""
+    from r2d2.training.time_model import GBIT, Network, Work, predict
+
+    found = []
+    for name, (_, batch) in NETWORKS.items():
+        size = 4 * network(name).count_params()
+        work = batch * flops_an_image(network(name)) * (GPU_SIZE / SIZE) ** 2
+        for gpu, speed in GPUS.items():
+            for link, rate in LINKS.items():
+                # A GPU's gradients are copied and added by the GPU and the card, and a message takes microseconds.
+                joined = Network(rate * GBIT, fitted.network.share, 2e-5)
+                for workers in AHEAD:
+                    for hidden in (0.0, fitted.hidden[name]):
+                        step = predict(Work(work / speed, size, 0.01 * work / speed, hidden), joined, workers)
+                        found.append(
+                            {"network": name, "gpu": gpu, "link": link, "workers": workers, "overlap": hidden > 0}
+                            | {"alone_s": work / speed, "step_s": step.step_s, "efficiency": step.efficiency}
+                        )
+    return found
+
+
+PAPER = {
+    # What the paper states: hours on one GPU and on 18, epochs, images a minibatch; then its images, of BRATS and of
+    # the left atrium, training and validation together (PAPER: 33,880 and 35,000; of the larger all are taken).
+    "Dist-U-Net": {"one_s": 78_000, "many_s": 4_440, "epochs": 100, "batch": 7, "weights": 31.0e6},
+    "Dist-FCN": {"one_s": 128_400, "many_s": 12_300, "epochs": 120, "batch": 10, "weights": 20.0e6},
+}
+PAPER_IMAGES, PAPER_GPUS, IMAGE_BYTES = 35_000, 18, GPU_SIZE * GPU_SIZE * 4
+"""An RGB image and its mask, a byte a value, as they leave a file server if they are not compressed."""
+PAPER_LINKS = (10, 56, 100)
+"""Gbit/s: the paper says InfiniBand, not which: FDR has 56, EDR 100; 10 is what plain Ethernet would have been."""
+
+
+def paper(fitted) -> dict:
+    """The paper's 97 % and 58 % from its own figures: what the ring can have cost, and what is left for the storage."""
+    from r2d2.training.time_model import GBIT, Network, Work, predict
+
+    found = {}
+    for name, told in PAPER.items():
+        steps = told["epochs"] * math.ceil(PAPER_IMAGES / told["batch"])
+        alone = told["one_s"] / steps
+        many = told["many_s"] / (steps / PAPER_GPUS)
+        row = {"step_alone_s": alone, "step_18_s": many, "efficiency": alone / many, "ring": {}}
+        for rate in PAPER_LINKS:
+            for hidden in (0.0, fitted.hidden[name]):
+                work = Work(alone, 4 * told["weights"], 0.01 * alone, hidden)
+                step = predict(work, Network(rate * GBIT, fitted.network.share, 2e-5), PAPER_GPUS)
+                row["ring"][f"{rate} Gbit/s, {'overlap' if hidden else 'no overlap'}"] = step.efficiency
+        images = PAPER_GPUS * told["batch"] / many
+        row |= {"images_per_s_18": images, "images_per_s_alone": told["batch"] / alone}
+        row["storage_gbit_s_if_raw"] = images * IMAGE_BYTES / GBIT
+        sent = 2 * (PAPER_GPUS - 1) / PAPER_GPUS * 4 * told["weights"]
+        row["link_gbit_s"] = sent / (many - alone) / fitted.network.share / GBIT
+        found[name] = row
+    return found
+
+
+def picture(rows: list[dict]) -> None:
+    """Measured against predicted, and the step by link speed."""
+    from matplotlib.figure import Figure
+
+    from r2d2.engine.scale_report import COLOURS, MARKS
+    from r2d2.training.time_model import GBIT, fit
+
+    own = layouts(rows)
+    fitted = fit([one for key, one in own if key in FITTED])
+    figure = Figure(figsize=(12.0, 4.0), layout="constrained")
+    axes = figure.subplots(1, 3)
+    for number, name in enumerate(NETWORKS):
+        mine = [(key, one) for key, one in own if one.name == name]
+        for used, face in ((True, "white"), (False, COLOURS[number])):
+            x = [one.step_s for key, one in mine if (key in FITTED) == used]
+            y = [fitted.step(one).step_s for key, one in mine if (key in FITTED) == used]
+            label = f"{name}, {'fitted on' if used else 'judged on'}"
+            axes[0].plot(x, y, MARKS[number], color=COLOURS[number], markerfacecolor=face, label=label)
+        place = axes[1 + number]
+        for which, hosts in enumerate(RATES):
+            for overlap, style in ((True, "-"), (False, "--")):
+                some = sorted((key[1], one) for key, one in mine if key[0] == hosts and key[2] == overlap)
+                if not some:  # not measured yet
+                    continue
+                colour, mark = COLOURS[which], MARKS[which]
+                label = f"{hosts} hosts{'' if overlap else ', no overlap'}"
+                place.plot([rate for rate, _ in some], [one.step_s for _, one in some], mark, color=colour, label=label)
+                finer = [10 ** (power / 20) for power in range(21)]
+                line = [fitted.step(replace(some[0][1], bytes_per_s=rate * GBIT)).step_s for rate in finer]
+                place.plot(finer, line, style, color=colour, linewidth=1.2)
+        place.set(
+            title=f"{name}: marks measured, lines the model", xscale="log", xlabel="link, Gbit/s", ylabel="step, s"
+        )
+        place.set_xticks([1, 2.5, 5, 10], ["1", "2.5", "5", "10"])
+        place.minorticks_off()
+        place.set_ylim(bottom=0)
+        place.legend(fontsize=7, frameon=False)
+    ends = [min(one.step_s for _, one in own), max(one.step_s for _, one in own)]
+    axes[0].plot(ends, ends, color="0.4", linewidth=1)
+    for factor in (0.9, 1.1):
+        axes[0].plot(ends, [factor * end for end in ends], color="0.4", linewidth=0.8, linestyle=":")
+    axes[0].set(xscale="log", yscale="log", xlabel="measured step, s", ylabel="predicted step, s", title="dotted: 10 %")
+    axes[0].legend(fontsize=7, frameon=False)
+    figure.savefig(HERE / "time_model.png", dpi=120)
+
+
+def record(known: dict) -> str:
+    """The page."""
+    fit, table = known["fit"], known["layouts"]
+    fresh = [row for row in table if not row["fitted_on"]]
+    errors = [abs(row["error"]) for row in fresh]
+    others = [abs(row["error_with_the_fits_compute"]) for row in fresh]
+    minutes = sum(known["wall_s"].values()) / 60
+    size, host = known["image"], known["machine"]
+    hidden = ", ".join(f"{share:.0%} of a step of {name}" for name, share in fit["hidden"].items())
+    lines = [
+        f"# A model of a step's time, {known['date']}",
+        "",
+        *paragraph(
+            f"`python experiments/scaling/time_model.py`: {minutes:.0f} minutes on {host['cores']} cores of a "
+            f"{host['processor']}, load {host['load']}. Hosts of {known['quota']:g} core each, {size}x{size} images, "
+            "bfloat16."
+        ),
+        "",
+        *paragraph(
+            f"On {len(fresh)} layouts that it was not fitted on the model is off by {statistics.median(errors):.1%} "
+            f"(median), {max(errors):.1%} at most, {sum(error <= 0.1 for error in errors)} of {len(errors)} within 10 "
+            "%. "
+            "With the compute time of the two hosts that it was fitted on, instead of the layout's own: "
+            f"{statistics.median(others):.1%} and {max(others):.1%}, {sum(error <= 0.1 for error in others)} within "
+            "10 %."
+        ),
+        "",
+        "![measured and predicted](time_model.png)",
+        "",
+        *paragraph(
+            f"Fitted on {len(table) - len(fresh)} layouts (two hosts, 1 and 10 Gbit/s, with and without overlap, and "
+            f"their hosts alone): {fit['share']:.0%} of a link arrives, a message takes {fit['latency_ms']:.2f} ms, a "
+            "byte "
+            f"sent {fit['busy_ns_per_byte']:.2f} ns of the processor; the wire hides behind {hidden}. The equations "
+            "are "
+            "in [time_model.py](../../r2d2/training/time_model.py)."
+        ),
+        "",
+        "| network | hosts | Gbit/s | overlap | alone s | measured s | predicted s | error | error, fit's compute |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in table:
+        mark = " (fitted on)" if row["fitted_on"] else ""
+        lines.append(
+            f"| {row['network']} | {row['hosts']} | {row['gbit_s']:g} | {'yes' if row['overlap'] else 'no'} | "
+            f"{row['alone_s']:.3f} | {row['measured_s']:.3f} | {row['predicted_s']:.3f} | {row['error']:+.1%}{mark} | "
+            f"{row['error_with_the_fits_compute']:+.1%} |"
+        )
+    lines += [
+        "",
+        "## Many GPUs",
+        "",
+        *paragraph(
+            f"Images of {GPU_SIZE}x{GPU_SIZE}. What is measured here: the share of a link that arrives, what is "
+            "hidden. "
+            "What is taken: a GPU's operations a second, that its card does the copying and adding, 20 us a message, "
+            "steps that vary by 1 %. Efficiency without overlap, and with as much as was measured here:"
+        ),
+        "",
+        "| network | GPU | step alone | link | " + " | ".join(f"{n} GPUs" for n in AHEAD) + " |",
+        "|---|---|---|---|" + "---|" * len(AHEAD),
+    ]
+    seen: dict[tuple, dict] = {}
+    for row in known["ahead"]:
+        seen.setdefault((row["network"], row["gpu"], row["link"], row["alone_s"]), {})[
+            (row["workers"], row["overlap"])
+        ] = row["efficiency"]
+    for (name, gpu, link, alone), cells in seen.items():
+        told = [f"{cells[(n, False)]:.0%} to {cells[(n, True)]:.0%}" for n in AHEAD]
+        lines.append(f"| {name} | {gpu} | {1e3 * alone:.0f} ms | {link} | {' | '.join(told)} |")
+    lines += ["", *paper_record(known["paper"])]
+    return "\n".join(lines) + "\n"
+
+
+def paper_record(found: dict) -> list[str]:
+    """What the model says of the paper's figures."""
+    unet, fcn = found["Dist-U-Net"], found["Dist-FCN"]
+    more = fcn["step_18_s"] - fcn["step_alone_s"]
+    lines = [
+        "## The paper's 97 % and 58 %",
+        "",
+        *paragraph(
+            f"From its hours, epochs, minibatches and {PAPER_IMAGES:,} images: a U-Net step takes "
+            f"{1e3 * unet['step_alone_s']:.0f} ms on one GPU and {1e3 * unet['step_18_s']:.0f} ms on 18, an FCN step "
+            f"{1e3 * fcn['step_alone_s']:.0f} and {1e3 * fcn['step_18_s']:.0f} ms. It names InfiniBand, not its rate, "
+            "and "
+            "no number of weights; taken here are 31 million for U-Net (64 filters, depth 4) and 20 million for FCN "
+            "(VGG-19's encoder)."
+        ),
+        "",
+        "| efficiency on 18 by the ring alone | " + " | ".join(unet["ring"]) + " | the paper |",
+        "|---" * (len(unet["ring"]) + 2) + "|",
+    ]
+    for name, row in found.items():
+        cells = " | ".join(f"{value:.0%}" for value in row["ring"].values())
+        lines.append(f"| {name} | {cells} | {row['efficiency']:.0%} |")
+    fast = {key: value for key, value in unet["ring"].items() if not key.startswith("10 ")}
+    points = (
+        f"**U-Net, {unet['efficiency']:.1%}.** Its training set lay in memory, so that the ring is all there is: "
+        f"{min(fast.values()):.0%} to {max(fast.values()):.0%} on InfiniBand of 56 or 100 Gbit/s.",
+        f"**FCN, {fcn['efficiency']:.1%}.** No ring of the table takes the {1e3 * more:.0f} ms that a step is longer "
+        "on 18: "
+        f"the slowest leaves {min(fcn['ring'].values()):.0%}. Its minibatches came over NFS: 18 GPUs read "
+        f"{fcn['images_per_s_18']:.0f} images a second, one GPU {fcn['images_per_s_alone']:.0f}. If that is what the "
+        "server "
+        f"gives, the model's `N * I / S`, its ceiling is {fcn['storage_gbit_s_if_raw']:.1f} Gbit/s for images and "
+        "masks "
+        "that are not compressed (RGB and a mask, a byte a value), less if they are; every GPU beyond the tenth then "
+        "waits. A copy on each node's disk (`R2D2_CACHE`) takes the term away.",
+        "**What stays open.** The paper gives no curve of images read, and 58 % is also what its ring would leave on a "
+        f"link of {fcn['link_gbit_s']:.0f} Gbit/s with nothing hidden. The two can be told apart by numbers of GPUs "
+        "between 1 and 18: a server's ceiling costs nothing up to ten, a slow link costs most of it from two GPUs on.",
+    )
+    return [*lines, "", *(line for point in points for line in paragraph(f"- {point}", "  "))]
+
+
+def paragraph(text: str, indent: str = "") -> list[str]:
+    """In lines of the length of this project's."""
+    return textwrap.wrap(text, 118, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+
+
+if __name__ == "__main__":
+    main()

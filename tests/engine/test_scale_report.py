@@ -1,0 +1,158 @@
+"""A scaling study's report, from runs as its driver keeps them."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from r2d2 import config
+from r2d2.engine import scale_report
+from r2d2.engine.scale_report import loss_between, over_repeats, verdict
+
+EXPERIMENT = config.parse("name: a\ndata: {path: /scans}\ntraining: {warmup_epochs: 2, batch_size: 4}")
+RULES = ["linear", "linear+warm-up"]
+STEP_S = {1: 0.1, 2: 0.11, 4: 0.12}
+LOST = {1: 0.0, 2: 0.001, 4: 0.002, 18: 0.05}
+PATIENTS = [f"P{number}" for number in range(8)]
+
+
+def rows(dice):
+    """Scores of eight patients, the first with two scans."""
+    scores = {"mean_iou": dice - 0.1, "mean_accuracy": dice, "pixel_accuracy": 0.9, "frequency_weighted_iou": 0.8}
+    kept = [
+        {"case": name, "patient": name, "dice": dice + 0.01 * number, "hd95_mm": None} | scores
+        for number, name in enumerate(PATIENTS)
+    ]
+    return [*kept, kept[0] | {"case": "P0-2"}]
+
+
+def run(child, **changes):
+    """What is known of a run that came to its end: three epochs of ten steps, the first slow."""
+    step = STEP_S.get(child.workers, 1.0) * (1.01 if child.repeat else 1.0)
+    epoch = {"time/input_s": 0.0, "time/communication_s": 0.2 * step, "time/compute_s": 9.8 * step}
+    epoch |= {"time/epoch_s": 10 * step, "time/images_per_s": 4 * child.workers / step}
+    first = epoch | {"time/epoch_s": 90.0, "time/images_per_s": 1.0}
+    dice = 0.8 - LOST[child.workers] * (1.0 if child.rules[0] == "linear" else 0.5) + 0.0001 * child.repeat
+    history = [first | {"epoch": 1.0}, *(epoch | {"epoch": float(number)} for number in (2, 3))]
+    measured = {
+        "history": history,
+        "updates": 30,
+        "training_s": 100.0,
+        "rows": rows(dice),
+        "costs": {"cost/cpu_hours": 2.0},
+    }
+    known = {"run_id": f"r{child.number}", "outcome": "finished", "reason": "", "seconds": 1.0, "measured": measured}
+    about = {"number": child.number, "workers": child.workers, "virtual": child.virtual, "rules": list(child.rules)}
+    return about | {"repeat": child.repeat} | known | changes
+
+
+@pytest.fixture(scope="module")
+def study():
+    return config.study(EXPERIMENT, [1, 2, 4], [18], RULES, 2)
+
+
+@pytest.fixture(scope="module")
+def told(study):
+    return scale_report.scaling(study, "parent", [run(child) for child in study.children()], 1)
+
+
+def summary(told, workers, rule="linear"):
+    (found,) = [one for one in told["summaries"] if (one["workers"], one["rule"]) == (workers, rule)]
+    return found
+
+
+def test_time_leaves_the_epoch_out_in_which_the_step_is_traced(told):
+    point = next(one for one in told["points"] if (one["workers"], one["rule"], one["repeat"]) == (2, "linear", 0))
+    assert point["step_s"] == pytest.approx(0.11) and point["epoch_s"] == pytest.approx(1.1)
+    assert point["communication_s"] == pytest.approx(0.02 * 0.11) and point["training_s"] == 100.0
+    assert point["images_per_s"] == pytest.approx(8 / 0.11)
+    assert point["cpu_hours"] == 2.0 and point["cpu_kwh"] is None and told["energy"] is False
+
+
+def test_efficiency_is_against_one_worker_of_the_same_seed_and_virtual_workers_have_none(told):
+    four = summary(told, 4)
+    assert four["speedup"]["value"] == pytest.approx(4 * 0.1 / 0.12)
+    assert four["efficiency"]["value"] == pytest.approx(0.1 / 0.12)
+    assert four["efficiency"]["low"] == pytest.approx(0.1 / 0.12)  # both seeds are slower by the same
+    assert four["step_s"]["low"] < four["step_s"]["value"] < four["step_s"]["high"]
+    assert summary(told, 18)["step_s"] is None and summary(told, 18)["efficiency"] is None
+
+
+def test_a_run_that_rules_share_is_a_point_of_each(told):
+    alone = [one for one in told["points"] if one["workers"] == 1]
+    assert len(alone) == 4 and len({one["run_id"] for one in alone}) == 2
+
+
+def test_the_loss_is_in_points_and_paired_and_the_wider_interval_counts(told):
+    lost = summary(told, 18)["loss"]["dice"]
+    assert lost["value"] == pytest.approx(5.0)
+    assert lost["low"] <= lost["low_patients"] and lost["high"] >= lost["high_repeats"]
+    assert summary(told, 18, "linear+warm-up")["loss"]["dice"]["value"] == pytest.approx(2.5)
+    assert summary(told, 1)["loss"] == {} and summary(told, 1)["baseline"] is True
+    assert (summary(told, 18)["verdict"], summary(told, 4)["verdict"]) == ("loses more", "loses less")
+
+
+def test_a_patient_s_scans_count_once(told):
+    # Of the first patient's two scans one value; all nine scans would have another mean.
+    assert summary(told, 1)["scores"]["dice"]["value"] == pytest.approx(0.8 + 0.01 * 3.5 + 0.00005)
+    assert summary(told, 1)["scores"]["dice"]["patients"] == 8
+
+
+def test_one_seed_decides_nothing():
+    lost = loss_between({0: rows(0.8)}, {0: rows(0.8)}, "dice")
+    assert lost["value"] == 0 and np.isnan(lost["high"]) and verdict(lost) == "undecided"
+    assert loss_between({0: rows(0.8)}, {1: rows(0.8)}, "dice") is None
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [(-0.2, 0.3, "loses less"), (0.31, 0.5, "loses more"), (-0.1, 0.4, "undecided"), (0.1, 0.31, "undecided")],
+)
+def test_only_an_upper_bound_of_a_third_of_a_point_counts_as_no_loss(low, high, said):
+    assert verdict({"value": 0.2, "low": low, "high": high}) == said
+
+
+def test_student_s_interval_of_three():
+    found = over_repeats([1.0, 2.0, 3.0])
+    assert found["value"] == 2 and found["high"] == pytest.approx(2 + 4.3027 / 3**0.5, abs=1e-3)
+    found = over_repeats([1.0, 4.0], positive=True)
+    assert found["value"] == pytest.approx(2) and found["low"] > 0 and found["low"] * found["high"] == pytest.approx(4)
+    assert over_repeats([]) is None and np.isnan(over_repeats([1.0])["low"])
+
+
+def test_more_workers_are_predicted_from_the_first_rule_s_steps(told):
+    assert told["model"]["compute_s"] == pytest.approx(0.1005)
+    ahead = {one["workers"]: one for one in told["predictions"]}
+    assert min(ahead) == 8 and 0.12 < ahead[8]["step_s"] < 0.15
+    assert ahead[1024]["efficiency"] < ahead[8]["efficiency"] < 1
+
+
+def test_it_is_written_with_tables_and_pictures_that_show_something(told, tmp_path):
+    files = scale_report.write(tmp_path / "report", told)
+    names = [path.name for path in files]
+    assert names == ["loss.png", "points.csv", "scaling.json", "scores.png", "table.md", "time.png"]
+    assert json.loads(files[2].read_text()) == told
+    with files[1].open(newline="") as file:
+        kept = [*csv.DictReader(file)]
+    assert len(kept) == len(told["points"]) == 16 and float(kept[0]["dice"]) > 0.8 and kept[0]["hd95_mm"] == ""
+    assert "| linear | 18 virtual | 2 | 30 |" in files[4].read_text() and "RAPL" in files[4].read_text()
+    for picture in (path for path in files if path.suffix == ".png"):
+        assert imread(picture).std() > 0.05
+
+
+def test_runs_that_failed_are_told_and_left_out(study, tmp_path):
+    runs = [run(child) for child in study.children()]
+    lost = {"outcome": "diverged", "reason": "NaN", "measured": {}}
+    runs = [one | lost if one["workers"] in (2, 4, 18) else one for one in runs]
+    told = scale_report.scaling(study, "parent", runs, 1)
+    assert [one["workers"] for one in told["summaries"]] == [1, 1] and told["model"] is None
+    assert {one["reason"] for one in told["points"] if one["workers"] == 18} == {"NaN"}
+    assert [path.name for path in scale_report.write(tmp_path / "report", told)] == [
+        "points.csv",
+        "scaling.json",
+        "scores.png",
+        "table.md",
+        "time.png",
+    ]
