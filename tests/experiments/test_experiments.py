@@ -9,7 +9,7 @@ from r2d2 import config
 from r2d2.imgmed import augment
 
 FOLDER = Path(__file__).parents[2] / "experiments"
-FILES = sorted([*FOLDER.glob("*.yaml"), *FOLDER.glob("zoo/*.yaml")])
+FILES = sorted([*FOLDER.glob("*.yaml"), *FOLDER.glob("reduced/*.yaml"), *FOLDER.glob("zoo/*.yaml")])
 SWEEPS = sorted(FOLDER.glob("sweeps/*.yaml"))
 FILE = pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 SWEEP = pytest.mark.parametrize("file", SWEEPS, ids=lambda file: file.stem)
@@ -57,6 +57,17 @@ def test_the_sweep_loads_and_is_named_after_its_file(file):
 def test_the_header_records(file, line):
     found = [text for text in header(file) if re.match(rf"{line}:\s+\S", text)]
     assert len(found) == 1, f"{file.name}: its opening comment must have one line '# {line}: ...'"
+
+
+@pytest.mark.parametrize("name", ["brats_unet", "atrium_unet", "brats_fcn", "atrium_fcn"])
+def test_each_of_the_papers_studies_has_a_reduced_one_that_was_run(name):
+    full, reduced = (config.load(FOLDER / file) for file in (f"{name}.yaml", f"reduced/{name}_reduced.yaml"))
+    assert full.model.network == reduced.model.network
+    same = ("channels", "plane", "normalization")
+    assert [getattr(full.preprocess, key) for key in same] == [getattr(reduced.preprocess, key) for key in same]
+    assert full.data.split == reduced.data.split and full.training.augmentation == reduced.training.augmentation
+    told = "\n".join(header(FOLDER / "reduced" / f"{name}_reduced.yaml"))
+    assert re.search(r"^Expected: test Dice 0\.\d{3} ", told, re.M)
 
 
 @FILE
