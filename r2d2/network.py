@@ -1,6 +1,8 @@
 """Whether anybody is there, asked before a client that would go on asking for minutes."""
 
+import contextlib
 import errno
+import http.client
 import re
 import socket
 from urllib.parse import urlsplit
@@ -19,6 +21,22 @@ def answers(address: str, seconds: float = 5.0) -> bool:
             return True
     except (OSError, ValueError):
         return False
+
+
+def speaks_http(address: str, seconds: float = 5.0) -> bool:
+    """Return whether what listens at `host:port` or `scheme://host:port` answers as web pages do, within this time.
+
+    Of a Ray cluster its page does so, and its head, which is a port beside it, does not.
+    """
+    try:
+        parts = urlsplit(address if "://" in address else f"//{address}")
+        page = http.client.HTTPConnection(parts.hostname or "", parts.port or PORTS["http"], timeout=seconds)
+        with contextlib.closing(page):
+            page.request("GET", "/api/version")
+            page.getresponse()
+    except (OSError, ValueError, http.client.HTTPException):
+        return False
+    return True
 
 
 def free_port(host: str, wanted: int = 0) -> int:

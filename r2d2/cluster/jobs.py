@@ -17,7 +17,7 @@ from ray.util.state import list_nodes, list_placement_groups
 from r2d2 import config, job, services
 from r2d2.cluster import placement
 from r2d2.errors import InputError, WorkFailed
-from r2d2.network import answers
+from r2d2.network import answers, speaks_http
 
 ADDRESS = "RAY_API_SERVER_ADDRESS"
 """Ray's variable for where its jobs are taken."""
@@ -62,8 +62,8 @@ class Cluster:
     """The jobs of one Ray cluster.
 
     Args:
-        address: Its page, `http://host:8265`, or `host:port` of its head; absent, RAY_API_SERVER_ADDRESS, RAY_ADDRESS,
-            or the cluster of `r2d2 up`.
+        address: Its page, `http://host:8265`, or `host:port` of that or of its head; absent, RAY_API_SERVER_ADDRESS,
+            RAY_ADDRESS, or the cluster of `r2d2 up`.
 
     Attributes:
         page: The cluster's page.
@@ -90,7 +90,7 @@ class Cluster:
                 f"{told}: the cluster asks for a token, and this client's is none or another; set RAY_AUTH_MODE=token "
                 "and RAY_AUTH_TOKEN_PATH to the file that holds it"
             ) from None
-        except (RuntimeError, ConnectionError, OSError, ValueError, KeyError) as error:
+        except (RayError, RuntimeError, ConnectionError, OSError, ValueError, KeyError) as error:
             raise InputError(f"{told}: no Ray cluster that takes jobs ({_line(error)})") from None
 
     def _versions(self) -> dict[str, str]:
@@ -283,6 +283,8 @@ def _page(named: str | None) -> str:
         assert ours is not None
         named = ours.address
     assert named is not None
+    if "://" not in named and (ours is None or named != ours.address) and speaks_http(named):
+        named = f"http://{named}"  # Ray would take it for a head
     if ours is not None and named.rstrip("/") in (ours.address, ours.page):
         services.enter(ours.address)
         placement.read_switches_again()

@@ -13,7 +13,7 @@ from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-d
 
 from r2d2 import ENVIRONMENT, config, services
 from r2d2.errors import InputError, WorkFailed
-from r2d2.network import answers
+from r2d2.network import answers, speaks_http
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,11 @@ def check(cluster: config.Cluster) -> None:
     elif address != "auto" and not answers(address):
         raise InputError(
             f"cluster.address {address}: nothing answers there; start the cluster, or name the host:port of its head"
+        )
+    elif address != "auto" and speaks_http(address):
+        raise InputError(
+            f"cluster.address {address}: that is a page, which takes jobs (r2d2 submit); a run joins the host:port of "
+            "the cluster's head, mostly HOST:6379"
         )
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from r2d2.config.experiment import Experiment
 from r2d2.config.reading import load, override, parse, problem, read_yaml
@@ -44,12 +44,19 @@ class Dimension(Section):
     several ranges, of which the first counts whose conditions hold; where none does, the base experiment's value stays.
     """
 
-    choice: Annotated[tuple[Any, ...], Field(min_length=1)] | None = None
+    choice: tuple[Any, ...] | None = None
     uniform: tuple[float, float] | None = None
     log_uniform: tuple[float, float] | None = None
     integers: tuple[int, int] | None = None
     step: Annotated[int, Field(ge=1)] = 1
     when: Annotated[dict[str, Any], Field(min_length=1)] | None = None
+
+    @field_validator("uniform", "log_uniform", "integers", mode="before")
+    @classmethod
+    def _two_ends(cls, value: Any) -> Any:
+        if value is not None and not (isinstance(value, list | tuple) and len(value) == 2):
+            raise ValueError(f"should be [low, high] (got {value!r:.60})")
+        return value
 
     @model_validator(mode="after")
     def _one_range(self) -> "Dimension":
@@ -61,6 +68,8 @@ class Dimension(Section):
         if self.step > 1 and kind != "integers":
             raise ValueError(f"step ({self.step}) goes with integers")
         if kind == "choice":
+            if not self.choice:
+                raise ValueError("choice [] is empty: it must have a value")
             return self
         low, high = ranges[kind]
         if low >= high:
@@ -95,11 +104,14 @@ class Dimension(Section):
         )
 
 
-Ranges = Annotated[
-    tuple[Dimension, ...],
-    Field(min_length=1),
-    BeforeValidator(lambda value: value if isinstance(value, list | tuple) else [value]),
-]
+def _one_or_several(value: Any) -> Any:
+    ranges = value if isinstance(value, list | tuple) else [value]
+    if not ranges or not all(isinstance(one, dict | Dimension) for one in ranges):
+        raise ValueError(f"should be a range, such as {{uniform: [low, high]}}, or a list of them (got {value!r:.60})")
+    return ranges
+
+
+Ranges = Annotated[tuple[Dimension, ...], BeforeValidator(_one_or_several)]
 
 
 class Asha(Section):
@@ -145,7 +157,7 @@ class Sweep(Section):
     description: str = ""
     experiment: Experiment
     settings: Annotated[dict[str, Any], Field(default_factory=dict)]
-    space: Annotated[dict[str, Ranges], Field(min_length=1)]
+    space: dict[str, Ranges]
     search: Literal["grid", "random", "tpe", "pbt"] = "tpe"
     trials: Annotated[int, Field(ge=1)] | None = None
     for_each: str | None = None
@@ -158,6 +170,8 @@ class Sweep(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Sweep":
+        if not self.space:
+            raise ValueError("space: it is empty: name a setting to search, and its range")
         for key, ranges in self.space.items():
             if key.partition(".")[0] in FIXED:
                 raise ValueError(f"space.{key}: {key.partition('.')[0]} is the same for all trials of a sweep")

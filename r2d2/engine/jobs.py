@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 VERBS = ("train", "tune", "evaluate")
 """The commands that can be submitted: what they make is recorded, and not written into the job's folder."""
 WITH_FILE = ("train", "tune")
-"""Those whose first argument is an experiment file, or a sweep file."""
+"""Those whose first argument, options aside, is an experiment file, or a sweep file."""
 RUN_S = 60.0
 """How long `submit` waits until the job has made its run, which comes after the preparation of the data."""
 STOP_S = 180.0
@@ -143,11 +144,16 @@ def _packed(
         what = words[0] if words else "nothing"
         raise InputError(f"submit: {what} is no work for a cluster; {', '.join(VERBS)} are: submit -- train FILE")
     verb, *rest = words
-    if verb not in WITH_FILE or not rest or rest[0].startswith("-"):
+    if not rest:
+        raise InputError(f"submit: nothing to {verb}: submit -- {verb} FILE, or what else {verb} takes")
+    file = next(
+        (word for before, word in pairwise(["", *rest]) if not word.startswith("-") and before != "--resume"), None
+    )
+    if verb not in WITH_FILE or file is None:
         if workers is not None:
             raise InputError("--workers: goes with an experiment file: submit --workers N -- train FILE")
         return [*words], None, None
-    file, *rest = rest
+    rest.remove(file)
     changes = [word for word in rest if "=" in word and not word.startswith("-")]
     if workers is not None:
         changes.append(f"cluster.workers={workers}")

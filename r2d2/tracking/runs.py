@@ -28,6 +28,8 @@ ACTION_TAG = "r2d2.action."
 """What tags begin with that say who did what with a run; then the time, in milliseconds."""
 PARENT_TAG = MLFLOW_PARENT_RUN_ID
 """Of a sweep's trials: the sweep's run."""
+SWEEP_TAG = "r2d2.sweep"
+"""Of a sweep's own run: how it searches."""
 SLURM_TAG = "r2d2.slurm_job"
 """The number of the Slurm job that a run began in."""
 PACKAGES = ("tensorflow-cpu", "tensorflow", "keras", "horovod", "ray", "mlflow", "numpy", "opencv-python-headless")
@@ -49,6 +51,10 @@ class Run:
     def sweep(self) -> str | None:
         """The run of the sweep that it is a trial of, if it is one."""
         return self.client.get_run(self.run_id).data.tags.get(PARENT_TAG)
+
+    def is_sweep(self) -> bool:
+        """Whether it is a sweep's, and no training's."""
+        return SWEEP_TAG in self.client.get_run(self.run_id).data.tags
 
     def ask_to_stop(self, when: str, by: str, reason: str) -> None:
         """Ask a run that goes on to leave well, with a checkpoint and evaluated as it is; who asks and why is recorded.
@@ -217,7 +223,9 @@ def find(client: MlflowClient, run_id: str) -> Run:
 
 
 def read_experiment(run: Run) -> config.Experiment:
-    """The experiment that a run was made from."""
+    """The experiment that a run was made from; of a sweep its base."""
+    if run.is_sweep():
+        return read_sweep(run).experiment
     return config.parse(_read_text(run, "experiment.yaml"), source=f"run {run.run_id}")
 
 

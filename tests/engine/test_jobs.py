@@ -185,16 +185,20 @@ def test_a_run_waits_for_the_slots_of_another_and_both_are_stopped_by_their_tags
 
 def test_what_cannot_be_is_one_line_and_exit_code_2(cluster, folder, tmp_path, monkeypatch):
     experiment, elsewhere = folder / "experiments" / "small.yaml", f"http://127.0.0.1:{free_port('127.0.0.1')}"
-    secret = "tracking.uri=https://me:secret@host"
+    secret, page = "tracking.uri=https://me:secret@host", cluster.page.removeprefix("http://")
     rules = {
         ("submit", "--", "train", experiment, "cluster.workers=3"): "the cluster has slots for 2 (nodes: 2 CPUs)",
         ("submit", "--workers", "3", "--", "train", experiment): "the cluster has slots for 2",
         ("submit", "--", "up"): "submit: up is no work for a cluster",
         ("submit", "--workers", "1", "--", "train", "--resume", "r"): "--workers: goes with an experiment file",
         ("submit", "--", "train", experiment, "training.epoch=1"): "training.epoch: unknown key",
+        ("submit", "--", "train", "--resume", "r", experiment, "training.epoch=1"): "training.epoch: unknown key",
+        ("submit", "--", "tune"): "submit: nothing to tune: submit -- tune FILE",
+        ("train", experiment, f"cluster.address={page}"): f"cluster.address {page}: that is a page, which takes jobs",
         ("submit", "--", "train", experiment, secret): "MLFLOW_TRACKING_PASSWORD",
         ("submit", "--address", elsewhere, "--", "train", experiment): f"{elsewhere}: no cluster answers there",
         ("jobs", "list", "--address", cluster.mlflow): "no Ray cluster that takes jobs",
+        ("jobs", "list", "--address", cluster.mlflow.removeprefix("http://")): "no Ray cluster that takes jobs",
         ("jobs", "logs", "none-such"): f"job 'none-such': not on {cluster.page}; the latest: ",
         ("jobs", "stop", "none-such"): "job 'none-such': not on",
     }
@@ -214,6 +218,7 @@ def test_what_cannot_be_is_one_line_and_exit_code_2(cluster, folder, tmp_path, m
     told = f"r2d2: data.path {missing}: no such folder on {socket.gethostname()}, where the job runs; give a folder"
     assert told in err.splitlines()[-1] and "Traceback" not in err
 
+    assert jobs.Cluster(page).page == cluster.page  # as many would write it
     monkeypatch.setattr(job, "versions", lambda: {"Ray": "9.0", "Python": "3.11", "R2D2": "0"})
     with pytest.raises(InputError, match=r"Ray [\d.]+ runs there, and Ray 9.0 on the client; install the same on both"):
         jobs.Cluster(cluster.page)

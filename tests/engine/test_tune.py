@@ -15,6 +15,7 @@ from helpers.processes import end, run, run_all, wait_for
 
 from r2d2 import config
 from r2d2.cluster.search import Study
+from r2d2.tracking import runs, store
 
 EPOCHS = 40
 
@@ -197,6 +198,21 @@ def test_a_sweep_that_cannot_be_is_one_line_and_nothing_is_recorded(home, sweep_
         assert (code, out, err.strip().count("\n")) == (2, "", 0), err
         assert said in err
     assert not (home / "runs").exists()
+
+
+@pytest.mark.filterwarnings("ignore")  # MLflow's own, of SQLAlchemy
+def test_what_goes_on_by_the_other_command_is_told_so(home, sweep_file):
+    sweep, client = config.load_sweep(sweep_file), store.connect(store.resolve())
+    a_sweep = runs.create_sweep(client, sweep)
+    training = runs.create(client, sweep.experiment, {"hash": "0"})
+    ours = home / "runs" / a_sweep.run_id
+    rules = {
+        ("train", "--resume", a_sweep.run_id): "no training but a sweep; r2d2 tune --resume goes on with it",
+        ("tune", "--resume", training.run_id): "no sweep but a training; r2d2 train --resume goes on with it",
+        ("runs", "send", a_sweep.run_id): f"nothing of it lies in {ours}",  # in the folder of its base experiment
+    }
+    for (code, out, err), said in zip(run_all(*rules), rules.values(), strict=True):
+        assert (code, out, err.count("\n")) == (2, "", 1) and said in err, err
 
 
 def test_a_population_learns_from_its_best(home, base, tmp_path):
