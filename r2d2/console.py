@@ -38,9 +38,33 @@ def say(text: str) -> None:
     stderr.print(text, soft_wrap=True, markup=False)
 
 
+_watchers: list[Callable[[str, int, int], None]] = []
+
+
+@contextmanager
+def watched(report: Callable[[str, int, int], None]) -> Iterator[None]:
+    """Meanwhile tell `report` what every bar counts, how much is done, and of how much; no bar is shown."""
+    _watchers.append(report)
+    try:
+        yield
+    finally:
+        _watchers.remove(report)
+
+
 @contextmanager
 def bar(description: str, total: int) -> Iterator[Advance]:
     """A progress bar on standard error; where that is no terminal, a line at a tenth of the way each time."""
+    if _watchers:
+        passed = 0
+
+        def tell(note: str = "", done: int | None = None) -> None:  # noqa: ARG001
+            nonlocal passed
+            passed = passed + 1 if done is None else done
+            _watchers[-1](description, passed, total)
+
+        _watchers[-1](description, 0, total)
+        yield tell
+        return
     if stderr.is_terminal:
         columns = (
             TextColumn("{task.description:<22}"),

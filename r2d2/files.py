@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PureWindowsPath
+from typing import BinaryIO
 
 from r2d2.errors import InputError
 
@@ -109,19 +110,31 @@ def check_zip(path: Path, largest_bytes: int) -> None:
             twice, a link, an encrypted entry, or a name that leads out of the folder that it is unpacked in.
     """
     try:
-        with zipfile.ZipFile(path) as opened:
-            entries = opened.infolist()
+        with path.open("rb") as file:
+            zip_entries(file, str(path), largest_bytes)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from None
+
+
+def zip_entries(file: BinaryIO, path: str, largest_bytes: int) -> list[zipfile.ZipInfo]:
+    """The entries of an open zip that could do no harm; `path` is what errors call it. See `check_zip`.
+
+    Raises:
+        InputError: As `check_zip`.
+    """
+    try:
+        with zipfile.ZipFile(file) as opened:
+            entries = opened.infolist()
     except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
         raise InputError(f"{path}: not a sound zip file ({error}); fetch it again") from None
     if len(entries) > MOST_ENTRIES:
         raise InputError(f"{path}: holds {len(entries)} entries, more than {MOST_ENTRIES}; it is not unpacked")
     unpacked = sum(entry.file_size for entry in entries)
     if unpacked > largest_bytes:
+        size = file.seek(0, os.SEEK_END)
         raise InputError(
-            f"{path}: {path.stat().st_size} bytes that unpack to {unpacked}, more than the {largest_bytes} that are "
-            "allowed; it is not unpacked"
+            f"{path}: {size} bytes that unpack to {unpacked}, more than the {largest_bytes} that are allowed; "
+            "it is not unpacked"
         )
     names = set()
     for entry in entries:
@@ -136,6 +149,7 @@ def check_zip(path: Path, largest_bytes: int) -> None:
             names.add(name)
             continue
         raise InputError(f"{path}: its entry {name!r} {wrong}; it is not unpacked")
+    return entries
 
 
 def same_file(path: Path, other: Path) -> None:

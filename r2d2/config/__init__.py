@@ -9,6 +9,7 @@ from r2d2.config.data import PATIENT, Data, Preprocess, Slices, Split
 from r2d2.config.experiment import Card, Cluster, Experiment, Promotion
 from r2d2.config.flat import differences, parameters
 from r2d2.config.folders import home
+from r2d2.config.form import Setting
 from r2d2.config.networks import NETWORKS, DistFCN, DistUNet, Freeze, Model
 from r2d2.config.reading import load, parse
 from r2d2.config.section import Name
@@ -35,6 +36,7 @@ __all__ = [
     "Promotion",
     "Ring",
     "Sentinel",
+    "Setting",
     "Slices",
     "Split",
     "Sweep",

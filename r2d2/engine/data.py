@@ -3,7 +3,7 @@
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -12,6 +12,9 @@ from r2d2.console import bar, bars
 from r2d2.data.fingerprint import Fingerprint
 from r2d2.engine.prepare import storage
 from r2d2.errors import InputError
+
+if TYPE_CHECKING:
+    from r2d2.data.cases import Dataset
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,23 @@ def synthesize(kind: str, folder: Path, patients: int, seed: int, spacing_mm: fl
 
     with bar("Virtual patients", patients) as advance:
         return make(kind, folder, patients, seed, spacing_mm, progress=advance)
+
+
+def listed(path: Path | str, labels: str | None = None) -> "Dataset":
+    """The cases of a dataset in a folder of this machine, without their voxels.
+
+    Args:
+        path: Its folder.
+        labels: As for `check`.
+
+    Raises:
+        InputError: It is no dataset, or elsewhere.
+    """
+    from r2d2.data.cases import find_cases
+
+    if "://" in str(path):
+        raise InputError(f"{path}: data at a URL is fetched first; `r2d2 data check` does it")
+    return find_cases(_settings(path, labels))
 
 
 def check(path: Path | str, labels: str | None = None) -> Checked:

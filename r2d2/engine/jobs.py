@@ -168,6 +168,34 @@ def _packed(
     )
 
 
+def takes_jobs(address: str | None = None) -> str:
+    """The page of the cluster that takes jobs.
+
+    Raises:
+        InputError: There is none, or it does not let this client in.
+    """
+    from r2d2.cluster.jobs import Cluster
+
+    return Cluster(address).page
+
+
+def submit_text(text: str, name: str) -> JobRow:
+    """Submit the training of an experiment that is given as text; see `submit`.
+
+    Args:
+        text: The experiment file's.
+        name: What the file is called, without suffix.
+
+    Raises:
+        InputError: As `submit`.
+        WorkFailed: As `submit`.
+    """
+    with tempfile.TemporaryDirectory(prefix="r2d2-experiment-") as folder:
+        file = Path(folder) / f"{name}.yaml"
+        file.write_text(text, encoding="utf-8")
+        return submit(["train", str(file)])
+
+
 def jobs(address: str | None = None) -> list[JobRow]:
     """Every job that was submitted to a cluster, the latest first, with its run."""
     from r2d2.cluster.jobs import Cluster

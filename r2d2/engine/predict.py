@@ -104,7 +104,7 @@ def predict(
 
     volume = imgmed.read_channels(scan)
     _check_places(output, probabilities, scan, volume.data.shape[:3])  # before the network is loaded and works
-    work = _Work(model, flips, planes, largest, strict)
+    work = Work(model, flips, planes, largest, strict)
     return work.segment(volume, scan, output, probabilities, shown=True)
 
 
@@ -141,7 +141,7 @@ def predict_folder(
     for folder in folders:
         if folder.resolve() in sources:
             raise InputError(f"{folder}: the scans are in it, which the masks would replace; name another folder")
-    work = _Work(model, flips, planes, largest, strict, len(scans))
+    work = Work(model, flips, planes, largest, strict, len(scans))
     for folder in folders:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -166,7 +166,7 @@ def predict_folder(
     return Predictions(output, found, failed)
 
 
-class _Work:
+class Work:
     """A model with the options, ready for one scan after another."""
 
     def __init__(

@@ -1,6 +1,6 @@
 """Promote: a model takes an alias such as `champion` once it has shown, on patients nobody has seen, that it may."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from r2d2.segeval import Tally
 
 ALIAS = "champion"
+AGAIN = "have it judged again, against its new holder"
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ def promote(
     data: Path | None = None,
     force: bool = False,
     reason: str = "",
+    evidence: Mapping[str, Any] | None = None,
+    by: str | None = None,
 ) -> Promotion:
     """Give an alias to a version if it passes the gate: its experiment's `promotion`, or the holder's where stricter.
 
@@ -53,9 +56,12 @@ def promote(
             one that they came from, was trained or chosen on play no part.
         force: Give it whatever the gate says.
         reason: Why; it goes onto the record, and must be given with `force`.
+        evidence: From `judge`, of this version and alias; then it is not judged again.
+        by: Who promotes it; absent, whoever runs this process.
 
     Raises:
-        InputError: No such version, it holds the alias already, or models that cannot be compared.
+        InputError: No such version, it holds the alias already, models that cannot be compared, or the alias has
+            another holder than the one in the evidence.
         WorkFailed: The gate refuses, with all its reasons; the evidence is recorded.
     """
     if force and not reason.strip():
@@ -66,33 +72,70 @@ def promote(
     client = store.connect(store.resolve())
     candidate = zoo.get(client, f"{name}/{version}")
     while True:
-        held = promotion.holder(client, name, alias)
-        if held == version:
-            raise InputError(f"{candidate.reference} holds @{alias} already")
-        before = f"{name}/{held}" if held else None
-        try:
-            evidence = _judged(candidate.reference, before, alias, data)
-        except InputError as error:
-            if not force:
-                raise
-            evidence = {"alias": alias, "candidate": candidate.reference, "champion": before}
-            evidence["reasons"] = [f"not judged: {error}"]
-        refused = evidence["reasons"]
-        evidence |= {"verdict": "accepted" if not refused else "forced" if force else "refused", "reason": reason}
-        file = promotion.record(client, name, version, alias, evidence)
+        held, before = _holder(client, name, version, alias)
+        if evidence is not None:
+            if [evidence[key] for key in ("candidate", "champion", "alias")] != [candidate.reference, before, alias]:
+                raise InputError(
+                    f"@{alias} of {name} has changed hands since {candidate.reference} was judged; {AGAIN}"
+                )
+            found = dict(evidence)
+        else:
+            try:
+                found = _judged(candidate.reference, before, alias, data)
+            except InputError as error:
+                if not force:
+                    raise
+                found = _not_judged(candidate.reference, before, alias, error)
+        refused = found["reasons"]
+        found |= {"verdict": "accepted" if not refused else "forced" if force else "refused", "reason": reason}
+        file = promotion.record(client, name, version, alias, found)
         if refused and not force:
             told = "; ".join(refused)
             raise WorkFailed(f"{candidate.reference} is not promoted to @{alias}: {told} (evidence: {file})")
         try:
-            promotion.take(client, name, version, alias, held, "forced" if refused else "promoted", reason)
+            promotion.take(client, name, version, alias, held, "forced" if refused else "promoted", reason, by)
         except promotion.HolderChanged:
             say(f"@{alias} has changed hands meanwhile; judging again, against its new holder")
             continue
-        return Promotion(candidate.reference, alias, before, evidence, file)
+        return Promotion(candidate.reference, alias, before, found, file)
 
 
-def roll_back(name: str, alias: str = ALIAS, reason: str = "") -> dict[str, str | None]:
+def judge(name: str, version: int, alias: str = ALIAS, data: Path | None = None) -> dict[str, Any]:
+    """The evidence for or against giving an alias to a version; nothing is recorded.
+
+    Args:
+        name: As for `promote`.
+        version: Likewise.
+        alias: Likewise.
+        data: Likewise.
+
+    Returns:
+        What is recorded of a promotion: `reasons` against it, `policy`, `comparison`, `rows`, ... Of models that cannot
+        be compared, the reason why alone.
+
+    Raises:
+        InputError: No such version, or it holds the alias already.
+    """
+    from r2d2.tracking import promotion, store, zoo
+
+    promotion.check(alias, "")
+    client = store.connect(store.resolve())
+    candidate = zoo.get(client, f"{name}/{version}")
+    before = _holder(client, name, version, alias)[1]
+    try:
+        return _judged(candidate.reference, before, alias, data)
+    except InputError as error:
+        return _not_judged(candidate.reference, before, alias, error)
+
+
+def roll_back(name: str, alias: str = ALIAS, reason: str = "", by: str | None = None) -> dict[str, str | None]:
     """Give an alias back to its previous holder.
+
+    Args:
+        name: The model's.
+        alias: Which.
+        reason: Why; it goes onto the record.
+        by: Who gives it back; absent, whoever runs this process.
 
     Returns:
         `model`, who holds it now, and `before`, who held it; None if that was deleted.
@@ -103,7 +146,7 @@ def roll_back(name: str, alias: str = ALIAS, reason: str = "") -> dict[str, str 
     from r2d2.tracking import promotion, store
 
     promotion.check(alias, reason)
-    before, now = promotion.roll_back(store.connect(store.resolve()), name, alias, reason)
+    before, now = promotion.roll_back(store.connect(store.resolve()), name, alias, reason, by)
     return {"model": f"{name}/{now}", "before": f"{name}/{before}" if before else None, "alias": alias}
 
 
@@ -153,6 +196,21 @@ def refusals(policy: config.Promotion, candidate: "Tally", champion: "Tally | No
         if missed:
             found.append(f"{name} is found nowhere in {', '.join(missed[:3])}, where it is and the champion finds it")
     return found
+
+
+def _holder(client: Any, name: str, version: int, alias: str) -> tuple[int | None, str | None]:
+    """Who holds an alias: its version, and `name/version`; an InputError if it is this version."""
+    from r2d2.tracking import promotion
+
+    held = promotion.holder(client, name, alias)
+    if held == version:
+        raise InputError(f"{name}/{version} holds @{alias} already")
+    return held, f"{name}/{held}" if held else None
+
+
+def _not_judged(candidate: str, champion: str | None, alias: str, error: InputError) -> dict[str, Any]:
+    """The evidence where there can be none."""
+    return {"alias": alias, "candidate": candidate, "champion": champion, "reasons": [f"not judged: {error}"]}
 
 
 def _judged(candidate: str, champion: str | None, alias: str, data: Path | None) -> dict[str, Any]:

@@ -98,6 +98,16 @@ def pull(model: str, output: Path) -> Path:
     return output
 
 
+def packed(model: str) -> bytes:
+    """A registered model as the content of the zip that `pull` writes.
+
+    Raises:
+        InputError: No such model.
+    """
+    with tempfile.TemporaryDirectory(prefix="r2d2-package-") as folder:
+        return pull(model, Path(folder) / "package.zip").read_bytes()
+
+
 def push(path: Path, name: str | None = None) -> str:
     """Register a package that was pulled from a zoo, this one or another.
 

@@ -1,6 +1,8 @@
 """ImgMed, the preprocessing library: volumes, their geometry, intensities and slices. It stands alone."""
 
 from r2d2.imgmed import augment
+from r2d2.imgmed.anonymous import write_anonymous
+from r2d2.imgmed.compact import compact, painted, steps
 from r2d2.imgmed.dicom import (
     find_dicom,
     patient_id,
@@ -73,6 +75,7 @@ __all__ = [
     "check_writable",
     "choose_slices",
     "clip_percentiles",
+    "compact",
     "correct_bias",
     "crop_or_pad",
     "files_of",
@@ -87,6 +90,7 @@ __all__ = [
     "largest_component",
     "match_histogram",
     "normalize",
+    "painted",
     "patient_id",
     "read_channels",
     "read_contours",
@@ -103,12 +107,14 @@ __all__ = [
     "resize_labels",
     "resize_probabilities",
     "shown",
+    "steps",
     "structure_names",
     "to_canonical",
     "to_slices",
     "unframe_labels",
     "unframe_probabilities",
     "volume_name",
+    "write_anonymous",
     "write_segments",
     "write_volume",
 ]

@@ -119,9 +119,34 @@ def upright(slice_xy: np.ndarray) -> np.ndarray:
     return np.flipud(np.fliplr(slice_xy.T)) if slice_xy.ndim == 2 else slice_xy
 
 
+def blend(image: np.ndarray, mask: np.ndarray | None, opacity: float = 0.45) -> np.ndarray:
+    """An image under a mask in the classes' colours, for a screen.
+
+    Args:
+        image: (rows, columns) uint8.
+        mask: (rows, columns) labels, or None.
+        opacity: Of the mask, 0 to 1.
+
+    Returns:
+        (rows, columns, 3) uint8, red, green, blue.
+    """
+    shown = np.repeat(image[..., np.newaxis], 3, axis=2)
+    if mask is None or not mask.any():
+        return shown
+    table = np.array([[0, 0, 0], *(rgb(value) for value in range(1, int(mask.max()) + 1))])
+    inside = mask > 0
+    shown[inside] = np.rint((1 - opacity) * shown[inside] + opacity * table[mask[inside]])
+    return shown
+
+
+def rgb(value: int) -> tuple[int, int, int]:
+    """The colour of a class, red, green, blue, 0 to 255."""
+    colour = COLOURS[(value - 1) % len(COLOURS)].lstrip("#")
+    return int(colour[:2], 16), int(colour[2:4], 16), int(colour[4:], 16)
+
+
 def _coloured(mask: np.ndarray, num_classes: int) -> np.ndarray:
     table = np.zeros((max(num_classes, int(mask.max(initial=0)) + 1), 4))
     for value in range(1, len(table)):
-        colour = COLOURS[(value - 1) % len(COLOURS)].lstrip("#")
-        table[value] = [*(int(colour[i : i + 2], 16) / 255 for i in (0, 2, 4)), 0.55]
+        table[value] = [*(part / 255 for part in rgb(value)), 0.55]
     return table[mask]

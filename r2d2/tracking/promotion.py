@@ -21,8 +21,8 @@ from mlflow.exceptions import MlflowException
 from r2d2.console import say
 from r2d2.errors import InputError
 
-LONGEST, MOST = 500, 100
-"""Characters of a reason, and events of a trail: together what a tag takes."""
+LONGEST, MOST, LONGEST_NAME = 500, 100, 100
+"""Characters of a reason, events of a trail, characters of a person's name: together what a tag takes."""
 STALE_S = 60.0
 """A lock that nobody gave back in this time, which is a thousand times what its holders need, is its dead holder's."""
 
@@ -52,7 +52,14 @@ def history(client: MlflowClient, name: str, alias: str) -> list[dict[str, Any]]
 
 
 def take(
-    client: MlflowClient, name: str, version: int, alias: str, judged_against: int | None, did: str, reason: str
+    client: MlflowClient,
+    name: str,
+    version: int,
+    alias: str,
+    judged_against: int | None,
+    did: str,
+    reason: str,
+    by: str | None = None,
 ) -> None:
     """Give an alias to a version.
 
@@ -64,6 +71,7 @@ def take(
         judged_against: The holder at the time of the judgement.
         did: `promoted` or `forced`.
         reason: In words.
+        by: Who did it; absent, whoever runs this process.
 
     Raises:
         HolderChanged: Somebody else was promoted, or rolled back, since.
@@ -74,11 +82,13 @@ def take(
         events = _with_holder(history(client, name, alias), judged_against)
         if not _exists(client, name, version):
             raise InputError(f"model {name}/{version}: it is not in the registry any more")
-        _write(client, name, alias, version, [*events, _event(did, version, reason)])
+        _write(client, name, alias, version, [*events, _event(did, version, reason, by)])
 
 
-def roll_back(client: MlflowClient, name: str, alias: str, reason: str) -> tuple[int | None, int]:
-    """Give an alias back to its previous holder that is still in the registry.
+def roll_back(
+    client: MlflowClient, name: str, alias: str, reason: str, by: str | None = None
+) -> tuple[int | None, int]:
+    """Give an alias back to its previous holder that is still in the registry; `by` is who does.
 
     Returns:
         The version that held it, None if that was deleted, and the one that holds it now.
@@ -93,7 +103,7 @@ def roll_back(client: MlflowClient, name: str, alias: str, reason: str) -> tuple
         back = next((version for version in reversed(held) if _exists(client, name, version)), None)
         if back is None:
             raise InputError(f"model {name}: @{alias} has no previous holder to go back to")
-        _write(client, name, alias, back, [*events, _event("rolled back", back, reason)])
+        _write(client, name, alias, back, [*events, _event("rolled back", back, reason, by)])
         return now, back
 
 
@@ -174,9 +184,10 @@ def _exists(client: MlflowClient, name: str, version: int) -> bool:
     return True
 
 
-def _event(did: str, version: int, reason: str) -> dict[str, Any]:
+def _event(did: str, version: int, reason: str, by: str | None) -> dict[str, Any]:
+    by = (by or f"{getpass.getuser()}@{platform.node()}")[:LONGEST_NAME]
     at = time.strftime("%Y-%m-%d %H:%M:%S %z")
-    return {"did": did, "version": version, "by": f"{getpass.getuser()}@{platform.node()}", "at": at, "reason": reason}
+    return {"did": did, "version": version, "by": by, "at": at, "reason": reason}
 
 
 def _with_holder(events: list[dict[str, Any]], now: int | None) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ The command line asks once. The viewers of a dashboard share what was read (`sha
 in its time to live, whoever and however many want to know. Of what goes on only what is new is read.
 """
 
+import itertools
 import tempfile
 import threading
 import time
@@ -431,6 +432,47 @@ def list_models() -> list[zoo.ModelVersion]:
     """Every registered version."""
     uri = store.resolve()
     return [] if store.is_new(uri) else zoo.list_versions(store.connect(uri))
+
+
+def datasets(limit: int = LATEST) -> dict[str, str | None]:
+    """The folders of data on this machine that the latest runs were trained on, the latest first.
+
+    Returns:
+        Of each folder its classes as `r2d2 data check --labels` takes them, None where its own file says them.
+    """
+    if store.is_new(uri := store.resolve()):
+        return {}
+    client = store.connect(uri)
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    ours = f"tags.`r2d2.version` LIKE '%' AND tags.`{runs.PARENT_TAG}` IS NULL"
+    found: dict[str, str | None] = {}
+    for run in client.search_runs(experiments, ours, max_results=limit, run_view_type=ViewType.ACTIVE_ONLY):
+        told = run.data.params
+        path = told.get("data.path", "")
+        if path and "://" not in path and Path(path).is_dir():
+            classes = {key.rpartition(".")[2]: name for key, name in told.items() if key.startswith("data.labels.")}
+            found.setdefault(path, ", ".join(f"{value}: {name}" for value, name in classes.items()) or None)
+    return found
+
+
+def family(versions: Sequence[zoo.ModelVersion], reference: str) -> list[tuple[str, str]]:
+    """Who came from whom among models: (parent, child) of every step above and below one, each `name/version`.
+
+    A parent that is not among the versions is named all the same: it was deleted, or is in another registry.
+    """
+    steps: dict[tuple[str, str], None] = {}
+    for one in versions:
+        chain = [one.reference, *(name for name in one.parents.split(", ") if name)]  # the nearest first
+        steps |= {(parent, child): None for child, parent in itertools.pairwise(chain)}
+    found: dict[tuple[str, str], None] = {}
+    for here, there in ((1, 0), (0, 1)):  # from a child to its parents, from a parent to its children
+        todo = [reference]
+        while todo:
+            name = todo.pop()
+            new = [step for step in steps if step[here] == name and step not in found]
+            found |= dict.fromkeys(new)
+            todo += [step[there] for step in new]
+    return [*found]
 
 
 def _local_time(milliseconds: int) -> str:

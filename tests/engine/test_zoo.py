@@ -5,44 +5,15 @@ import shutil
 import zipfile
 
 import keras
-import numpy as np
 import pytest
-import yaml
 from helpers.processes import run_all
-
-CLASSES = 4
-
-
-def by_brightness(path, white=1.0):
-    """Save a network of one pixel's view: the darker classes first, white matter as likely as `white` says."""
-    images = keras.Input((None, None, 1))
-    layer = keras.layers.Conv2D(CLASSES, 1, activation="softmax")
-    network = keras.Model(images, layer(images))
-    # Classes in the order of their brightness: background (exactly 0, which is brighter than CSF after z-scores),
-    # other brain, grey, white; each logit is a line whose slope rises.
-    slopes, offsets = np.array([0.0, 8.0, 20.0, -12.0]), np.array([0.0, -2.0, -14.0 * white, -7.0])
-    layer.set_weights([slopes.reshape(1, 1, 1, CLASSES), offsets])
-    network.save(path)
-    return path
+from helpers.tissue import by_brightness, write_experiment
 
 
 @pytest.fixture
 def files(tmp_path, virtual_patients):
     """An experiment with six test patients, its network, and a worse one that finds no white matter."""
-    names = [f"brain_{number:03d}" for number in range(1, 9)]
-    values = {
-        "name": "tissue",
-        "data": {
-            "path": str(virtual_patients),
-            "split": {"training": names[:1], "validation": names[1:2], "test": names[2:]},
-        },
-        "preprocess": {"image_size": [50, 59]},
-        "training": {"precision": "float32"},
-        "promotion": {"floor": 0.05},
-        "card": {"task": "tissue of the brain", "known_failures": ["real patients"]},
-    }
-    experiment = tmp_path / "tissue.yaml"
-    experiment.write_text(yaml.safe_dump(values))
+    experiment = write_experiment(tmp_path / "tissue.yaml", virtual_patients)
     return experiment, by_brightness(tmp_path / "good.keras"), by_brightness(tmp_path / "bad.keras", white=100.0)
 
 

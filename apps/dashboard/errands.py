@@ -1,0 +1,122 @@
+"""What takes long: handed to a desk, followed on the page, never done by the server's own threads of a page."""
+
+from collections import OrderedDict
+from pathlib import Path
+
+import streamlit as st
+
+from apps.dashboard import page
+from r2d2 import config
+from r2d2.engine import data
+from r2d2.engine.desk import Desk, Errand
+from r2d2.errors import InputError
+from r2d2.tracking import queries
+
+PREDICTIONS, JUDGEMENTS, CHECKS, SUBMISSIONS = Desk(), Desk(), Desk(), Desk()
+EVERY_S = 0.5
+MOST_CHECKS = 20
+_checks: OrderedDict[tuple[str, str | None], Errand] = OrderedDict()
+
+
+def follow(errand: Errand, doing: str) -> bool:
+    """Show how far an errand is, or why it failed; whether it is over and well.
+
+    Args:
+        errand: Of one of the desks.
+        doing: What it does, for people.
+    """
+    if not errand.over:
+        _progress(errand, doing)
+        return False
+    if errand.error:
+        st.error(page.plain(errand.error), icon=":material/error:")
+        return False
+    return True
+
+
+@st.fragment(run_every=EVERY_S)
+def _progress(errand: Errand, doing: str) -> None:
+    if errand.over:
+        st.rerun()
+    ahead = errand.ahead
+    if ahead:
+        others = "one other is" if ahead == 1 else f"{ahead} others are"
+        st.progress(0.0, f"Waiting: {others} before this one, and one is done at a time.")
+    elif errand.total:
+        st.progress(min(1.0, errand.done / errand.total), f"{doing}: {errand.done} of {errand.total}")
+    else:
+        st.progress(0.0, f"{doing}: starting, which takes some seconds the first time")
+
+
+def choose_dataset() -> tuple[str, str | None] | None:
+    """Let somebody choose a folder of data; its path and, where its own file does not say them, its classes.
+
+    Those that runs were trained on and those in R2D2_HOME/data are offered. Whoever may act may name another folder.
+    """
+    known = _known()
+    asked = page.asked("data")
+    if asked and asked not in known and page.may_act():
+        known[asked] = None
+    if not known and not page.may_act():
+        page.empty("No run has been trained on data of this machine yet.")
+        return None
+    path = st.selectbox(
+        "Dataset",
+        [*known],
+        index=[*known].index(asked) if asked in known else None,
+        placeholder="A folder: choose one, or type its path" if page.may_act() else "Choose a folder",
+        accept_new_options=page.may_act(),
+        help="In the layout of the Medical Segmentation Decathlon or nnU-Net, with plain `images/` and `labels/`, or a "
+        "folder for each patient with DICOM.",
+    )
+    page.ask_for(data=path)
+    if not path:
+        page.empty(
+            "Choose a folder of annotated scans. Without one, these make some:",
+            "r2d2 data synthesize brain brains --patients 12",
+            "r2d2 data fetch Task01_BrainTumour .",
+        )
+        return None
+    labels = known.get(path)
+    if labels is None and not (Path(path) / "dataset.json").exists() and page.may_act():
+        labels = st.text_input(
+            "Classes",
+            page.asked("classes"),
+            placeholder="0: background, 1: lesion",
+            help="By their value in the masks.",
+        )
+        page.ask_for(classes=labels)
+    return path, labels or None
+
+
+def _known() -> dict[str, str | None]:
+    """The folders of data that are offered, with their classes."""
+    found: dict[str, str | None] = {}
+    with page.sentences():
+        found |= queries.shared("datasets", queries.datasets, 15.0).value
+    folder = config.home() / "data"
+    if folder.is_dir():
+        found |= {str(one): None for one in sorted(folder.iterdir()) if one.is_dir() and str(one) not in found}
+    return found
+
+
+def cases_of(path: str, labels: str | None) -> "data.Dataset | None":
+    """The cases of a dataset; None if it is none, which is said."""
+    try:
+        return data.listed(path, labels)
+    except InputError as error:
+        st.error(page.plain(error), icon=":material/error:")
+        return None
+
+
+def check_of(path: str, labels: str | None) -> Errand | None:
+    """The check of a dataset that somebody has asked for, whoever it was."""
+    return _checks.get((path, labels))
+
+
+def check(path: str, labels: str | None) -> None:
+    """Have a dataset checked; whoever looks at it sees what was found."""
+    with page.sentences():
+        _checks[path, labels] = CHECKS.hand_in(lambda ask: ask("check", path=path, labels=labels))
+        while len(_checks) > MOST_CHECKS:
+            _checks.popitem(last=False)
