@@ -1,7 +1,11 @@
 """What takes long: handed to a desk, followed on the page, never done by the server's own threads of a page."""
 
+import contextlib
+import time
 from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import streamlit as st
 
@@ -12,8 +16,9 @@ from r2d2.engine.desk import Desk, Errand
 from r2d2.errors import InputError
 from r2d2.tracking import queries
 
+T = TypeVar("T")
 PREDICTIONS, JUDGEMENTS, CHECKS, SUBMISSIONS = Desk(), Desk(), Desk(), Desk()
-EVERY_S = 0.5
+EVERY_S, AGAIN_S = 0.5, 4.0
 MOST_CHECKS = 20
 _checks: OrderedDict[tuple[str, str | None], Errand] = OrderedDict()
 
@@ -46,6 +51,35 @@ def _progress(errand: Errand, doing: str) -> None:
         st.progress(min(1.0, errand.done / errand.total), f"{doing}: {errand.done} of {errand.total}")
     else:
         st.progress(0.0, f"{doing}: starting, which takes some seconds the first time")
+
+
+@contextlib.contextmanager
+def asking() -> Iterator[None]:
+    """As `page.sentences`, for what a page cannot do without: it runs again by itself until it has that."""
+    try:
+        yield
+    except InputError as error:
+        st.error(page.plain(error), icon=":material/error:")
+        again()
+
+
+def answered(answer: queries.Answer[T]) -> T:
+    """What is known; if it is not the newest, that is said, and the page runs again by itself."""
+    page.fresh(answer)
+    if answer.problem:
+        again()
+    return answer.value
+
+
+def again() -> None:
+    """Run the page again in a few seconds."""
+    _again(time.monotonic())
+
+
+@st.fragment(run_every=AGAIN_S)
+def _again(began: float) -> None:
+    if time.monotonic() - began > AGAIN_S / 2:
+        st.rerun()
 
 
 def choose_dataset() -> tuple[str, str | None] | None:

@@ -1,6 +1,7 @@
 """Data: the cases of a dataset slice by slice, what a check finds, the fingerprint."""
 
 import hashlib
+import textwrap
 from typing import Any
 
 import streamlit as st
@@ -26,7 +27,9 @@ def main() -> None:
     patients = len({case.patient for case in dataset.cases})
     channels = ", ".join(page.plain(name) for name in dataset.channels)
     told = f"**{page.plain(dataset.name)}** · {len(dataset.cases)} scans of {patients} patients · channels {channels}"
-    st.markdown(told + (f" · licence {page.plain(dataset.licence[:120])}" if dataset.licence else ""))
+    st.markdown(told)
+    if dataset.licence:
+        st.caption(page.plain(f"Licence: {textwrap.shorten(dataset.licence, 160, placeholder=' ...')}"))
     slices, checked = st.tabs(["Slices", "Check and fingerprint"])
     with slices:
         _slices(dataset)
@@ -42,7 +45,7 @@ def _seen(key: str, _case: Any) -> Seen:  # noqa: ARG001
 @st.fragment
 def _slices(dataset: Dataset) -> None:
     names = [case.name for case in dataset.cases]
-    left, right = st.columns([1, 2], gap="large")
+    left, right = st.columns([2, 3], gap="large")
     with left:
         asked = page.asked("case")
         name = st.selectbox("Case", names, index=names.index(asked) if asked in names else 0)

@@ -31,10 +31,9 @@ HEIGHT = 620
 def main() -> None:
     """The page."""
     st.title("Predict")
-    with page.sentences():
-        answer = queries.shared("models", queries.list_models, 4.0)
-        page.fresh(answer)
-        if not answer.value:
+    with errands.asking():
+        versions = errands.answered(queries.shared("models", queries.list_models, 4.0))
+        if not versions:
             page.empty(
                 "A scan is segmented by a model, and there is none yet. These bring one:",
                 "r2d2 demo",
@@ -46,7 +45,7 @@ def main() -> None:
                 "This dashboard only shows: it was started with `--read-only`. At a terminal:", "r2d2 predict -h"
             )
             return
-        models = sorted(answer.value, key=lambda one: ALIAS not in one.aliases)
+        models = sorted(versions, key=lambda one: ALIAS not in one.aliases)
         names = {one.reference: " ".join([one.reference, *(f"@{alias}" for alias in one.aliases)]) for one in models}
         asked = page.asked("model")
         left, right = st.columns([2, 3], gap="large")

@@ -14,14 +14,14 @@ from r2d2.engine import jobs
 from r2d2.errors import InputError
 from r2d2.tracking import queries
 
+# What most experiments say; all others are behind a section's name. (A bare string here would be shown on the page.)
 COMMON = (
     *("start_from", "preprocess.plane", "preprocess.image_size", "preprocess.normalization", "preprocess.window"),
     *("training.epochs", "training.batch_size", "training.learning_rate", "training.optimizer", "training.loss"),
     *("cluster.workers", "cluster.gpus_per_worker"),
 )
-"""What most experiments say; all others are behind a section's name."""
+# What stands above the form.
 OWN = ("name", "model.network", "data.path", "data.labels")
-"""What stands above the form."""
 TITLES = {"": "Experiment", "model": "Network", "card": "Card in the zoo"}
 
 

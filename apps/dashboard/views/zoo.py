@@ -1,5 +1,6 @@
 """Zoo: every model with its scores, its card, where it comes from; promoted by evidence, given back, taken away."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,19 +22,18 @@ SCORES = ("dice", "iou", "sensitivity", "precision", "hd95_mm", "surface_dice", 
 def main() -> None:
     """The page."""
     st.title("Zoo")
-    with page.sentences():
-        answer = queries.shared("models", queries.list_models, LISTED_S)
-        page.fresh(answer)
-        if not answer.value:
+    with errands.asking():
+        versions = errands.answered(queries.shared("models", queries.list_models, LISTED_S))
+        if not versions:
             page.empty(
                 "No models yet: a run that ends registers one. To have one at once, push one of the starter zoo:",
                 "r2d2 demo",
                 "r2d2 zoo push experiments/zoo/brain-tissue.zip",
             )
             return
-        chosen = _browse(answer.value)
+        chosen = _browse(versions)
         if chosen is not None:
-            _one(chosen, answer.value)
+            _one(chosen, versions)
 
 
 def _browse(versions: Sequence[ModelVersion]) -> ModelVersion | None:
@@ -143,9 +143,7 @@ def _scores(shown: Sequence[ModelVersion]) -> alt.LayerChart | None:
 def _one(chosen: ModelVersion, versions: Sequence[ModelVersion]) -> None:
     reference = chosen.reference
     st.subheader(page.plain(reference), divider="gray")
-    answer = queries.shared(("shown", reference), lambda: zoo.show(reference), SHOWN_S)
-    page.fresh(answer)
-    shown = answer.value
+    shown = errands.answered(queries.shared(("shown", reference), lambda: zoo.show(reference), SHOWN_S))
     tabs = st.tabs(["Card", "Versions", "Lineage", "Promote", "Download"])
     with tabs[0]:
         _card(shown.card, chosen)
@@ -178,7 +176,7 @@ def _card(card: Mapping[str, Any], chosen: ModelVersion) -> None:
             "Classes": classes,
             "Network": f"{card['network']}, {card['plane']} slices",
             "Intended use": card["intended_use"],
-            "Licence of the data": card["licence"] or "not stated",
+            "Licence of the data": textwrap.shorten(card["licence"], 160, placeholder=" ...") or "not stated",
             "Made": f"{card['lineage']['date']}, R2D2 {card['lineage']['r2d2']}, commit {card['lineage']['git'][:12]}",
         }
         st.markdown("\n".join(f"- **{name}:** {page.plain(value)}" for name, value in facts.items()))
