@@ -3,23 +3,38 @@
 import getpass
 import gzip
 import io
+import os
+import shutil
+import socket
+import subprocess
 import tempfile
+import urllib.request
 import zipfile
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from urllib.parse import quote, urlsplit
 
+import cv2
 import nibabel as nib
 import numpy as np
 import pytest
 import yaml
+from helpers.board import browser
 from helpers.datasets import LABELS, decathlon, mask, save
 from helpers.dicoms import oblique_affine, write_series
+from helpers.processes import end, wait_for
 from helpers.tissue import by_brightness, write_experiment
 from streamlit.testing.v1 import AppTest
 
 from apps.dashboard import errands, page
+from apps.dashboard.lineage import picture
 from r2d2 import config, resources, services
-from r2d2.engine import desk, uploads, zoo
-from r2d2.engine.promote import promote
+from r2d2.engine import desk, jobs, uploads, zoo
+from r2d2.engine.promote import promote, roll_back
+from r2d2.engine.services import commands
+from r2d2.engine.services.settings import Settings
+from r2d2.network import answers, free_port
 from r2d2.tracking import promotion, queries, store
 from r2d2.tracking.zoo import ModelVersion
 
@@ -136,10 +151,10 @@ def test_the_zoo_is_browsed_and_filtered_and_the_champion_comes_first():
     assert list(good["aliases"]) == ["champion"] and good["Dice"] > bad["Dice"] + 0.1
     low, high = (float(part) for part in good["95 % interval"].split(" to "))
     assert low < good["Dice"] < high
-    assert app.selectbox(key="model").value == "tissue/1" and app.query_params["model"] == ["tissue/1"]
+    assert app.selectbox(key="model").value == "tissue/1" and app.query_params["model"] == "tissue/1"
     assert "real patients" in told(app) and "tissue of the brain" in told(app)
     app.text_input[0].set_value("candidate @candidate TISSUE").run()
-    assert app.dataframe[0].value["model"].tolist() == ["tissue/3"] and app.query_params["model"] == ["tissue/3"]
+    assert app.dataframe[0].value["model"].tolist() == ["tissue/3"] and app.query_params["model"] == "tissue/3"
     app.text_input[0].set_value("no such words").run()
     assert not app.exception and "None of 4 models" in told(app)
 
@@ -218,8 +233,6 @@ def test_lineage_follows_weights_up_and_down():
     assert set(queries.family(versions, "b/1")) == {("a/1", "b/1"), ("b/1", "c/1")}
     assert set(queries.family(versions, "a/1")) == {("a/1", "b/1"), ("b/1", "c/1"), ("a/1", "d/1")}
     assert queries.family(versions, "e/1") == [("gone/1", "e/1")] and queries.family(versions, "nobody/1") == []
-    from apps.dashboard.lineage import picture
-
     odd = '"]; evil [label=<b>\\'
     drawn = picture([("gone/1", odd)], versions, odd)
     assert '"\\"]; evil [label=<b>\\\\"' in drawn and "not in this registry" in drawn
@@ -257,7 +270,7 @@ def test_a_case_of_a_dataset_is_predicted_and_told_to_be_unlike(virtual_patients
     pressed(app, "Predict")
     waited(app, app.session_state["prediction"])
     assert "tissue/1" in told(app) and not app.warning
-    assert app.query_params["case"] == ["brain_004"] and app.query_params["data"] == [str(virtual_patients)]
+    assert app.query_params["case"] == "brain_004" and app.query_params["data"] == str(virtual_patients)
 
 
 def test_nobody_learns_whose_dicom_it_is(tmp_path, monkeypatch, capfd, caplog):
@@ -275,8 +288,6 @@ def test_nobody_learns_whose_dicom_it_is(tmp_path, monkeypatch, capfd, caplog):
         yield folder
         seen.extend(path.read_bytes() for path in folder.rglob("*") if path.is_file())
         next(made, None)
-
-    from contextlib import contextmanager
 
     for module in ("uploads", "looking"):
         monkeypatch.setattr(f"r2d2.engine.{module}.private_folder", contextmanager(watched))
@@ -326,10 +337,10 @@ def test_hostile_files_are_sentences(monkeypatch):
 
 def test_slices_are_looked_at_and_the_page_is_where_the_address_says(virtual_patients):
     app = opened("data", data=str(virtual_patients), case="brain_002", plane="coronal", slice="30")
-    assert "coronal slice 30 of 59" in told(app) and app.get("imgs")
+    assert "coronal slice 30 of 59" in told(app) and app.get("image")
     assert "grey matter" in pictured(app)
     app.slider[0].set_value(12).run()
-    assert app.query_params["slice"] == ["12"] and "slice 12 of 59" in told(app)
+    assert app.query_params["slice"] == "12" and "slice 12 of 59" in told(app)
 
 
 def test_a_check_is_seen_by_all_and_a_training_takes_what_it_accepts(virtual_patients, monkeypatch):
@@ -365,7 +376,6 @@ def test_a_check_is_seen_by_all_and_a_training_takes_what_it_accepts(virtual_pat
 
 def test_a_training_is_a_job(virtual_patients, monkeypatch):
     path, words = str(virtual_patients), []
-    from r2d2.engine import jobs
 
     def submit(told):
         words.append((told[0], yaml.safe_load(Path(told[1]).read_text())))
@@ -396,3 +406,95 @@ def test_a_dataset_that_is_refused_trains_nothing(tmp_path):
     (text,) = [one for one in app.text_input if one.label == "Classes"]
     text.set_value(", ".join(f"{value}: {name}" for value, name in LABELS.items())).run()
     assert not app.error and "1 scans of 1 patients" in told(app)
+
+
+@pytest.fixture(scope="module")
+def served(place, tmp_path_factory):
+    """The dashboard in front of a browser: `page` (its address), `context` (of the browser), `temporary`, `log`."""
+    folder, port = tmp_path_factory.mktemp("served"), free_port(services.LOOPBACK)
+    command, more = commands.dashboard(services.LOOPBACK, port, Settings())
+    around = {"R2D2_HOME": str(place / "home"), "TMPDIR": str(folder)}
+    around |= {"MLFLOW_TRACKING_URI": f"sqlite:///{place}/home/mlflow.db"}
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(command, env=os.environ | more | around, stdout=log, stderr=log)
+        try:
+            wait_for(lambda: answers(f"{services.LOOPBACK}:{port}"), 120, process)
+            with browser() as context:
+                address = f"http://{services.LOOPBACK}:{port}"
+                yield SimpleNamespace(page=address, context=context, temporary=folder, log=folder / "log", port=port)
+        finally:
+            end(process)
+
+
+def colours(viewer):
+    """How many pixels of the viewer's canvas have the hues of the first three classes."""
+    image = cv2.imdecode(np.frombuffer(viewer.screenshot(), np.uint8), cv2.IMREAD_COLOR).astype(int)
+    blue, green, red = (image[..., channel] for channel in range(3))
+    hues = (
+        (blue > red + 50) & (blue > green),
+        (red > blue + 60) & (green > blue + 30),
+        (green > red + 40) & (green > blue),
+    )
+    return [int(hue.sum()) for hue in hues]
+
+
+def uploaded(served):
+    """Whether the server holds a file that somebody uploaded."""
+    with urllib.request.urlopen(f"{served.page}/_stcore/metrics", timeout=30) as answer:
+        return b"UploadedFileManager" in answer.read()
+
+
+def test_a_scan_is_dropped_and_its_mask_is_seen_and_the_file_is_gone(served, virtual_patients):
+    page = served.context.new_page()
+    page.goto(f"{served.page}/predict?model=tissue/1")
+    with page.expect_request(lambda one: "/upload_file/" in one.url and one.method == "PUT") as sent:
+        page.locator("input[type=file]").set_input_files(virtual_patients / "imagesTr" / "brain_003.nii.gz")
+    wait_for(lambda: uploaded(served), 60)
+    page.get_by_role("button", name="Predict").click()
+    page.get_by_role("button", name="Download the mask").wait_for()
+    assert not uploaded(served) and not [*served.temporary.glob("r2d2-*")]
+    viewer = page.frame_locator("iframe[title*=niivue]").locator("canvas").first
+    viewer.wait_for()
+    wait_for(lambda: min(colours(viewer)) > 300, 60)
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download the mask").click()
+    assert np.asarray(nib.load(shutil.copy(download.value.path(), served.temporary / "m.nii.gz")).dataobj).max() == 3
+
+    # Ten gigabytes are refused by the page before they leave, and by the server before they come.
+    page.get_by_role("button", name="Discard").click()
+    with (served.temporary / "large.nii").open("wb") as large:
+        large.truncate(10 << 30)
+    page.locator("input[type=file]").set_input_files(served.temporary / "large.nii")
+    page.get_by_text(f"File must be {uploads.LARGEST_MB}", exact=False).first.wait_for()
+    url = urlsplit(sent.value.url)
+    told = {
+        name: value
+        for name, value in sent.value.all_headers().items()
+        if not name.startswith((":", "content-", "host"))
+    }
+    head = [
+        f"PUT {url.path} HTTP/1.1",
+        f"Host: {url.netloc}",
+        f"Content-Length: {10 << 30}",
+        "Content-Type: multipart/form-data",
+    ]
+    with socket.create_connection((services.LOOPBACK, served.port), timeout=60) as line:
+        line.sendall("\r\n".join([*head, *(f"{name}: {value}" for name, value in told.items()), "", ""]).encode())
+        assert line.recv(100).startswith(b"HTTP/1.1 413 ")
+    page.close()
+
+
+def test_a_model_is_promoted_on_the_page(served):
+    page = served.context.new_page()
+    page.goto(f"{served.page}/zoo?model=tissue/3")
+    page.get_by_role("tab", name="Promote").click()
+    page.get_by_role("button", name="Judge").click()
+    page.get_by_text("The gate lets it pass").wait_for()
+    page.get_by_role("button", name="Promote tissue/3 to @champion").click()
+    page.get_by_text("champion now").wait_for()
+    assert promotion.holder(store.connect(store.resolve()), "tissue", "champion") == 3
+    page.goto(f"{served.page}/zoo?model={quote(HOSTILE)}/1")
+    page.get_by_text("cannot be read").wait_for()
+    assert page.locator("img[src=x], img[src=d], a[href=b]").count() == 0
+    page.close()
+    roll_back("tissue")

@@ -74,7 +74,12 @@ def _slices(dataset: Dataset) -> None:
                 index = dataset.channels.index(channel)
                 st.image(seen.picture(plane, number - 1, index, opacity / 100), width="stretch")
                 words = f"{name}, {plane} slice {number} of {count}, channel {channel}"
-                st.caption(f"{page.plain(words)}. As a radiologist looks at it: the patient's left is on the right.")
+                side = (
+                    "The patient's front is on the left."
+                    if plane == "sagittal"
+                    else "The patient's left is on the right."
+                )
+                st.caption(f"{page.plain(words)}. {side}")
             page.ask_for(case=name, plane=plane, slice=str(number), channel=channel)
 
 

@@ -123,7 +123,7 @@ def _scores(shown: Sequence[ModelVersion]) -> alt.LayerChart | None:
     )
     order = [one.reference for one in tested]
     base = alt.Chart(table).encode(
-        alt.Y("model:N", title=None, sort=order, axis=alt.Axis(labelLimit=180)),
+        alt.Y("model:N", title=None, sort=order, axis=alt.Axis(labelLimit=180, labelOverlap=False)),
         color=alt.Color(
             "champion:N",
             title=None,
@@ -134,10 +134,10 @@ def _scores(shown: Sequence[ModelVersion]) -> alt.LayerChart | None:
     )
     across = alt.Scale(zero=False, nice=True)
     bars = base.mark_rule(strokeWidth=2).encode(
-        alt.X("low:Q", title="Dice of the test patients, mean and 95 % interval", scale=across), alt.X2("high:Q")
+        alt.X("low:Q", title="Dice, mean and 95 % interval", scale=across), alt.X2("high:Q")
     )
     points = base.mark_point(filled=True, size=70, opacity=1).encode(alt.X("Dice:Q", scale=across))
-    return (bars + points).properties(height=max(90, 24 * len(tested) + 40))
+    return (bars + points).properties(height=24 * len(tested) + 90)
 
 
 def _one(chosen: ModelVersion, versions: Sequence[ModelVersion]) -> None:
@@ -394,7 +394,7 @@ def _paired(points: list[dict[str, Any]], models: list[str], floor: float) -> al
         tooltip=["patient", "model", "Dice"],
     )
     line = alt.Chart(pd.DataFrame({"floor": [floor]})).mark_rule(strokeDash=[4, 4], color="#D55E00").encode(x="floor:Q")
-    return (lines + dots + line).properties(height=max(90, 20 * table["patient"].nunique() + 50))
+    return (lines + dots + line).properties(height=22 * table["patient"].nunique() + 90)
 
 
 def _roll_back(chosen: ModelVersion, alias: str, reason: str, shown: zoo.Shown) -> None:
