@@ -56,11 +56,12 @@ def _progress(errand: Errand, doing: str) -> None:
 @contextlib.contextmanager
 def asking() -> Iterator[None]:
     """As `page.sentences`, for what a page cannot do without: it runs again by itself until it has that."""
-    try:
-        yield
-    except InputError as error:
-        st.error(page.plain(error), icon=":material/error:")
-        again()
+    with page.sentences():
+        try:
+            yield
+        except InputError:
+            again()
+            raise
 
 
 def answered(answer: queries.Answer[T]) -> T:

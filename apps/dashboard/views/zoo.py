@@ -164,7 +164,9 @@ def _card(card: Mapping[str, Any], chosen: ModelVersion) -> None:
     columns = st.columns(4)
     columns[0].metric("Dice", page.number(chosen.dice), help="Mean over the test patients.")
     columns[1].metric("95 % interval", _interval(chosen.dice_low, chosen.dice_high))
-    columns[2].metric("Patients", " + ".join(str(count) for count in patients.values()), help=", ".join(patients))
+    columns[2].metric(
+        "Patients", " + ".join(str(count) for count in patients.values()), help=page.plain(", ".join(patients))
+    )
     columns[3].metric("Parameters", f"{card['parameters']:,}")
     left, right = st.columns([2, 3], gap="large")
     with left:
@@ -249,9 +251,8 @@ def _versions(chosen: ModelVersion, versions: Sequence[ModelVersion], shown: zoo
     else:
         st.caption("Nobody yet.")
     for alias, judged in shown.judgements.items():
-        st.markdown(
-            f"**Last judgement of {page.plain(chosen.reference)} for @{page.plain(alias)}:** {judged['verdict']}"
-        )
+        whose = page.plain(f"{chosen.reference} for @{alias}")
+        st.markdown(f"**Last judgement of {whose}:** {page.plain(judged['verdict'])}")
         for reason in judged["reasons"]:
             st.markdown(f"- {page.plain(reason)}")
 
@@ -311,7 +312,7 @@ def _judge(chosen: ModelVersion, alias: str, reason: str, key: str) -> None:
     _evidence(evidence)
     refused = bool(evidence["reasons"])
     if not refused and st.button(
-        f"Promote {chosen.reference} to @{alias}",
+        page.plain(f"Promote {chosen.reference} to @{alias}"),
         type="primary",
         icon=":material/military_tech:",
         disabled=not page.may_act(),
@@ -320,7 +321,7 @@ def _judge(chosen: ModelVersion, alias: str, reason: str, key: str) -> None:
     if refused:
         st.caption("To promote it all the same, give a reason: it goes onto the model's record, with your name.")
         if st.button(
-            f"Force {chosen.reference} to @{alias}",
+            page.plain(f"Force {chosen.reference} to @{alias}"),
             icon=":material/gavel:",
             disabled=not page.may_act() or not reason.strip(),
         ):
