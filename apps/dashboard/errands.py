@@ -3,9 +3,9 @@
 import contextlib
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import streamlit as st
 
@@ -83,13 +83,27 @@ def _again(began: float) -> None:
         st.rerun()
 
 
+def remember(name: str, default: Any = None, among: Sequence[Any] | None = None) -> str:
+    """The key of a widget that begins with what the page's address says, and then is what somebody makes it.
+
+    Args:
+        name: The parameter of the address.
+        default: What it begins with where the address says nothing.
+        among: What it may be; what is not among these is the default.
+    """
+    key = f"widget {name}"
+    value = st.session_state.get(key, page.asked(name) or default)
+    st.session_state[key] = value if among is None or value in among else default
+    return key
+
+
 def choose_dataset() -> tuple[str, str | None] | None:
     """Let somebody choose a folder of data; its path and, where its own file does not say them, its classes.
 
     Those that runs were trained on and those in R2D2_HOME/data are offered. Whoever may act may name another folder.
     """
     known = _known()
-    asked = page.asked("data")
+    asked = st.session_state.get("widget data") or page.asked("data")
     if asked and asked not in known and page.may_act():
         known[asked] = None
     if not known and not page.may_act():
@@ -98,7 +112,8 @@ def choose_dataset() -> tuple[str, str | None] | None:
     path = st.selectbox(
         "Dataset",
         [*known],
-        index=[*known].index(asked) if asked in known else None,
+        index=None,
+        key=remember("data", among=[*known]),
         placeholder="A folder: choose one, or type its path" if page.may_act() else "Choose a folder",
         accept_new_options=page.may_act(),
         help="In the layout of the Medical Segmentation Decathlon or nnU-Net, with plain `images/` and `labels/`, or a "
@@ -116,7 +131,7 @@ def choose_dataset() -> tuple[str, str | None] | None:
     if labels is None and not (Path(path) / "dataset.json").exists() and page.may_act():
         labels = st.text_input(
             "Classes",
-            page.asked("classes"),
+            key=remember("classes", ""),
             placeholder="0: background, 1: lesion",
             help="By their value in the masks.",
         )

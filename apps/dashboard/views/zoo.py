@@ -39,7 +39,9 @@ def main() -> None:
 def _browse(versions: Sequence[ModelVersion]) -> ModelVersion | None:
     """The table of models; the one that is chosen."""
     words = st.text_input(
-        "Filter", page.asked("filter"), placeholder="words of a name, task, modality, class, or an alias like @champion"
+        "Filter",
+        key=errands.remember("filter", ""),
+        placeholder="words of a name, task, modality, class, or an alias like @champion",
     )
     page.ask_for(filter=words)
     shown = [one for one in versions if all(word in _words(one) for word in words.lower().split())]
@@ -79,12 +81,8 @@ def _browse(versions: Sequence[ModelVersion]) -> ModelVersion | None:
             st.altair_chart(figure)
     clicked = picked["selection"]["rows"]
     if clicked and clicked[0] < len(names) and names[clicked[0]] != st.session_state.get("clicked"):
-        st.session_state["clicked"] = st.session_state["model"] = names[clicked[0]]
-    asked = st.session_state.get("model") or page.asked("model")
-    if asked not in names:
-        st.session_state["model"] = asked = _first(shown)
-    st.session_state.setdefault("model", asked)
-    reference = st.selectbox("Model", names, key="model")
+        st.session_state["clicked"] = st.session_state["widget model"] = names[clicked[0]]
+    reference = st.selectbox("Model", names, key=errands.remember("model", _first(shown), names))
     page.ask_for(model=reference)
     return shown[names.index(reference)]
 
@@ -275,19 +273,20 @@ def _promote(chosen: ModelVersion, shown: zoo.Shown) -> None:
         st.success(page.plain(told), icon=":material/check_circle:")
     left, right = st.columns([1, 2], gap="large")
     with left:
-        alias = st.text_input("Alias", page.asked("alias") or ALIAS, help="What the model is to be known by.").strip()
+        alias = st.text_input(
+            "Alias", key=errands.remember("alias", ALIAS), help="What the model is to be known by."
+        ).strip()
         page.ask_for(alias=alias if alias != ALIAS else None)
         st.caption(
             "The gate judges both models on patients whom neither, nor any that they came from, was trained or chosen "
             "on. Nothing changes before somebody presses the button below its evidence."
         )
         reason = st.text_area("Reason", max_chars=500, placeholder="Why; it goes onto the model's record.")
-    key = f"judged {chosen.reference} @{alias}"
     with right:
         if alias in chosen.aliases:
             st.info(page.plain(f"{chosen.reference} holds @{alias}."), icon=":material/verified:")
         else:
-            _judge(chosen, alias, reason, key)
+            _judge(chosen, alias, reason, f"judged {chosen.reference} @{alias}")
         _roll_back(chosen, alias, reason, shown)
 
 
