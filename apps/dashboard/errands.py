@@ -1,7 +1,11 @@
 """What takes long: handed to a desk, followed on the page, never done by the server's own threads of a page."""
 
+import contextlib
+import time
 from collections import OrderedDict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import streamlit as st
 
@@ -12,8 +16,9 @@ from r2d2.engine.desk import Desk, Errand
 from r2d2.errors import InputError
 from r2d2.tracking import queries
 
+T = TypeVar("T")
 PREDICTIONS, JUDGEMENTS, CHECKS, SUBMISSIONS = Desk(), Desk(), Desk(), Desk()
-EVERY_S = 0.5
+EVERY_S, AGAIN_S = 0.5, 4.0
 MOST_CHECKS = 20
 _checks: OrderedDict[tuple[str, str | None], Errand] = OrderedDict()
 
@@ -48,13 +53,57 @@ def _progress(errand: Errand, doing: str) -> None:
         st.progress(0.0, f"{doing}: starting, which takes some seconds the first time")
 
 
+@contextlib.contextmanager
+def asking() -> Iterator[None]:
+    """As `page.sentences`, for what a page cannot do without: it runs again by itself until it has that."""
+    with page.sentences():
+        try:
+            yield
+        except InputError:
+            again()
+            raise
+
+
+def answered(answer: queries.Answer[T]) -> T:
+    """What is known; if it is not the newest, that is said, and the page runs again by itself."""
+    page.fresh(answer)
+    if answer.problem:
+        again()
+    return answer.value
+
+
+def again() -> None:
+    """Run the page again in a few seconds."""
+    _again(time.monotonic())
+
+
+@st.fragment(run_every=AGAIN_S)
+def _again(began: float) -> None:
+    if time.monotonic() - began > AGAIN_S / 2:
+        st.rerun()
+
+
+def remember(name: str, default: Any = None, among: Sequence[Any] | None = None) -> str:
+    """The key of a widget that begins with what the page's address says, and then is what somebody makes it.
+
+    Args:
+        name: The parameter of the address.
+        default: What it begins with where the address says nothing.
+        among: What it may be; what is not among these is the default.
+    """
+    key = f"widget {name}"
+    value = st.session_state.get(key, page.asked(name) or default)
+    st.session_state[key] = value if among is None or value in among else default
+    return key
+
+
 def choose_dataset() -> tuple[str, str | None] | None:
     """Let somebody choose a folder of data; its path and, where its own file does not say them, its classes.
 
     Those that runs were trained on and those in R2D2_HOME/data are offered. Whoever may act may name another folder.
     """
     known = _known()
-    asked = page.asked("data")
+    asked = st.session_state.get("widget data") or page.asked("data")
     if asked and asked not in known and page.may_act():
         known[asked] = None
     if not known and not page.may_act():
@@ -63,7 +112,8 @@ def choose_dataset() -> tuple[str, str | None] | None:
     path = st.selectbox(
         "Dataset",
         [*known],
-        index=[*known].index(asked) if asked in known else None,
+        index=None,
+        key=remember("data", among=[*known]),
         placeholder="A folder: choose one, or type its path" if page.may_act() else "Choose a folder",
         accept_new_options=page.may_act(),
         help="In the layout of the Medical Segmentation Decathlon or nnU-Net, with plain `images/` and `labels/`, or a "
@@ -81,7 +131,7 @@ def choose_dataset() -> tuple[str, str | None] | None:
     if labels is None and not (Path(path) / "dataset.json").exists() and page.may_act():
         labels = st.text_input(
             "Classes",
-            page.asked("classes"),
+            key=remember("classes", ""),
             placeholder="0: background, 1: lesion",
             help="By their value in the masks.",
         )

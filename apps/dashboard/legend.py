@@ -1,10 +1,10 @@
-"""The classes of a mask with their colours."""
+"""The classes of a mask with their colours, one below the other."""
 
+import html
 from collections.abc import Mapping
 
 import streamlit as st
 
-from apps.dashboard import page
 from r2d2.segeval.overlay import COLOURS
 
 
@@ -18,6 +18,6 @@ def legend(classes: Mapping[int, str], values: Mapping[int, str] | None = None) 
     lines = []
     for value, name in classes.items():
         chip = f'<span style="color:{COLOURS[(value - 1) % len(COLOURS)]}">&#9632;</span>'
-        behind = f" &nbsp; **{page.plain(values[value])}**" if values else ""
-        lines.append(f"{chip} {page.plain(name)}{behind}")
-    st.markdown("  \n".join(lines), unsafe_allow_html=True)  # of ours alone: names are plain text
+        behind = f"<td><b>{html.escape(values[value])}</b></td>" if values else ""
+        lines.append(f'<tr><td style="padding-right:1.5rem">{chip} {html.escape(name)}</td>{behind}</tr>')
+    st.html(f"<table>{''.join(lines)}</table>")

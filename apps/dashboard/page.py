@@ -5,11 +5,15 @@ import html
 import ipaddress
 import math
 import os
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import altair as alt
+import pyarrow as pa
 import streamlit as st
 
 from apps.dashboard import figures
@@ -21,6 +25,10 @@ from r2d2.tracking import queries
 from r2d2.tracking.shared import sentence
 
 T = TypeVar("T")
+KEPT = 500
+"""Charts and tables that are kept for other viewers."""
+_made: OrderedDict[Hashable, tuple[Sequence[Any], Any]] = OrderedDict()
+_lock = threading.Lock()
 LIVE_S = 2.0
 """How often the live parts of a page are read."""
 NONE = "-"
@@ -130,6 +138,45 @@ def fresh(*answers: queries.Answer) -> None:
     problems = {answer.problem: answer.age_s for answer in answers if answer.problem}
     for problem, age_s in problems.items():
         st.warning(f"As of {duration(age_s)} ago: {plain(problem)}. This page asks again.", icon=":material/cloud_off:")
+
+
+def once(key: Hashable, source: Sequence[Any], make: Callable[[], T]) -> T:
+    """What was made from these objects, once for all viewers, until they are other ones.
+
+    Args:
+        key: What it is known by.
+        source: What it is made from: objects that nobody changes, and that are shared themselves.
+        make: Makes it.
+    """
+    with _lock:
+        before = _made.get(key)
+        if before and len(before[0]) == len(source) and all(a is b for a, b in zip(before[0], source, strict=True)):
+            _made.move_to_end(key)
+            return before[1]
+    made = make()
+    with _lock:
+        _made[key] = source, made
+        while len(_made) > KEPT:
+            _made.popitem(last=False)
+    return made
+
+
+def draw(key: str, source: Sequence[Any], make: Callable[[], alt.TopLevelMixin]) -> None:
+    """Draw a chart; as `once`, because a chart takes 60 ms to make and nothing to send.
+
+    Args:
+        key: What it is known by, among all charts of all pages.
+        source: What it is made from.
+        make: Makes it.
+    """
+
+    def spec() -> dict[str, Any]:
+        told = make().to_dict(validate=False)
+        return told | {
+            "datasets": {name: pa.Table.from_pylist(rows) for name, rows in told.get("datasets", {}).items()}
+        }
+
+    st.vega_lite_chart(None, dict(once(key, source, spec)), key=key)
 
 
 def live(running: bool) -> float | None:

@@ -19,8 +19,8 @@ from r2d2.files import zip_entries
 if TYPE_CHECKING:
     from r2d2.imgmed import Volume
 
-LARGEST_MB = 512
-"""What a file may have: a CT of 1000 slices of 512 x 512 as it comes from the scanner."""
+LARGEST_MB = 500
+"""What a file may have: a CT of 900 slices of 512 x 512 as it comes from the scanner."""
 UNPACKED_BYTES = 2 << 30
 MOST_VOXELS = 1 << 28
 """Of all channels together: 512 x 512 x 1024, a gigabyte as float32."""

@@ -171,7 +171,7 @@ class _Watch:
         self._lock = threading.Lock()
         self._looked = threading.Event()
         self._loads: dict[str, deque[Load]] = {}
-        self._about: dict[str, tuple[str, bool]] = {}
+        self._nodes: list[Node] = []
         self._asked = self._answered = 0.0
         self._problem = ""
         self._thread: threading.Thread | None = None
@@ -184,10 +184,9 @@ class _Watch:
                 self._thread.start()
         self._looked.wait(10.0)
         with self._lock:
-            if not self._about:
+            if not self._nodes:
                 raise InputError(self._problem or "the nodes do not answer yet; this page asks again")
-            found = [Node(name, *self._about[name], tuple(self._loads.get(name, ()))) for name in sorted(self._about)]
-            return Answer(found, time.monotonic() - self._answered, self._problem)
+            return Answer(self._nodes, time.monotonic() - self._answered, self._problem)
 
     def _watch(self) -> None:
         look = _looker()
@@ -202,10 +201,13 @@ class _Watch:
                 self._problem = problem
                 if seen is not None:
                     self._answered = time.monotonic()
-                    self._about = {name: (about, alive) for name, about, alive, _ in seen}
                     for name, _, _, load in seen:
                         if load is not None:
                             self._loads.setdefault(name, deque(maxlen=KEPT)).append(load)
+                    self._nodes = [
+                        Node(name, about, alive, tuple(self._loads.get(name, ())))
+                        for name, about, alive, _ in sorted(seen, key=lambda one: one[0])
+                    ]
                 self._looked.set()
                 if began - self._asked > UNWATCHED_S:
                     self._thread = None

@@ -28,6 +28,8 @@ from r2d2.tracking.shared import Answer, Shared
 T = TypeVar("T")
 LATEST = 100
 """Runs that a list shows."""
+SHOWN = 50
+"""The same, by pages that are read again and again."""
 LIVE_S = 2.0
 """How old may be what is known of what goes on."""
 SETTLED_S = 30.0
@@ -39,6 +41,7 @@ HISTORIES = 200
 MANY = 1_000
 _shared = Shared()
 _clients: dict[str, MlflowClient] = {}
+_merged: dict[Hashable, tuple[list["RunView"], list["RunView"], list["RunView"]]] = {}
 _readers = ThreadPoolExecutor(4, thread_name_prefix="histories")
 
 
@@ -124,7 +127,7 @@ def view(run_id: str) -> Answer[RunView]:
     return shared(("run", run_id), question, _age)
 
 
-def latest_runs(limit: int = LATEST) -> Answer[list[RunView]]:
+def latest_runs(limit: int = SHOWN) -> Answer[list[RunView]]:
     """The latest runs of every experiment, the latest first; a sweep is one."""
     return _listed(f"tags.`r2d2.version` LIKE '%' AND tags.`{runs.PARENT_TAG}` IS NULL", None, limit)
 
@@ -149,14 +152,18 @@ def _listed(which: str, experiment: str | None, limit: int) -> Answer[list[RunVi
         return [_view(run, uri) for run in _asked(ask, "the runs")]
 
     every = shared(("runs", which, limit), lambda: search("", limit), SETTLED_S)
-    going = shared(("going on", which), lambda: search(" AND attributes.status = 'RUNNING'", LATEST), LIVE_S)
+    going = shared(("going on", which), lambda: search(" AND attributes.status = 'RUNNING'", MANY), LIVE_S)
     on = {run.run_id: run for run in going.value}
     if any(run.running and run.run_id not in on for run in every.value):  # it has ended since
         _shared.forget((store.resolve(), ("runs", which, limit)))
         every = shared(("runs", which, limit), lambda: search("", limit), SETTLED_S)
-    known = {run.run_id: run for run in every.value} | on
-    found = sorted(known.values(), key=lambda run: run.began, reverse=True)[:limit]
-    return Answer(found, going.age_s, going.problem or every.problem)
+    key = (store.resolve(), which, limit)
+    before = _merged.get(key)
+    if before is None or before[0] is not every.value or before[1] is not going.value:
+        known = {run.run_id: run for run in every.value} | on
+        found = sorted(known.values(), key=lambda run: run.began, reverse=True)[:limit]
+        _merged[key] = before = (every.value, going.value, found)
+    return Answer(before[2], going.age_s, going.problem or every.problem)
 
 
 def history(run: RunView, names: Sequence[str]) -> Answer[dict[str, list[Point]]]:

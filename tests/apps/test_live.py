@@ -15,10 +15,10 @@ def board(tmp_path_factory, virtual_patients):
     home = tmp_path_factory.mktemp("board")
     with services_up(home) as found, browser() as context:
         experiment = write_experiment(home / "small.yaml", virtual_patients)
-        code, out, err = run("submit", "--json", "--", "train", experiment, **found.here)
+        code, _, err = run("submit", "--json", "--", "train", experiment, **found.here)
         assert code == 0, err
-        found.run_id, found.context = json.loads(out)["run_id"], context
-        assert found.run_id is not None, err
+        wait_for(lambda: query(home, "select run_uuid from runs"), 240)  # once the data are prepared
+        found.context, ((found.run_id,),) = context, query(home, "select run_uuid from runs")
         yield found
 
 

@@ -10,8 +10,8 @@ CLASSES = 4
 def by_brightness(path, white=1.0):
     """Save a network of one pixel's view: the darker classes first, white matter as likely as `white` says."""
     images = keras.Input((None, None, 1))
-    layer = keras.layers.Conv2D(CLASSES, 1, activation="softmax")
-    network = keras.Model(images, layer(images))
+    layer = keras.layers.Conv2D(CLASSES, 1, name="logits")
+    network = keras.Model(images, keras.layers.Softmax()(layer(images)))
     # Classes in the order of their brightness: background (exactly 0, which is brighter than CSF after z-scores),
     # other brain, grey, white; each logit is a line whose slope rises.
     slopes, offsets = np.array([0.0, 8.0, 20.0, -12.0]), np.array([0.0, -2.0, -14.0 * white, -7.0])

@@ -106,14 +106,19 @@ def _curves(ids: Sequence[str]) -> None:
             ),
             strict=True,
         ):
-            series = {}
-            for name, run in zip(_names(chosen), chosen, strict=True):
-                points = queries.history(run, [metric]).value.get(metric, [])
-                series[name] = [(point.step, point.value) for point in points]
+            found = [queries.history(run, [metric]).value for run in chosen]
+            series = {
+                name: [(point.step, point.value) for point in one.get(metric, [])]
+                for name, one in zip(_names(chosen), found, strict=True)
+            }
             with column:
                 st.subheader(title)
                 if any(series.values()):
-                    st.altair_chart(figures.curves(series, "epoch", unit), key=metric)
+                    page.draw(
+                        f"compare-{metric}-{'-'.join(ids)}",
+                        found,
+                        lambda series=series, unit=unit: figures.curves(series, "epoch", unit),
+                    )
                 else:
                     page.empty("None of them has any yet.")
 

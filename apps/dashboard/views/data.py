@@ -1,6 +1,7 @@
 """Data: the cases of a dataset slice by slice, what a check finds, the fingerprint."""
 
 import hashlib
+import textwrap
 from typing import Any
 
 import streamlit as st
@@ -26,7 +27,9 @@ def main() -> None:
     patients = len({case.patient for case in dataset.cases})
     channels = ", ".join(page.plain(name) for name in dataset.channels)
     told = f"**{page.plain(dataset.name)}** · {len(dataset.cases)} scans of {patients} patients · channels {channels}"
-    st.markdown(told + (f" · licence {page.plain(dataset.licence[:120])}" if dataset.licence else ""))
+    st.markdown(told)
+    if dataset.licence:
+        st.caption(page.plain(f"Licence: {textwrap.shorten(dataset.licence, 160, placeholder=' ...')}"))
     slices, checked = st.tabs(["Slices", "Check and fingerprint"])
     with slices:
         _slices(dataset)
@@ -41,26 +44,29 @@ def _seen(key: str, _case: Any) -> Seen:  # noqa: ARG001
 
 @st.fragment
 def _slices(dataset: Dataset) -> None:
-    names = [case.name for case in dataset.cases]
-    left, right = st.columns([1, 2], gap="large")
+    names, channels = [case.name for case in dataset.cases], dataset.channels
+    left, right = st.columns([2, 3], gap="large")
     with left:
-        asked = page.asked("case")
-        name = st.selectbox("Case", names, index=names.index(asked) if asked in names else 0)
-        plane = st.segmented_control("Plane", PLANES, default=_one_of(PLANES, "plane"), required=True)
-        channel = dataset.channels[0]
-        if len(dataset.channels) > 1:
-            channel = st.pills("Channel", dataset.channels, default=_one_of(dataset.channels, "channel"), required=True)
+        name = st.selectbox("Case", names, key=errands.remember("case", names[0], names))
+        plane = st.segmented_control("Plane", PLANES, key=errands.remember("plane", PLANES[0], PLANES), required=True)
+        channel = channels[0]
+        if len(channels) > 1:
+            key = errands.remember("channel", channel, channels)
+            channel = st.pills("Channel", channels, key=key, required=True)
         case = dataset.cases[names.index(name)]
         files = [*case.images, case.label]
         with page.sentences():
             state = repr([(str(file), file.stat().st_mtime_ns) for file in files]) + repr(case.structures)
             seen = _seen(hashlib.sha256(state.encode()).hexdigest(), case)
             count = seen.slices(plane)
-            start = page.asked("slice")
-            at = min(int(start), count) if start.isdecimal() and int(start) else seen.fullest(plane) + 1
-            number = st.slider("Slice", 1, count, at, key=f"slice {name} {plane}") if count > 1 else 1
+            key = f"slice {name} {plane}"
+            if key not in st.session_state:
+                asked = page.asked("slice") if (name, plane) == (page.asked("case"), page.asked("plane")) else ""
+                at = int(asked) if asked.isdecimal() and len(asked) < 6 else seen.fullest(plane) + 1
+                st.session_state[key] = min(max(at, 1), count)
+            number = st.slider("Slice", 1, count, key=key) if count > 1 else 1
             opacity = st.slider("Opacity of the labels", 0, 100, 45, 5, format="%d %%")
-            low, high = seen.intensities[dataset.channels.index(channel)]
+            low, high = seen.intensities[channels.index(channel)]
             shape = " x ".join(map(str, seen.mask.shape))
             spacing = " x ".join(f"{size:.3g}" for size in seen.spacing_mm)
             st.caption(
@@ -68,15 +74,16 @@ def _slices(dataset: Dataset) -> None:
             )
             legend(dict(foreground(dataset.labels)))
             with right:
-                index = dataset.channels.index(channel)
+                index = channels.index(channel)
                 st.image(seen.picture(plane, number - 1, index, opacity / 100), width="stretch")
                 words = f"{name}, {plane} slice {number} of {count}, channel {channel}"
-                st.caption(f"{page.plain(words)}. As a radiologist looks at it: the patient's left is on the right.")
+                side = (
+                    "The patient's front is on the left."
+                    if plane == "sagittal"
+                    else "The patient's left is on the right."
+                )
+                st.caption(f"{page.plain(words)}. {side}")
             page.ask_for(case=name, plane=plane, slice=str(number), channel=channel)
-
-
-def _one_of(values: tuple[str, ...], name: str) -> str:
-    return page.asked(name) if page.asked(name) in values else values[0]
 
 
 def _check(path: str, labels: str | None, dataset: Dataset) -> None:

@@ -1,5 +1,8 @@
 """Overview: what is in trouble, what the nodes do, what goes on, what there was."""
 
+from collections.abc import Sequence
+
+import pyarrow as pa
 import streamlit as st
 
 from apps.dashboard import figures, page
@@ -10,7 +13,6 @@ from r2d2.tracking.queries import RunView
 
 LOADS = (("cpu", "Processors", 100), ("memory", "Memory", 100), ("gpu", "GPUs", 100))
 RATES = (("disk_mb_s", "Disk"), ("network_mb_s", "Network"))
-LATEST = 100
 
 
 def main() -> None:
@@ -24,7 +26,7 @@ def main() -> None:
 
 def _troubles_and_work() -> None:
     with page.sentences():
-        listed = queries.latest_runs(LATEST)
+        listed = queries.latest_runs()
         for trouble in watch.troubles(listed.value):
             with st.container(border=True, horizontal=True, vertical_alignment="center"):
                 st.markdown(f"{page.TROUBLES[trouble.kind]} **{trouble.kind}** {page.plain(trouble.text)}")
@@ -62,8 +64,7 @@ def _going_on(run: RunView) -> None:
             page.open_run(run)
             st.caption(f"{run.kind} · began {page.ago(run.began)}")
         if run.kind == "sweep":
-            done = run.latest.get("sweep/dice")
-            epoch.caption(f"{done.step + 1 if done else 0} trials ended")
+            epoch.caption(page.plain(f"search: {run.tags['sweep']}"))
         else:
             total = run.params.get("training.epochs", "")
             done = run.latest["train/loss"].step if "train/loss" in run.latest else 0
@@ -109,32 +110,19 @@ def _load(column, node: watch.Node, key: str, title: str, unit: str, top: int | 
         st.caption(title)
         st.markdown(f"**{value:.0f} {unit}**" if unit == "%" or value >= 10 else f"**{value:.1f} {unit}**")
         if len(points) > 1:
-            chart = figures.spark([(at - points[-1][0], value) for at, value in points], top)
-            st.altair_chart(chart, key=f"{node.name}-{key}")
+            minutes = [(at - points[-1][0], value) for at, value in points]
+            page.draw(f"{node.name}-{key}", [node.loads], lambda: figures.spark(minutes, top))
 
 
 def _latest() -> None:
     st.subheader("Latest runs")
     with page.sentences():
-        listed = queries.latest_runs(LATEST)
+        listed = queries.latest_runs()
         page.fresh(listed)
         if not listed.value:
             page.empty("No runs yet. The first one:", "r2d2 demo", "r2d2 train FILE")
             return
-        rows = [
-            {
-                "run": f"{'sweep' if run.kind == 'sweep' else 'run'}?run={run.run_id}",
-                "name": run.name,
-                "kind": run.kind,
-                "state": run.status.lower(),
-                "began": page.clock(run.began),
-                "took": page.duration((run.ended or run.heard) - run.began),
-                "validation": run.metric("val/dice") or run.metric("sweep/best_dice"),
-                "test": run.metric("test/dice"),
-                "why it ended": run.tags.get("reason", ""),
-            }
-            for run in listed.value
-        ]
+        rows = page.once("latest", [listed.value], lambda: _rows(listed.value))
         dice = st.column_config.ProgressColumn(format="%.3f", min_value=0.0, max_value=1.0, width="small")
         st.dataframe(
             rows,
@@ -150,6 +138,25 @@ def _latest() -> None:
                 "why it ended": st.column_config.TextColumn(width="large"),
             },
         )
+
+
+def _rows(runs: Sequence[RunView]) -> pa.Table:
+    return pa.Table.from_pylist(
+        [
+            {
+                "run": f"{'sweep' if run.kind == 'sweep' else 'run'}?run={run.run_id}",
+                "name": run.name,
+                "kind": run.kind,
+                "state": run.status.lower(),
+                "began": page.clock(run.began),
+                "took": page.duration((run.ended or run.heard) - run.began),
+                "validation": run.metric("val/dice") or run.metric("sweep/best_dice"),
+                "test": run.metric("test/dice"),
+                "why it ended": run.tags.get("reason", ""),
+            }
+            for run in runs
+        ]
+    )
 
 
 main()

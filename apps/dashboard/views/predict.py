@@ -25,16 +25,15 @@ if TYPE_CHECKING:
 UPLOAD, CASE = "Upload", "A case of a dataset"
 KINDS = ("nii", "nii.gz", "zip")
 VIEWS = {"multiplanar": "Planes and 3D", "axial": "Axial", "coronal": "Coronal", "sagittal": "Sagittal", "3d": "3D"}
-HEIGHT = 620
+HEIGHT = 700
 
 
 def main() -> None:
     """The page."""
     st.title("Predict")
-    with page.sentences():
-        answer = queries.shared("models", queries.list_models, 4.0)
-        page.fresh(answer)
-        if not answer.value:
+    with errands.asking():
+        versions = errands.answered(queries.shared("models", queries.list_models, 4.0))
+        if not versions:
             page.empty(
                 "A scan is segmented by a model, and there is none yet. These bring one:",
                 "r2d2 demo",
@@ -46,25 +45,20 @@ def main() -> None:
                 "This dashboard only shows: it was started with `--read-only`. At a terminal:", "r2d2 predict -h"
             )
             return
-        models = sorted(answer.value, key=lambda one: ALIAS not in one.aliases)
+        models = sorted(versions, key=lambda one: ALIAS not in one.aliases)
         names = {one.reference: " ".join([one.reference, *(f"@{alias}" for alias in one.aliases)]) for one in models}
-        asked = page.asked("model")
         left, right = st.columns([2, 3], gap="large")
         with left:
-            model = st.selectbox(
-                "Model",
-                [*names],
-                index=[*names].index(asked) if asked in names else 0,
-                format_func=lambda one: names[one],
-            )
+            key = errands.remember("model", next(iter(names)), [*names])
+            model = st.selectbox("Model", [*names], key=key, format_func=lambda one: names[one])
             page.ask_for(model=model)
             card = queries.shared(("shown", model), lambda: zoo.show(model), 60.0).value.card
             classes = ", ".join(name for value, name in card["labels"].items() if value != "0")
             st.caption(page.plain(f"{card['task']} · {card['modality']} · finds {classes} · {card['intended_use']}"))
         with right:
-            source = st.segmented_control(
-                "Scan", [UPLOAD, CASE], default=CASE if page.asked("data") else UPLOAD, required=True
-            )
+            first = CASE if page.asked("data") else UPLOAD
+            key = errands.remember("scan", first, [UPLOAD, CASE])
+            source = st.segmented_control("Scan", [UPLOAD, CASE], key=key, required=True)
             if source == UPLOAD:
                 _uploaded(model, card["channels"])
             else:
@@ -130,8 +124,7 @@ def _of_dataset(model: str) -> None:
     if dataset is None:
         return
     names = [case.name for case in dataset.cases]
-    asked = page.asked("case")
-    name = st.selectbox("Case", names, index=names.index(asked) if asked in names else 0)
+    name = st.selectbox("Case", names, key=errands.remember("case", names[0], names))
     page.ask_for(case=name)
     if st.button("Predict", type="primary", icon=":material/neurology:"):
         _hand_in(model, dataset.cases[names.index(name)].images)

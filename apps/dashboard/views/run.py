@@ -114,17 +114,25 @@ def _curves(run: RunView) -> None:
     with left:
         st.subheader("Loss")
         series = {"training": _steps(found["train/loss"])}
-        st.altair_chart(figures.curves(series, "epoch", "mean loss of an image", marks), key="loss")
+        page.draw(
+            f"{run.run_id}-loss", [found], lambda: figures.curves(series, "epoch", "mean loss of an image", marks)
+        )
     with right:
         st.subheader("Validation Dice")
         if dice:
-            series = {name.removeprefix("val/dice").lstrip("/") or "mean": _steps(found[name]) for name in dice}
-            st.altair_chart(figures.curves(series, "epoch", "Dice of a patient, mean", marks), key="dice")
+            scores = {name.removeprefix("val/dice").lstrip("/") or "mean": _steps(found[name]) for name in dice}
+            page.draw(
+                f"{run.run_id}-dice", [found], lambda: figures.curves(scores, "epoch", "Dice of a patient, mean", marks)
+            )
         else:
             page.empty("Not validated yet.")
     st.subheader("Learning rate")
-    series = {"rate": _steps(found["train/learning_rate"])}
-    st.altair_chart(figures.curves(series, "epoch", "learning rate", marks, logarithmic=True, height=140), key="rate")
+    rate = {"rate": _steps(found["train/learning_rate"])}
+    page.draw(
+        f"{run.run_id}-rate",
+        [found],
+        lambda: figures.curves(rate, "epoch", "learning rate", marks, logarithmic=True, height=140),
+    )
     _told_marks(run, found)
 
 
@@ -134,7 +142,7 @@ def _time(run: RunView) -> None:
     if "time/compute_s" not in found:
         page.empty("No epoch is over yet: where the time goes is known after the first.")
         return
-    if said := watch.verdict(run):
+    if (said := watch.verdict(run)) and not any(one.kind == "slow" for one in watch.troubles([run])):
         st.info(page.plain(said), icon=":material/speed:")
     rows: dict[int, dict[str, Any]] = {}
     for name, points in found.items():
@@ -146,11 +154,11 @@ def _time(run: RunView) -> None:
     with left:
         st.subheader("An epoch's time")
         parts = names | {"time/validation_s": "validation"}
-        st.altair_chart(figures.shares(kept[::every], "epoch", parts, "seconds"), key="time")
+        page.draw(f"{run.run_id}-time", [found], lambda: figures.shares(kept[::every], "epoch", parts, "seconds"))
     with right:
         st.subheader("Speed")
-        series = {"images": _steps(found.get("time/images_per_s", []))}
-        st.altair_chart(figures.curves(series, "epoch", "images a second, all workers", within=None), key="speed")
+        series = {"all workers": _steps(found.get("time/images_per_s", []))}
+        page.draw(f"{run.run_id}-speed", [found], lambda: figures.curves(series, "epoch", "images a second"))
     if start := run.tags.get("start"):
         st.caption(page.plain(f"Until the first step: {start}"))
 
@@ -171,15 +179,16 @@ def _nodes(run: RunView) -> None:
             continue
         with columns[shown % 2]:
             st.subheader(title)
-            series = {
+            minutes = {
                 node: [((point.at - run.began) / 60, point.value) for point in points]
                 for node, points in series.items()
             }
-            st.altair_chart(
-                figures.curves(
-                    series, "minutes since the run began", unit, marks, within, (0, max(end / 60, 0.1)), height=170
+            page.draw(
+                f"{run.run_id}-{key}",
+                [found],
+                lambda minutes=minutes, unit=unit, within=within: figures.curves(
+                    minutes, "minutes since the run began", unit, marks, within, (0, max(end / 60, 0.1)), height=170
                 ),
-                key=f"load-{key}",
             )
         shown += 1
     _told_marks(run, found)

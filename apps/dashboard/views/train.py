@@ -14,14 +14,14 @@ from r2d2.engine import jobs
 from r2d2.errors import InputError
 from r2d2.tracking import queries
 
+# What most experiments say; all others are behind a section's name. (A bare string here would be shown on the page.)
 COMMON = (
     *("start_from", "preprocess.plane", "preprocess.image_size", "preprocess.normalization", "preprocess.window"),
     *("training.epochs", "training.batch_size", "training.learning_rate", "training.optimizer", "training.loss"),
     *("cluster.workers", "cluster.gpus_per_worker"),
 )
-"""What most experiments say; all others are behind a section's name."""
+# What stands above the form.
 OWN = ("name", "model.network", "data.path", "data.labels")
-"""What stands above the form."""
 TITLES = {"": "Experiment", "model": "Network", "card": "Card in the zoo"}
 
 
@@ -79,12 +79,13 @@ def _form(dataset: str) -> list[str]:
     asked = _asked()
     left, right = st.columns(2)
     slug = re.sub(r"[^A-Za-z0-9._-]+", "-", dataset).strip("-._").lower() or "experiment"
-    name = left.text_input("Name", page.asked("name") or slug, help="Of the experiment, and of its model in the zoo.")
+    about = "Of the experiment, and of its model in the zoo."
+    name = left.text_input("Name", key=errands.remember("name", slug), help=about)
     page.ask_for(name=name)
     known = [*config.NETWORKS]
     first = str(asked.get("model.network", known[0]))
-    network = right.selectbox("Network", known, index=known.index(first) if first in known else 0)
-    network = network or known[0]
+    key = errands.remember("network", first if first in known else known[0], known)
+    network = str(right.selectbox("Network", known, key=key))
     settings = {one.key: one for one in form.settings(network)}
     values: dict[str, Any] = {}
     columns = st.columns(2)
@@ -95,14 +96,14 @@ def _form(dataset: str) -> list[str]:
     for one in settings.values():
         if one.key not in (*COMMON, *OWN):
             sections.setdefault(one.section, []).append(one)
-    about = form.about(network)
+    told = form.about(network)
     st.caption("Everything else; what is left empty is as it is by itself, in grey.")
     for section, inside in sections.items():
         changed = sum(one.key in asked for one in inside)
         title = TITLES.get(section, section.replace("_", " ").replace(".", " · ").capitalize())
         with st.expander(title + (f" ({changed} changed)" if changed else "")):
-            if section in about:
-                st.caption(about[section])
+            if section in told:
+                st.caption(told[section])
             columns = st.columns(2)
             for number, one in enumerate(inside):
                 with columns[number % 2]:

@@ -1,5 +1,6 @@
 """Zoo: every model with its scores, its card, where it comes from; promoted by evidence, given back, taken away."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,25 +22,26 @@ SCORES = ("dice", "iou", "sensitivity", "precision", "hd95_mm", "surface_dice", 
 def main() -> None:
     """The page."""
     st.title("Zoo")
-    with page.sentences():
-        answer = queries.shared("models", queries.list_models, LISTED_S)
-        page.fresh(answer)
-        if not answer.value:
+    with errands.asking():
+        versions = errands.answered(queries.shared("models", queries.list_models, LISTED_S))
+        if not versions:
             page.empty(
                 "No models yet: a run that ends registers one. To have one at once, push one of the starter zoo:",
                 "r2d2 demo",
                 "r2d2 zoo push experiments/zoo/brain-tissue.zip",
             )
             return
-        chosen = _browse(answer.value)
+        chosen = _browse(versions)
         if chosen is not None:
-            _one(chosen, answer.value)
+            _one(chosen, versions)
 
 
 def _browse(versions: Sequence[ModelVersion]) -> ModelVersion | None:
     """The table of models; the one that is chosen."""
     words = st.text_input(
-        "Filter", page.asked("filter"), placeholder="words of a name, task, modality, class, or an alias like @champion"
+        "Filter",
+        key=errands.remember("filter", ""),
+        placeholder="words of a name, task, modality, class, or an alias like @champion",
     )
     page.ask_for(filter=words)
     shown = [one for one in versions if all(word in _words(one) for word in words.lower().split())]
@@ -79,12 +81,8 @@ def _browse(versions: Sequence[ModelVersion]) -> ModelVersion | None:
             st.altair_chart(figure)
     clicked = picked["selection"]["rows"]
     if clicked and clicked[0] < len(names) and names[clicked[0]] != st.session_state.get("clicked"):
-        st.session_state["clicked"] = st.session_state["model"] = names[clicked[0]]
-    asked = st.session_state.get("model") or page.asked("model")
-    if asked not in names:
-        st.session_state["model"] = asked = _first(shown)
-    st.session_state.setdefault("model", asked)
-    reference = st.selectbox("Model", names, key="model")
+        st.session_state["clicked"] = st.session_state["widget model"] = names[clicked[0]]
+    reference = st.selectbox("Model", names, key=errands.remember("model", _first(shown), names))
     page.ask_for(model=reference)
     return shown[names.index(reference)]
 
@@ -123,7 +121,7 @@ def _scores(shown: Sequence[ModelVersion]) -> alt.LayerChart | None:
     )
     order = [one.reference for one in tested]
     base = alt.Chart(table).encode(
-        alt.Y("model:N", title=None, sort=order, axis=alt.Axis(labelLimit=180)),
+        alt.Y("model:N", title=None, sort=order, axis=alt.Axis(labelLimit=180, labelOverlap=False)),
         color=alt.Color(
             "champion:N",
             title=None,
@@ -134,18 +132,16 @@ def _scores(shown: Sequence[ModelVersion]) -> alt.LayerChart | None:
     )
     across = alt.Scale(zero=False, nice=True)
     bars = base.mark_rule(strokeWidth=2).encode(
-        alt.X("low:Q", title="Dice of the test patients, mean and 95 % interval", scale=across), alt.X2("high:Q")
+        alt.X("low:Q", title="Dice, mean and 95 % interval", scale=across), alt.X2("high:Q")
     )
     points = base.mark_point(filled=True, size=70, opacity=1).encode(alt.X("Dice:Q", scale=across))
-    return (bars + points).properties(height=max(90, 24 * len(tested) + 40))
+    return (bars + points).properties(height=24 * len(tested) + 90)
 
 
 def _one(chosen: ModelVersion, versions: Sequence[ModelVersion]) -> None:
     reference = chosen.reference
     st.subheader(page.plain(reference), divider="gray")
-    answer = queries.shared(("shown", reference), lambda: zoo.show(reference), SHOWN_S)
-    page.fresh(answer)
-    shown = answer.value
+    shown = errands.answered(queries.shared(("shown", reference), lambda: zoo.show(reference), SHOWN_S))
     tabs = st.tabs(["Card", "Versions", "Lineage", "Promote", "Download"])
     with tabs[0]:
         _card(shown.card, chosen)
@@ -166,7 +162,9 @@ def _card(card: Mapping[str, Any], chosen: ModelVersion) -> None:
     columns = st.columns(4)
     columns[0].metric("Dice", page.number(chosen.dice), help="Mean over the test patients.")
     columns[1].metric("95 % interval", _interval(chosen.dice_low, chosen.dice_high))
-    columns[2].metric("Patients", " + ".join(str(count) for count in patients.values()), help=", ".join(patients))
+    columns[2].metric(
+        "Patients", " + ".join(str(count) for count in patients.values()), help=page.plain(", ".join(patients))
+    )
     columns[3].metric("Parameters", f"{card['parameters']:,}")
     left, right = st.columns([2, 3], gap="large")
     with left:
@@ -178,7 +176,7 @@ def _card(card: Mapping[str, Any], chosen: ModelVersion) -> None:
             "Classes": classes,
             "Network": f"{card['network']}, {card['plane']} slices",
             "Intended use": card["intended_use"],
-            "Licence of the data": card["licence"] or "not stated",
+            "Licence of the data": textwrap.shorten(card["licence"], 160, placeholder=" ...") or "not stated",
             "Made": f"{card['lineage']['date']}, R2D2 {card['lineage']['r2d2']}, commit {card['lineage']['git'][:12]}",
         }
         st.markdown("\n".join(f"- **{name}:** {page.plain(value)}" for name, value in facts.items()))
@@ -251,9 +249,8 @@ def _versions(chosen: ModelVersion, versions: Sequence[ModelVersion], shown: zoo
     else:
         st.caption("Nobody yet.")
     for alias, judged in shown.judgements.items():
-        st.markdown(
-            f"**Last judgement of {page.plain(chosen.reference)} for @{page.plain(alias)}:** {judged['verdict']}"
-        )
+        whose = page.plain(f"{chosen.reference} for @{alias}")
+        st.markdown(f"**Last judgement of {whose}:** {page.plain(judged['verdict'])}")
         for reason in judged["reasons"]:
             st.markdown(f"- {page.plain(reason)}")
 
@@ -276,19 +273,20 @@ def _promote(chosen: ModelVersion, shown: zoo.Shown) -> None:
         st.success(page.plain(told), icon=":material/check_circle:")
     left, right = st.columns([1, 2], gap="large")
     with left:
-        alias = st.text_input("Alias", page.asked("alias") or ALIAS, help="What the model is to be known by.").strip()
+        alias = st.text_input(
+            "Alias", key=errands.remember("alias", ALIAS), help="What the model is to be known by."
+        ).strip()
         page.ask_for(alias=alias if alias != ALIAS else None)
         st.caption(
             "The gate judges both models on patients whom neither, nor any that they came from, was trained or chosen "
             "on. Nothing changes before somebody presses the button below its evidence."
         )
         reason = st.text_area("Reason", max_chars=500, placeholder="Why; it goes onto the model's record.")
-    key = f"judged {chosen.reference} @{alias}"
     with right:
         if alias in chosen.aliases:
             st.info(page.plain(f"{chosen.reference} holds @{alias}."), icon=":material/verified:")
         else:
-            _judge(chosen, alias, reason, key)
+            _judge(chosen, alias, reason, f"judged {chosen.reference} @{alias}")
         _roll_back(chosen, alias, reason, shown)
 
 
@@ -313,7 +311,7 @@ def _judge(chosen: ModelVersion, alias: str, reason: str, key: str) -> None:
     _evidence(evidence)
     refused = bool(evidence["reasons"])
     if not refused and st.button(
-        f"Promote {chosen.reference} to @{alias}",
+        page.plain(f"Promote {chosen.reference} to @{alias}"),
         type="primary",
         icon=":material/military_tech:",
         disabled=not page.may_act(),
@@ -322,7 +320,7 @@ def _judge(chosen: ModelVersion, alias: str, reason: str, key: str) -> None:
     if refused:
         st.caption("To promote it all the same, give a reason: it goes onto the model's record, with your name.")
         if st.button(
-            f"Force {chosen.reference} to @{alias}",
+            page.plain(f"Force {chosen.reference} to @{alias}"),
             icon=":material/gavel:",
             disabled=not page.may_act() or not reason.strip(),
         ):
@@ -396,7 +394,7 @@ def _paired(points: list[dict[str, Any]], models: list[str], floor: float) -> al
         tooltip=["patient", "model", "Dice"],
     )
     line = alt.Chart(pd.DataFrame({"floor": [floor]})).mark_rule(strokeDash=[4, 4], color="#D55E00").encode(x="floor:Q")
-    return (lines + dots + line).properties(height=max(90, 20 * table["patient"].nunique() + 50))
+    return (lines + dots + line).properties(height=22 * table["patient"].nunique() + 90)
 
 
 def _roll_back(chosen: ModelVersion, alias: str, reason: str, shown: zoo.Shown) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 
 from r2d2 import ENVIRONMENT, config, resources, services
+from r2d2.engine import uploads
 from r2d2.engine.services.settings import Settings, check_login, reached
 from r2d2.network import free_port
 from r2d2.services import LOOPBACK
@@ -28,8 +29,6 @@ HEAD = {
     "RAY_health_check_failure_threshold": "4",
 }
 """What Ray's head reads from its environment, here and in infra/."""
-UPLOAD_MB = 1024
-"""The largest file that the dashboard takes."""
 
 
 def environment() -> dict[str, str]:
@@ -54,7 +53,7 @@ def dashboard(host: str, port: int, settings: Settings) -> tuple[list[str], dict
         ("server.port", port),
         ("server.headless", "true"),
         ("server.fileWatcherType", "none"),
-        ("server.maxUploadSize", UPLOAD_MB),
+        ("server.maxUploadSize", uploads.LARGEST_MB),
         ("browser.gatherUsageStats", "false"),
         ("client.toolbarMode", "viewer"),
         ("client.showErrorDetails", "none"),
