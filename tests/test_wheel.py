@@ -57,7 +57,8 @@ def test_the_wheel_holds_every_module_the_licence_and_no_tests(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "r2d2").rglob("*.py")}
     assert modules <= names
-    assert "r2d2/_files/apps/dashboard/app.py" in names
+    files = [path for path in (ROOT / "apps").rglob("*") if path.suffix in (".py", ".toml")]
+    assert {f"r2d2/_files/{path.relative_to(ROOT)}" for path in files} <= names
     information = f"r2d2-{r2d2.__version__}.dist-info"
     assert f"{information}/licenses/LICENSE" in names
     assert {name.split("/")[0] for name in names} == {"r2d2", information}

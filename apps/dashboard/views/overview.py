@@ -64,8 +64,7 @@ def _going_on(run: RunView) -> None:
             page.open_run(run)
             st.caption(f"{run.kind} · began {page.ago(run.began)}")
         if run.kind == "sweep":
-            done = run.latest.get("sweep/dice")
-            epoch.caption(f"{done.step + 1 if done else 0} trials ended")
+            epoch.caption(page.plain(f"search: {run.tags['sweep']}"))
         else:
             total = run.params.get("training.epochs", "")
             done = run.latest["train/loss"].step if "train/loss" in run.latest else 0

@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Sequence
 
+import altair as alt
 import streamlit as st
 
 from apps.dashboard import figures, page
@@ -46,7 +47,10 @@ def _sweep(run_id: str, was_running: bool) -> None:
             st.rerun()
         trials = queries.parts(run)
         page.fresh(answer, trials)
-        sweep = config.parse_sweep(queries.content(run, "sweep.yaml").decode(), source=f"sweep {run.name}")
+        file = queries.content(run, "sweep.yaml")
+        sweep = page.once(
+            f"{run_id}-file", [file], lambda: config.parse_sweep(file.decode(), source=f"sweep {run.name}")
+        )
         words = [page.badge(run.status), page.plain(sweep.search), f"{len(trials.value)} of {sweep.number} trials"]
         st.markdown(" · ".join([*words, *([page.plain(run.tags["reason"])] if "reason" in run.tags else [])]))
         for trouble in watch.troubles(trials.value):
@@ -88,17 +92,17 @@ def _pictures(run: RunView, sweep: config.Sweep, trials: Sequence[RunView]) -> N
     left, right = st.columns([3, 1])
     with left:
         st.subheader("Settings and what they gave")
-        st.altair_chart(_coordinates(sweep, scored), key="parallel")
+        page.draw(f"{run.run_id}-parallel", [trials], lambda: _coordinates(sweep, scored))
     with right:
         st.subheader("What matters")
         importance = _importance(run)
         if importance:
-            st.altair_chart(figures.bars(importance, "variance explained, %"), key="importance")
+            page.draw(f"{run.run_id}-importance", [run], lambda: figures.bars(importance, "variance explained, %"))
         else:
             st.caption("How much each setting explains is known at the sweep's end.")
 
 
-def _coordinates(sweep: config.Sweep, scored: Sequence[RunView]) -> object:
+def _coordinates(sweep: config.Sweep, scored: Sequence[RunView]) -> alt.LayerChart:
     values = [
         {key: _value(sweep, key, trial.tags[f"trial.{key}"]) for key in sweep.space if f"trial.{key}" in trial.tags}
         for trial in scored
