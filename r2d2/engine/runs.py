@@ -14,7 +14,8 @@ PATIENCE_S = 900.0
 def stop(name: str) -> dict[str, Any]:
     """Ask a run to leave well, with a checkpoint and evaluated as it is, and wait until it has.
 
-    A sweep's trials leave, and `tune --resume` goes on with them; a trial is not evaluated, and its sweep goes on.
+    A sweep's trials leave, and `tune --resume` goes on with them; a trial is not evaluated, and its sweep goes on. So it
+    is with a scaling study and its runs.
 
     Args:
         name: The run's id or name.
@@ -34,10 +35,10 @@ def stop(name: str) -> dict[str, Any]:
         raise InputError(f"run {name}: it is {status.lower()}, there is nothing to stop")
     run.ask_to_stop()
     tags = client.get_run(run.run_id).data.tags
-    if "r2d2.sweep" in tags:
-        say("Asked. Its trials leave after their present step, with checkpoints.")
-    elif "r2d2.trial" in tags:
-        say("Asked. It leaves after its present step; its sweep goes on.")
+    if tags.keys() & {"r2d2.sweep", "r2d2.scale"}:
+        say("Asked. What it trains leaves after its present step, with checkpoints.")
+    elif run.sweep() is not None:
+        say("Asked. It leaves after its present step; what it belongs to goes on.")
     else:
         say("Asked. It leaves after its present step, then evaluates and registers what it has.")
     deadline = time.monotonic() + PATIENCE_S
