@@ -51,9 +51,13 @@ class Task:
     rules: tuple[str, ...]
     between: tuple[int, ...]
     """Numbers of workers for linear scaling with warm-up alone."""
+    fewer: tuple[int, ...] = ()
+    """Numbers of workers between, for SAME alone."""
 
 
-WARM = "linear+warm-up"
+WARM, ROOT = "linear+warm-up", "sqrt+warm-up"
+SAME, SAME_RATE = f"same-updates+{ROOT}", "same-updates+none"
+"""As many updates as one worker makes, with the root's rate and with one worker's."""
 TASKS = {
     "brain": Task(
         "brain_tissue.yaml",
@@ -62,8 +66,9 @@ TASKS = {
         {"sgd": 0.003, "lars": 0.3, "lamb": 0.003},
         4,
         (1, 4, LARGEST),
-        ("linear", WARM, "sqrt+warm-up", "lars+warm-up", "lamb+warm-up", "same-updates+warm-up"),
+        ("linear", WARM, ROOT, "lars+warm-up", "lamb+warm-up", "same-updates+warm-up"),
         (2, 8, 12),
+        (4,),
     ),
     "brats": Task(
         "brats.yaml",
@@ -72,7 +77,7 @@ TASKS = {
         {"sgd": 0.003},
         4,
         (1, LARGEST),
-        ("linear", WARM, "sqrt+warm-up", "same-updates+warm-up"),
+        ("linear", WARM, ROOT),
         (),
     ),
 }
@@ -205,6 +210,9 @@ def stages(name: str, rates: Mapping[str, float]) -> list[Any]:
     found = [config.study(experiment(name, "study", **base), [], task.workers, rules, SEEDS)]
     if task.between:
         found.append(config.study(experiment(name, "between", **base), [], task.between, [WARM], SEEDS))
+    found.append(config.study(experiment(name, "updates", **base), [], [LARGEST], [SAME, SAME_RATE], SEEDS))
+    if task.fewer:
+        found.append(config.study(experiment(name, "fewer", **base), [], task.fewer, [SAME], SEEDS))
     return found
 
 
@@ -263,7 +271,7 @@ def summed_up(name: str) -> dict[str, Any] | None:
     """What is known of a task: the rates, the curves; None if it was not begun."""
     from r2d2.engine import scale_report
 
-    task, rates = TASKS[name], searched(name, run=False)
+    rates = searched(name, run=False)
     if not any(found["scores"] for found in rates.values()):
         return None
     told: dict[str, Any] = {"rates": {key: one | {"scores": list(one["scores"].items())} for key, one in rates.items()}}
@@ -275,7 +283,9 @@ def summed_up(name: str) -> dict[str, Any] | None:
     if parts[0] is None:
         return told | {"scaling": None}
     runs = [run for part in parts if part for run in part]
-    whole = studies[0].model_copy(update={"virtual": tuple(sorted({*task.workers, *task.between}))})
+    rules = dict.fromkeys(rule for study in studies for rule in study.rules)
+    counts = sorted({count for study in studies for count in study.virtual})
+    whole = studies[0].model_copy(update={"virtual": tuple(counts), "rules": tuple(rules)})
     told["planned"] = sum(len(study.children()) for study in studies)
     told["done"] = sum(run["outcome"] == "finished" for run in runs)
     told["minutes"] = sum(run["seconds"] or 0 for run in runs) / 60
@@ -289,20 +299,22 @@ def summed_up(name: str) -> dict[str, Any] | None:
 
 
 def split_of_loss(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """The loss of linear scaling with warm-up at the most workers, in points: of missing updates, and of the rest."""
+    """The loss of the root's scaling with warm-up at the most workers, in points, and what it consists of."""
     from r2d2.engine.scale_report import loss_between
 
     def of(rule: str, workers: int) -> dict[int, list]:
         some = [run for run in runs if rule in run["rules"] and run["workers"] == workers and run["measured"]]
         return {run["repeat"]: run["measured"]["rows"] for run in some}
 
-    one, fewer, same = of(WARM, 1), of(WARM, LARGEST), of("same-updates+warm-up", LARGEST)
+    one, fewer = of(ROOT, 1), of(ROOT, LARGEST)
+    same, same_rate = of(SAME, LARGEST), of(SAME_RATE, LARGEST)
     if not (one and fewer and same):
         return None
     return {
         "all": loss_between(one, fewer, "dice"),
         "updates": loss_between(same, fewer, "dice"),
         "batch": loss_between(one, same, "dice"),
+        "batch_at_one_rate": loss_between(one, same_rate, "dice"),
     }
 
 
@@ -350,13 +362,20 @@ def page(name: str, found: Mapping[str, Any]) -> str:
 
 def conclusions(found: Mapping[str, Any]) -> list[str]:
     """What may be said."""
-    lines, split = [], found["split"]
+    lines: list[str] = []
+    split = found["split"]
     if split:
-        told = {key: f"{one['value']:.2f} ({shown(one['low'])} to {shown(one['high'])})" for key, one in split.items()}
+        told = {
+            key: "?" if one is None else f"{one['value']:.2f} ({shown(one['low'])} to {shown(one['high'])})"
+            for key, one in split.items()
+        }
         lines.append(
-            f"Linear scaling with warm-up loses {told['all']} points at {LARGEST} workers. Of these {told['updates']} "
+            f"The root's scaling with warm-up loses {told['all']} points at {LARGEST} workers. Of these "
+            f"{told['updates']} "
             "are missing updates (against the same rule with as many updates as one worker), "
-            f"{told['batch']} the large batch with its rate."
+            f"{told['batch']} the large batch with its rate; the large batch with one worker's rate and as many "
+            "updates "
+            f"loses {told['batch_at_one_rate']}."
         )
     far = [one for one in found["scaling"]["summaries"] if one["workers"] == LARGEST and one["verdict"]]
     for word, said in (

@@ -14,8 +14,8 @@ PATIENCE_S = 900.0
 def stop(name: str) -> dict[str, Any]:
     """Ask a run to leave well, with a checkpoint and evaluated as it is, and wait until it has.
 
-    A sweep's trials leave, and `tune --resume` goes on with them; a trial is not evaluated, and its sweep goes on. So it
-    is with a scaling study and its runs.
+    A sweep's trials leave, and `tune --resume` goes on with them; a trial is not evaluated, and its sweep goes on. A
+    scaling study and its runs likewise.
 
     Args:
         name: The run's id or name.
