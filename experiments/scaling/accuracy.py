@@ -51,9 +51,25 @@ class Task:
     rules: tuple[str, ...]
     between: tuple[int, ...]
     """Numbers of workers for linear scaling with warm-up alone."""
+    fewer: tuple[int, ...] = ()
+    """Numbers of workers between, for SAME alone."""
 
 
-WARM = "linear+warm-up"
+WARM, ROOT = "linear+warm-up", "sqrt+warm-up"
+SAME, SAME_RATE = f"same-updates+{ROOT}", "same-updates+none"
+"""As many updates as one worker makes, with the root's rate and with one worker's."""
+LONGER = 4
+"""Epochs of the longer warm-up, a third of all."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A study of a task, and what is put behind its rules' names in the record."""
+
+    study: Any
+    suffix: str = ""
+
+
 TASKS = {
     "brain": Task(
         "brain_tissue.yaml",
@@ -62,8 +78,9 @@ TASKS = {
         {"sgd": 0.003, "lars": 0.3, "lamb": 0.003},
         4,
         (1, 4, LARGEST),
-        ("linear", WARM, "sqrt+warm-up", "lars+warm-up", "lamb+warm-up", "same-updates+warm-up"),
+        ("linear", WARM, ROOT, "lars+warm-up", "lamb+warm-up", "same-updates+warm-up"),
         (2, 8, 12),
+        (4,),
     ),
     "brats": Task(
         "brats.yaml",
@@ -72,7 +89,7 @@ TASKS = {
         {"sgd": 0.003},
         4,
         (1, LARGEST),
-        ("linear", WARM, "sqrt+warm-up", "same-updates+warm-up"),
+        ("linear", WARM, ROOT),
         (),
     ),
 }
@@ -99,8 +116,9 @@ def go_on(name: str) -> None:
     """Do what is left of a task."""
     data(name)
     rates = {optimizer: found["best"] for optimizer, found in searched(name).items()}
-    for stage in stages(name, rates):
-        done(stage)
+    study, alone, *others = stages(name, rates)
+    for stage in (alone, study, *others):  # what the answer hangs on first
+        done(stage.study)
 
 
 def data(name: str) -> Path:
@@ -195,17 +213,24 @@ def final_dice(run: Mapping[str, Any]) -> float | None:
     return next((row["val/dice"] for row in reversed(history) if "val/dice" in row), None)
 
 
-def stages(name: str, rates: Mapping[str, float]) -> list[Any]:
+def stages(name: str, rates: Mapping[str, float]) -> list[Stage]:
     """The studies of a task, at the rates that were found."""
     from r2d2 import config
 
-    task = TASKS[name]
-    rules = [with_rate(rule, rates) for rule in task.rules]
-    base = {"training__learning_rate": rates["sgd"]}
-    found = [config.study(experiment(name, "study", **base), [], task.workers, rules, SEEDS)]
+    task, base = TASKS[name], {"training__learning_rate": rates["sgd"]}
+
+    def stage(called: str, workers: Sequence[int], rules: Sequence[str], suffix: str = "", **changes: float) -> Stage:
+        told = [with_rate(rule, rates) for rule in rules]
+        return Stage(config.study(experiment(name, called, **base, **changes), [], workers, told, SEEDS), suffix)
+
+    adaptive = [f"{optimizer}+warm-up" for optimizer in rates if optimizer != "sgd"]
+    found = [stage("study", task.workers, task.rules)]
+    found.append(stage("alone", [LARGEST], ["none", SAME_RATE]))
+    longer = {"training__warmup_epochs": LONGER}
+    found.append(stage("longer", [LARGEST], [WARM, ROOT, *adaptive], f", {LONGER} epochs of it", **longer))
     if task.between:
-        found.append(config.study(experiment(name, "between", **base), [], task.between, [WARM], SEEDS))
-    return found
+        found.append(stage("between", task.between, [WARM]))
+    return [*found, stage("root", [LARGEST, *task.fewer], [SAME])]
 
 
 def with_rate(rule: str, rates: Mapping[str, float]) -> str:
@@ -263,25 +288,29 @@ def summed_up(name: str) -> dict[str, Any] | None:
     """What is known of a task: the rates, the curves; None if it was not begun."""
     from r2d2.engine import scale_report
 
-    task, rates = TASKS[name], searched(name, run=False)
+    rates = searched(name, run=False)
     if not any(found["scores"] for found in rates.values()):
         return None
     told: dict[str, Any] = {"rates": {key: one | {"scores": list(one["scores"].items())} for key, one in rates.items()}}
     best = {optimizer: found["best"] for optimizer, found in rates.items()}
     if None in best.values():
         return told | {"scaling": None}
-    studies = stages(name, best)
-    parts = [read(study) for study in studies]
-    if parts[0] is None:
+    known = stages(name, best)
+    runs: list[dict[str, Any]] = []
+    for stage in known:
+        for run in read(stage.study) or ():
+            runs.append(run | {"rules": [rule + stage.suffix for rule in run["rules"]]})
+    if not runs:
         return told | {"scaling": None}
-    runs = [run for part in parts if part for run in part]
-    whole = studies[0].model_copy(update={"virtual": tuple(sorted({*task.workers, *task.between}))})
-    told["planned"] = sum(len(study.children()) for study in studies)
-    told["done"] = sum(run["outcome"] == "finished" for run in runs)
+    rules = dict.fromkeys(rule + stage.suffix for stage in known for rule in stage.study.rules)
+    counts = sorted({count for stage in known for count in stage.study.virtual})
+    whole = known[0].study.model_copy(update={"virtual": tuple(counts), "rules": tuple(rules)})
+    told["planned"] = sum(len(stage.study.children()) for stage in known)
+    told["done"] = sum(run["outcome"] not in ("waiting", "running") for run in runs)
     told["minutes"] = sum(run["seconds"] or 0 for run in runs) / 60
     if not any(run["outcome"] == "finished" for run in runs):
         return told | {"scaling": None}
-    scaling = scale_report.scaling(whole, recorded(studies[0]).info.run_id, runs, 1)
+    scaling = scale_report.scaling(whole, recorded(known[0].study).info.run_id, runs, 1)
     for kind, draw in (("scores", scale_report.curves), ("loss", scale_report.losses)):
         if kind == "scores" or any(one["loss"] for one in scaling["summaries"]):
             draw(scaling).savefig(HERE / f"accuracy_{name}_{kind}.png", dpi=110)
@@ -289,14 +318,14 @@ def summed_up(name: str) -> dict[str, Any] | None:
 
 
 def split_of_loss(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """The loss of linear scaling with warm-up at the most workers, in points: of missing updates, and of the rest."""
+    """The loss at the most workers with one worker's rate, in points, and of what it consists; None if unknown."""
     from r2d2.engine.scale_report import loss_between
 
     def of(rule: str, workers: int) -> dict[int, list]:
         some = [run for run in runs if rule in run["rules"] and run["workers"] == workers and run["measured"]]
         return {run["repeat"]: run["measured"]["rows"] for run in some}
 
-    one, fewer, same = of(WARM, 1), of(WARM, LARGEST), of("same-updates+warm-up", LARGEST)
+    one, fewer, same = of("linear", 1), of("none", LARGEST), of(SAME_RATE, LARGEST)
     if not (one and fewer and same):
         return None
     return {
@@ -350,13 +379,16 @@ def page(name: str, found: Mapping[str, Any]) -> str:
 
 def conclusions(found: Mapping[str, Any]) -> list[str]:
     """What may be said."""
-    lines, split = [], found["split"]
+    lines: list[str] = []
+    split = found["split"]
     if split:
-        told = {key: f"{one['value']:.2f} ({shown(one['low'])} to {shown(one['high'])})" for key, one in split.items()}
+        told = {
+            key: "?" if one is None else f"{one['value']:.2f} ({shown(one['low'])} to {shown(one['high'])})"
+            for key, one in split.items()
+        }
         lines.append(
-            f"Linear scaling with warm-up loses {told['all']} points at {LARGEST} workers. Of these {told['updates']} "
-            "are missing updates (against the same rule with as many updates as one worker), "
-            f"{told['batch']} the large batch with its rate."
+            f"At one worker's rate {LARGEST} workers lose {told['all']} points. Of these {told['updates']} are missing "
+            f"updates (against {LARGEST} workers with as many updates as one), {told['batch']} the large batch."
         )
     far = [one for one in found["scaling"]["summaries"] if one["workers"] == LARGEST and one["verdict"]]
     for word, said in (

@@ -19,9 +19,9 @@ from r2d2.errors import InputError, WorkFailed
 if TYPE_CHECKING:
     from r2d2.cluster.jobs import Cluster, Job
 
-VERBS = ("train", "tune", "evaluate")
+VERBS = ("train", "tune", "scale", "evaluate")
 """The commands that can be submitted: what they make is recorded, and not written into the job's folder."""
-WITH_FILE = ("train", "tune")
+WITH_FILE = ("train", "tune", "scale")
 """Those whose first argument, options aside, is an experiment file, or a sweep file."""
 RUN_S = 60.0
 """How long `submit` waits until the job has made its run, which comes after the preparation of the data."""

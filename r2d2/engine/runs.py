@@ -20,7 +20,8 @@ MOMENT = {"now": "its present step", "epoch": "its present epoch", "checkpoint":
 def stop(name: str, after: str = "now", reason: str = "", by: str | None = None, wait: bool = True) -> dict[str, Any]:
     """Ask a run to leave well, with a checkpoint and evaluated as it is, and wait until it has.
 
-    A sweep's trials leave, and `tune --resume` goes on with them; a trial is not evaluated, and its sweep goes on.
+    A sweep's trials leave, and `tune --resume` goes on with them; a trial is not evaluated, and its sweep goes on. A
+    scaling study and its runs likewise.
 
     Args:
         name: The run's id or name.
@@ -46,11 +47,10 @@ def stop(name: str, after: str = "now", reason: str = "", by: str | None = None,
     if (status := client.get_run(run.run_id).info.status) != "RUNNING":
         raise InputError(f"run {name}: it is {status.lower()}, there is nothing to stop")
     run.ask_to_stop(after, by or person(), reason.strip())
-    tags = client.get_run(run.run_id).data.tags
-    if "r2d2.sweep" in tags:
-        say(f"Asked. Its trials leave after {MOMENT[after]}, with checkpoints.")
-    elif "r2d2.trial" in tags:
-        say(f"Asked. It leaves after {MOMENT[after]}; its sweep goes on.")
+    if run.made_by() != "train":
+        say(f"Asked. What it trains leaves after {MOMENT[after]}, with checkpoints.")
+    elif run.sweep() is not None:
+        say(f"Asked. It leaves after {MOMENT[after]}; what it belongs to goes on.")
     else:
         say(f"Asked. It leaves after {MOMENT[after]}, then evaluates and registers what it has.")
     if not wait:
@@ -88,8 +88,7 @@ def resume(name: str, by: str | None = None) -> "JobRow":
     if found.info.status == "RUNNING":
         raise InputError(f"run {name}: it goes on; stop it first")
     run.check_unfinished()
-    verb = "tune" if "r2d2.sweep" in found.data.tags else "train"
-    job = submit([verb, "--resume", run.run_id], run_s=0.0)
+    job = submit([run.made_by(), "--resume", run.run_id], run_s=0.0)
     run.note_action(by or person(), f"resume as job {job.job}")
     return job
 

@@ -67,6 +67,7 @@ def scale(study: config.Study | None, resume: str | None = None) -> ScaleResult:
     run = None
     if resume is not None:
         run = runs.find(store.connect(store.resolve(study.experiment.tracking.uri if study else None)), resume)
+        run.check_made_by("scale")
         recorded = runs.read_study(run)
         if study is not None and study != recorded:
             raise InputError(f"--resume {resume}: it was another study; it goes on with the settings it began with")

@@ -52,8 +52,9 @@ TIMINGS = (
     ("efficiency", "{:.0%}"),
 )
 """What a table says of time, and how."""
-AHEAD = (2, 4, 8, 18, 64, 256, 1024)
-"""Numbers of workers that the time of is predicted for, where they are more than were measured."""
+AHEAD, FURTHEST = (2, 4, 8, 18, 64, 256, 1024), 32
+"""Numbers of workers that the time of is predicted for: more than were measured, and up to so many times as many."""
+LOSS_TICKS = (-30, -10, -3, -1, 0, 0.3, 1, 3, 10, 30, 100)
 
 Interval = dict[str, Any]
 Rows = Sequence[Mapping[str, Any]]
@@ -185,7 +186,6 @@ def times(told: Mapping[str, Any]) -> Figure:
         axes[place].set_ylabel(label)
         axes[place].set_xlabel("workers")
         axes[place].set_xticks(counts)
-        axes[place].set_ylim(bottom=0)
     axes[1].plot(counts, [count / min(counts) for count in counts], color="0.5", linestyle=":", label="ideal")
     axes[2].axhline(100, color="0.5", linestyle=":")
     ahead = [one for one in told["predictions"] or () if one["workers"] <= 4 * max(counts)]
@@ -194,6 +194,8 @@ def times(told: Mapping[str, Any]) -> Figure:
             [one["workers"] for one in ahead], [one["speedup"] for one in ahead], color="0.5", label="predicted"
         )
     axes[1].legend(fontsize=8, frameon=False)
+    for place in axes:
+        place.set_ylim(0, 1.05 * place.get_ylim()[1])
     return figure
 
 
@@ -224,7 +226,11 @@ def losses(told: Mapping[str, Any]) -> Figure:
     _workers(axes, told)
     axes.set_ylabel("Dice lost against the baseline, points (1/100)")
     axes.set_yscale("symlog", linthresh=1.0)
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.margins(y=0.08)
+    low, high = axes.get_ylim()
+    shown = [tick for tick in LOSS_TICKS if low <= tick <= high]
+    axes.set_yticks(shown, [f"{tick:g}" for tick in shown])
+    axes.minorticks_off()
     _legend(figure, axes)
     return figure
 
@@ -395,7 +401,8 @@ def _ahead(study: config.Study, points: Sequence[Mapping[str, Any]]) -> tuple[di
     if curve is None:
         return None, None
     batch, found = study.experiment.training.batch_size, []
-    for workers in (count for count in AHEAD if count > max(n for n, _ in steps)):
+    most = max(n for n, _ in steps)
+    for workers in (count for count in AHEAD if most < count <= FURTHEST * most):
         step = curve.step_s(workers)
         efficiency = curve.compute_s / step
         one = {"workers": workers, "step_s": step, "images_per_s": batch * workers / step}

@@ -80,8 +80,7 @@ def train(experiment: config.Experiment | None, resume: str | None = None) -> Ru
     run = None
     if resume is not None:
         run = runs.find(store.connect(store.resolve(experiment.tracking.uri if experiment else None)), resume)
-        if run.is_sweep():
-            raise InputError(f"--resume {resume}: no training but a sweep; {command()} tune --resume goes on with it")
+        run.check_made_by("train")
         experiment = _resumed(runs.read_experiment(run), started(experiment) if experiment else None, resume)
     assert experiment is not None
     experiment = started(experiment)

@@ -73,8 +73,7 @@ def tune(sweep: config.Sweep | None, resume: str | None = None) -> SweepResult:
         run = runs.find(store.connect(store.resolve(sweep.experiment.tracking.uri if sweep else None)), resume)
         if (parent := run.sweep()) is not None:
             raise InputError(f"--resume {resume}: a trial; its sweep is {parent}")
-        if not run.is_sweep():
-            raise InputError(f"--resume {resume}: no sweep but a training; {command()} train --resume goes on with it")
+        run.check_made_by("tune")
         recorded = runs.read_sweep(run)
         if sweep is not None and sweep != recorded:
             raise InputError(f"--resume {resume}: its settings were others; a sweep goes on with those it began with")

@@ -17,6 +17,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from r2d2 import __version__, config, job
+from r2d2.console import command
 from r2d2.errors import InputError
 from r2d2.network import without_passwords
 from r2d2.tracking import store
@@ -28,8 +29,8 @@ ACTION_TAG = "r2d2.action."
 """What tags begin with that say who did what with a run; then the time, in milliseconds."""
 PARENT_TAG = MLFLOW_PARENT_RUN_ID
 """Of a sweep's trials: the sweep's run."""
-SWEEP_TAG = "r2d2.sweep"
-"""Of a sweep's own run: how it searches."""
+MADE_BY = {"r2d2.sweep": "tune", "r2d2.scale": "scale"}
+"""The tags of a sweep's own run and of a scaling study's, with the commands that make them."""
 SLURM_TAG = "r2d2.slurm_job"
 """The number of the Slurm job that a run began in."""
 PACKAGES = ("tensorflow-cpu", "tensorflow", "keras", "horovod", "ray", "mlflow", "numpy", "opencv-python-headless")
@@ -52,9 +53,15 @@ class Run:
         """The run of the sweep that it is a trial of, if it is one."""
         return self.client.get_run(self.run_id).data.tags.get(PARENT_TAG)
 
-    def is_sweep(self) -> bool:
-        """Whether it is a sweep's, and no training's."""
-        return SWEEP_TAG in self.client.get_run(self.run_id).data.tags
+    def made_by(self) -> str:
+        """The command that made it, and goes on with it: train, tune or scale."""
+        tags = self.client.get_run(self.run_id).data.tags
+        return next((verb for tag, verb in MADE_BY.items() if tag in tags), "train")
+
+    def check_made_by(self, verb: str) -> None:
+        """Raise an InputError if another command goes on with it."""
+        if (made_by := self.made_by()) != verb:
+            raise InputError(f"run {self.run_id}: {command()} {made_by} made it, and goes on with it: --resume")
 
     def ask_to_stop(self, when: str, by: str, reason: str) -> None:
         """Ask a run that goes on to leave well, with a checkpoint and evaluated as it is; who asks and why is recorded.
@@ -223,9 +230,9 @@ def find(client: MlflowClient, run_id: str) -> Run:
 
 
 def read_experiment(run: Run) -> config.Experiment:
-    """The experiment that a run was made from; of a sweep its base."""
-    if run.is_sweep():
-        return read_sweep(run).experiment
+    """The experiment that a run was made from; of a sweep and a study the base."""
+    if (made_by := run.made_by()) != "train":
+        return (read_sweep(run) if made_by == "tune" else read_study(run)).experiment
     return config.parse(_read_text(run, "experiment.yaml"), source=f"run {run.run_id}")
 
 

@@ -6,15 +6,17 @@ With N workers, G bytes of gradients, a link of B bytes/s and a step of C second
     wire      W = V / (b * B) + 2 (N - 1) * l   2 (N - 1) messages one after another around the ring, of latency l each
     busy      P = C + p * V + s * k(N)          what processors do: compute, copy and add up what passes, and wait for
                                                 the slowest, whose step is k(N) deviations s longer than the mean
-    exposed   E = max(0, W - h * (C + p * V))   what of the wire is not hidden behind that: the last layers' gradients
-                                                travel while the first layers' are computed (Sergeev and Del Balso 2018)
+    exposed   E = max(0, W - h * C - q * p * V) what of the wire is not hidden: the last layers' gradients travel while
+                                                the first layers' are computed (Sergeev and Del Balso 2018), and the
+                                                next piece of a message while the one before is added up
     step      T = max(P + E, N * I / S)         never faster than the storage, at S, that all read I bytes a step from
 
 Efficiency is C / T. Of g workers on a host one flow of the ring leaves it and one enters it, if neighbours in the ring
 are neighbours in the hosts: V, and so W, are the same for each link, and within a host nothing is slower than the link.
 So g is not in W; it counts in C, where workers of a host share its memory, and in N, where all share the storage.
 
-`b`, `l`, `p` belong to the network and its software, `h` to the neural network, C, s, G to both and the machine.
+`l`, `p`, `q` belong to the network and its software, `h` to the neural network, C, s, G to both and the machine; `b` is
+what TCP on Ethernet leaves of a link.
 """
 
 from collections.abc import Sequence
@@ -25,6 +27,8 @@ from scipy import optimize, stats
 
 GBIT = 1e9 / 8
 """A Gbit/s in bytes/s."""
+PAYLOAD = 1448 / 1514
+"""The share of a link that arrives: of a full frame of 1,514 bytes the rest are Ethernet's, IP's and TCP's headers."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class Work:
         compute_s: The step alone, without a ring.
         gradient_bytes: What its gradients take.
         spread_s: The standard deviation of `compute_s` from step to step.
-        hidden: The share of the busy time that the wire can hide behind; 0 sends all at the end.
+        hidden: The share of `compute_s` that the wire can hide behind; 0 sends all at the end.
         input_bytes: What it reads a step from storage that all workers share.
     """
 
@@ -52,16 +56,18 @@ class Network:
 
     Attributes:
         bytes_per_s: Of a host's link.
-        share: Of that which arrives as gradients: the rest are headers, acknowledgements, pauses.
+        share: Of that which arrives as gradients.
         latency_s: Of a message around the ring, its negotiation included.
         busy_s_per_byte: What a byte sent takes of the processor that computes; 0 where others do it.
+        pipelined: The share of that during which more is on its way.
         storage_bytes_per_s: Of the storage that all read from.
     """
 
     bytes_per_s: float
-    share: float = 1.0
+    share: float = PAYLOAD
     latency_s: float = 0.0
     busy_s_per_byte: float = 0.0
+    pipelined: float = 0.0
     storage_bytes_per_s: float = float("inf")
 
 
@@ -85,10 +91,10 @@ def predict(work: Work, network: Network, workers: int) -> Step:
     """The step of so many workers, each doing that work."""
     sent = 2 * (workers - 1) / workers * work.gradient_bytes
     wire = sent / (network.share * network.bytes_per_s) + 2 * (workers - 1) * network.latency_s
-    busy = work.compute_s + network.busy_s_per_byte * sent
+    passing = network.busy_s_per_byte * sent
     waiting = work.spread_s * slowest(workers)
-    exposed = max(0.0, wire - work.hidden * busy)
-    step = max(busy + waiting + exposed, workers * work.input_bytes / network.storage_bytes_per_s)
+    exposed = max(0.0, wire - work.hidden * work.compute_s - network.pipelined * passing)
+    step = max(work.compute_s + passing + waiting + exposed, workers * work.input_bytes / network.storage_bytes_per_s)
     return Step(step, wire, exposed, waiting, work.compute_s / step)
 
 
@@ -135,18 +141,16 @@ def fit(measured: Sequence[Measured]) -> Fitted:
     names = sorted({one.name for one in measured if one.overlap})
 
     def made(values: np.ndarray) -> Fitted:
-        share, latency_ms, busy_ns, *hidden = (float(value) for value in values)
-        network = Network(1.0, share, latency_ms / 1e3, busy_ns / 1e9)
+        latency_ms, busy_ns, pipelined, *hidden = (float(value) for value in values)
+        network = Network(1.0, PAYLOAD, latency_ms / 1e3, busy_ns / 1e9, pipelined)
         return Fitted(network, dict(zip(names, hidden, strict=True)))
 
     def errors(values: np.ndarray) -> list[float]:
         return [made(values).error(one) for one in measured]
 
-    start = [0.9, 0.5, 1.0, *(0.5 for _ in names)]
-    low, high = [0.5, 0.0, 0.0, *(0.0 for _ in names)], [1.0, 100.0, 100.0, *(1.0 for _ in names)]
-    return made(
-        optimize.least_squares(errors, start, bounds=(low, high), x_scale=[0.1, 0.5, 1.0, *(0.3 for _ in names)]).x
-    )
+    start = [0.5, 1.0, 0.5, *(0.3 for _ in names)]
+    ends = [0.0] * len(start), [100.0, 100.0, 1.0, *(1.0 for _ in names)]
+    return made(optimize.least_squares(errors, start, bounds=ends, x_scale=[0.5, 1.0, 0.3, *(0.3 for _ in names)]).x)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ import pytest
 import yaml
 from helpers.processes import end, run, run_all, wait_for
 
+from r2d2.engine.jobs import _packed
+
 EPOCHS = 30
 
 
@@ -44,24 +46,26 @@ def query(home, sql):
 
 
 def test_a_killed_study_goes_on_and_ends_with_the_same_runs_each_trained_once(home, file):
+    """At each number of workers one rule learns, and one diverges at once, which the others do not suffer from."""
     home.mkdir()
     log = home / "killed.log"
     command = [Path(sys.executable).with_name("r2d2"), "scale", file, "--workers", "1,2", "--virtual", "4"]
+    command += ["--rules", "file,file:1e6"]
     with log.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
     try:
 
-        def in_the_middle_of_the_second():
+        def in_the_middle_of_the_ring_of_two():
             assert process.poll() is None, log.read_text()
             found = []
             for path in home.glob("runs/*/attempt-*/checkpoints/step-*/state.json"):
                 with contextlib.suppress(FileNotFoundError):  # removed since
                     found.append((path.parts[-5], json.loads(path.read_text())["epoch"]))
-            ended = [one for one in known(home) if one["outcome"] == "finished"]
+            ended = [one for one in known(home) if one["outcome"] == "diverged"]
             going = {one["run_id"] for one in known(home) if one["outcome"] == "running"}
             return len(ended) == 1 and any(run_id in going and 1 <= epoch < EPOCHS for run_id, epoch in found)
 
-        wait_for(in_the_middle_of_the_second, 200)
+        wait_for(in_the_middle_of_the_ring_of_two, 200)
         below = psutil.Process(process.pid).children(recursive=True)
         process.kill()
         process.wait()
@@ -74,17 +78,18 @@ def test_a_killed_study_goes_on_and_ends_with_the_same_runs_each_trained_once(ho
             end(process)
     ((study,),) = query(home, "select run_uuid from tags where key = 'r2d2.scale'")
     before = known(home)
-    assert [one["outcome"] for one in before] == ["finished", "running", "waiting"]
+    assert [one["outcome"] for one in before] == ["finished", "diverged", "running", "waiting", "waiting", "waiting"]
     told = query(home, "select end_time from runs where run_uuid = '" + before[0]["run_id"] + "'")
 
     code, out, err = run("scale", "--resume", study, "--json")
     assert code == 0, err
     result = json.loads(out)
-    assert result["run_id"] == study and result["failed"] == 0
+    assert result["run_id"] == study and result["failed"] == 3
     after = known(home)
-    assert [one["run_id"] for one in after[:2]] == [one["run_id"] for one in before[:2]]
+    assert [one["outcome"] for one in after] == ["finished", "diverged"] * 3
+    assert [one["run_id"] for one in after[:3]] == [one["run_id"] for one in before[:3]]
     assert query(home, "select end_time from runs where run_uuid = '" + after[0]["run_id"] + "'") == told
-    for one in after:
+    for one in after[::2]:
         kept = f"from metrics where run_uuid = '{one['run_id']}' and key = 'train/loss' order by step"
         assert [step for (step,) in query(home, f"select step {kept}")] == [*range(1, EPOCHS + 1)]
     shows_its_curves(home, study, result)
@@ -99,7 +104,7 @@ def known(home):
 
 def shows_its_curves(home, study, result):
     scaling = result["scaling"]
-    told = [(one["workers"], one["virtual"], one["outcome"], one["updates"]) for one in scaling["points"]]
+    told = [(one["workers"], one["virtual"], one["outcome"], one["updates"]) for one in scaling["points"][::2]]
     assert told == [
         (1, False, "finished", 16 * EPOCHS),
         (2, False, "finished", 8 * EPOCHS),
@@ -119,7 +124,7 @@ def shows_its_curves(home, study, result):
         f"and step = {EPOCHS}",
     )
     assert one["scores"]["dice"]["value"] == pytest.approx(recorded)
-    assert {row["workers"] for row in scaling["predictions"]} == {4, 8, 18, 64, 256, 1024}
+    assert {row["workers"] for row in scaling["predictions"]} == {4, 8, 18, 64}
     report = Path(result["report"])
     names = ["loss.png", "points.csv", "scaling.json", "scores.png", "table.md", "time.png"]
     assert sorted(path.name for path in report.iterdir()) == names
@@ -127,7 +132,8 @@ def shows_its_curves(home, study, result):
     assert len([*(home / "artifacts").rglob("report/scaling.json")]) == 1
     assert query(home, f"select status from runs where run_uuid = '{study}'") == [("FINISHED",)]
     parents = f"select count(*) from tags where key = 'mlflow.parentRunId' and value = '{study}'"
-    assert query(home, parents) == [(3,)]
+    assert query(home, parents) == [(6,)]
+    assert {one["reason"].split(";")[-1] for one in scaling["points"][1::2]} == {" try a lower training.learning_rate"}
     # Nobody was tested, nothing was registered.
     assert query(home, "select count(*) from metrics where key like 'test/%'") == [(0,)]
     assert query(home, "select count(*) from model_versions") == [(0,)]
@@ -149,6 +155,13 @@ def test_a_study_that_cannot_be_is_one_line_and_nothing_is_recorded(home, file):
     }
     answers = run_all(*(("scale", *words) for words in wrong))
     for (code, out, err), said in zip(answers, wrong.values(), strict=True):
-        assert (code, out, err.strip().count("\n")) == (2, "", 0), err
-        assert said in err
+        told = [line for line in err.splitlines() if not line.startswith("Preparing: ")]
+        assert (code, out, len(told)) == (2, "", 1), err
+        assert said in told[0]
     assert not (home / "runs").exists()
+
+
+def test_a_study_can_be_a_job(file):
+    told, (name, text), experiment = _packed(["scale", str(file), "--workers", "1,2", "training.epochs=3"], None)
+    assert told == ["scale", name, "--workers", "1,2"] and experiment.training.epochs == 3
+    assert yaml.safe_load(text)["training"]["epochs"] == 3

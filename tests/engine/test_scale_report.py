@@ -125,8 +125,8 @@ def test_student_s_interval_of_three():
 def test_more_workers_are_predicted_from_the_first_rule_s_steps(told):
     assert told["model"]["compute_s"] == pytest.approx(0.1005)
     ahead = {one["workers"]: one for one in told["predictions"]}
-    assert min(ahead) == 8 and 0.12 < ahead[8]["step_s"] < 0.15
-    assert ahead[1024]["efficiency"] < ahead[8]["efficiency"] < 1
+    assert [*ahead] == [8, 18, 64] and 0.12 < ahead[8]["step_s"] < 0.15
+    assert ahead[64]["efficiency"] < ahead[8]["efficiency"] < 1
 
 
 def test_it_is_written_with_tables_and_pictures_that_show_something(told, tmp_path):

@@ -207,8 +207,8 @@ def test_what_goes_on_by_the_other_command_is_told_so(home, sweep_file):
     training = runs.create(client, sweep.experiment, {"hash": "0"})
     ours = home / "runs" / a_sweep.run_id
     rules = {
-        ("train", "--resume", a_sweep.run_id): "no training but a sweep; r2d2 tune --resume goes on with it",
-        ("tune", "--resume", training.run_id): "no sweep but a training; r2d2 train --resume goes on with it",
+        ("train", "--resume", a_sweep.run_id): "r2d2 tune made it, and goes on with it: --resume",
+        ("tune", "--resume", training.run_id): "r2d2 train made it, and goes on with it: --resume",
         ("runs", "send", a_sweep.run_id): f"nothing of it lies in {ours}",  # in the folder of its base experiment
     }
     for (code, out, err), said in zip(run_all(*rules), rules.values(), strict=True):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from r2d2.training.time_model import GBIT, Fitted, Measured, Network, Work, fit, fit_curve, predict, slowest
+from r2d2.training.time_model import GBIT, PAYLOAD, Fitted, Measured, Network, Work, fit, fit_curve, predict, slowest
 
 UNET = Work(compute_s=0.2, gradient_bytes=100e6)
 
@@ -16,7 +16,7 @@ def test_a_worker_alone_takes_its_step_whatever_the_network():
 
 
 def test_two_workers_send_their_gradients_once_and_four_one_and_a_half_times():
-    link = Network(1 * GBIT)  # 125 MB/s
+    link = Network(1 * GBIT, share=1.0)  # 125 MB/s
     two, four = predict(UNET, link, 2), predict(UNET, link, 4)
     assert two.wire_s == pytest.approx(0.8) and four.wire_s == pytest.approx(1.2)
     assert two.step_s == pytest.approx(1.0) and two.efficiency == pytest.approx(0.2)
@@ -31,9 +31,15 @@ def test_headers_latency_and_copying_add_to_it():
 
 
 def test_what_is_hidden_costs_nothing_and_never_gives_time_back():
-    assert predict(replace(UNET, hidden=0.5), Network(10 * GBIT), 2).exposed_s == 0  # 80 ms behind 100 ms
-    step = predict(replace(UNET, hidden=0.5), Network(1 * GBIT), 2)
+    assert predict(replace(UNET, hidden=0.5), Network(10 * GBIT), 2).exposed_s == 0  # 84 ms behind 100 ms
+    step = predict(replace(UNET, hidden=0.5), Network(1 * GBIT, share=1.0), 2)
     assert step.exposed_s == pytest.approx(0.8 - 0.1) and step.step_s == pytest.approx(0.9)
+
+
+def test_what_is_added_up_while_more_is_on_its_way_hides_the_wire_as_well():
+    link = Network(1 * GBIT, share=1.0, busy_s_per_byte=2e-9, pipelined=0.75)
+    step = predict(UNET, link, 2)  # 0.2 s for 100 MB, three quarters of them beside 0.8 s of wire
+    assert step.exposed_s == pytest.approx(0.65) and step.step_s == pytest.approx(0.2 + 0.2 + 0.65)
 
 
 def test_all_wait_for_the_slowest():
@@ -54,16 +60,19 @@ def test_storage_that_all_read_from_is_the_ceiling():
 
 
 def test_the_fit_finds_what_the_steps_were_made_with_and_foretells_others():
-    true = Fitted(Network(1.0, 0.9, 0.002, 1.5e-9), {"unet": 0.4, "fcn": 0.7})
+    true = Fitted(Network(1.0, PAYLOAD, 0.004, 1.5e-9, 0.5), {"unet": 0.2, "fcn": 0.3})
     works = {"unet": Work(0.25, 31e6, 0.004), "fcn": Work(0.6, 90e6, 0.01)}
 
     def layout(name, workers, rate, overlap):
         one = Measured(name, works[name], overlap, workers, rate * GBIT, 1.0)
         return replace(one, step_s=true.step(one).step_s)
 
-    some = [layout(name, n, rate, how) for name in works for n in (2, 3) for rate in (1, 10) for how in (True, False)]
+    some = [
+        layout(name, n, rate, how) for name in works for n in (2, 3) for rate in (1, 2, 10) for how in (True, False)
+    ]
     found = fit(some)
-    assert found.network.share == pytest.approx(0.9, rel=0.02)
+    assert found.network.latency_s == pytest.approx(0.004, rel=0.05)
+    assert found.network.pipelined == pytest.approx(0.5, rel=0.05)
     assert found.network.busy_s_per_byte == pytest.approx(1.5e-9, rel=0.02)
     assert found.hidden == pytest.approx(true.hidden, rel=0.05)
     for one in (layout("unet", 4, 2.5, True), layout("fcn", 8, 5, False)):
