@@ -8,69 +8,27 @@
 // the images are packed with pixels along memory, a row for each channel, and the gradient with channels along memory,
 // two pixels side by side. Rows of pixels follow each other with `pad` zeros between them, images with `pad` rows of
 // zeros, so that a tap is nothing but an offset. What is packed at a time is a part, which fits the second cache where
-// there are few channels. Every sum is taken in one order, whatever the number of threads: equal numbers in, equal bits
+// there are few channels. Images may come in parts, whose channels follow each other. Every sum is taken in one order, whatever the number of threads: equal numbers in, equal bits
 // out.
 
-#include <immintrin.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
-#include <algorithm>
-#include <atomic>
-#include <cstdint>
 #include <cstring>
-#include <functional>
 #include <vector>
 
-#include "absl/synchronization/blocking_counter.h"
+#include "amx.h"
 #include "tensorflow/core/framework/op.h"
-#include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/framework/shape_inference.h"
-#include "tensorflow/core/lib/core/threadpool.h"
 
 namespace {
 
 using namespace tensorflow;
+using namespace r2d2;
 
-using bits = uint16_t;          // a bfloat16
-constexpr int64_t kBlock = 32;  // channels and pixels are taken in so many
 constexpr int64_t kSquare = kBlock * kBlock;
 constexpr int64_t kCache = 512 << 10;  // bytes packed at a time
 constexpr int64_t kPanel = 256;        // pixels of a panel that stays in the first cache
 constexpr int64_t kGroups = 8;         // of parts, each with sums of its own: what threads can share out
 
-int64_t Blocks(int64_t n) { return (n + kBlock - 1) / kBlock; }
 __mmask32 First(int64_t n) { return n >= kBlock ? ~0u : (1u << n) - 1; }
-
-// GCC's headers do not say what memory the tile instructions read and write.
-void Fence() { asm volatile("" ::: "memory"); }
-
-// All eight tiles of a thread, 16 rows of 64 bytes each. oneDNN remembers what it has configured: it is put back.
-class Tiles {
- public:
-  Tiles() {
-    alignas(64) uint8_t all[64] = {1};
-    for (int tile = 0; tile < 8; ++tile) {
-      all[16 + 2 * tile] = 64;
-      all[48 + tile] = 16;
-    }
-    Fence();
-    _tile_storeconfig(before_);
-    _tile_loadconfig(all);
-    Fence();
-  }
-  ~Tiles() {
-    Fence();
-    if (before_[0]) {
-      _tile_loadconfig(before_);
-    } else {
-      _tile_release();
-    }
-  }
-
- private:
-  alignas(64) uint8_t before_[64];
-};
 
 // Transposes 32 rows of 32 numbers of 16 bits: within lanes of 8 by 8, then the lanes.
 void Transpose(__m512i (&r)[32]) {
@@ -141,23 +99,27 @@ class ConvolutionGradient : public OpKernel {
     OP_REQUIRES_OK(context, context->GetAttr("size", &size_));
     OP_REQUIRES_OK(context, context->GetAttr("relu", &relu_));
     OP_REQUIRES(context, size_ > 0 && size_ % 2 == 1, errors::InvalidArgument("size must be odd, not ", size_));
-    // Linux grants the tiles' registers to a process that asks (ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA).
-    static const bool granted = syscall(SYS_arch_prctl, 0x1023, 18) == 0;
-    OP_REQUIRES(context, granted, errors::Unavailable("the system does not grant AMX to this process"));
+    OP_REQUIRES(context, Granted(), errors::Unavailable("the system does not grant AMX to this process"));
   }
 
   void Compute(OpKernelContext* context) override {
-    const Tensor &images = context->input(0), &gradient = context->input(1), &output = context->input(2);
-    OP_REQUIRES(context, images.dims() == 4 && gradient.dims() == 4,
-                errors::InvalidArgument("images and gradient must have 4 dimensions"));
-    for (int axis = 0; axis < 3; ++axis) {
-      OP_REQUIRES(context, images.dim_size(axis) == gradient.dim_size(axis),
-                  errors::InvalidArgument("images and gradient must be of one size"));
+    OpInputList images;
+    OP_REQUIRES_OK(context, context->input_list("images", &images));
+    const Tensor &gradient = context->input(images.size()), &output = context->input(images.size() + 1);
+    int64_t in = 0;
+    for (const Tensor& some : images) {
+      OP_REQUIRES(context, some.dims() == 4 && gradient.dims() == 4,
+                  errors::InvalidArgument("images and gradient must have 4 dimensions"));
+      for (int axis = 0; axis < 3; ++axis) {
+        OP_REQUIRES(context, some.dim_size(axis) == gradient.dim_size(axis),
+                    errors::InvalidArgument("images and gradient must be of one size"));
+      }
+      in += some.dim_size(3);
     }
     OP_REQUIRES(context, !relu_ || output.shape() == gradient.shape(),
                 errors::InvalidArgument("output and gradient must have one shape"));
-    const int64_t count = images.dim_size(0), height = images.dim_size(1), width = images.dim_size(2);
-    const int64_t in = images.dim_size(3), out = gradient.dim_size(3), pad = size_ / 2, taps = size_ * size_;
+    const int64_t count = gradient.dim_size(0), height = gradient.dim_size(1), width = gradient.dim_size(2);
+    const int64_t out = gradient.dim_size(3), pad = size_ / 2, taps = size_ * size_;
     const int64_t in_blocks = Blocks(in), out_blocks = Blocks(out), pairs = in_blocks * out_blocks;
     const int64_t in_all = in_blocks * kBlock, out_all = out_blocks * kBlock;
 
@@ -165,16 +127,15 @@ class ConvolutionGradient : public OpKernel {
     OP_REQUIRES_OK(context, context->allocate_output(0, {size_, size_, in, out}, &kernel_sum));
     OP_REQUIRES_OK(context, context->allocate_output(1, {out}, &bias_sum));
     if (relu_) {
-      OP_REQUIRES_OK(context, context->forward_input_or_allocate_output({1}, 2, gradient.shape(), &behind));
+      OP_REQUIRES_OK(context, context->forward_input_or_allocate_output({images.size()}, 2, gradient.shape(), &behind));
     } else {
       context->set_output(2, gradient);
     }
-    if (images.NumElements() == 0 || gradient.NumElements() == 0) {
+    if (in == 0 || gradient.NumElements() == 0) {
       kernel_sum->flat<float>().setZero();
       bias_sum->flat<float>().setZero();
       return;
     }
-    const bits* image_at = reinterpret_cast<const bits*>(images.data());
     const bits* gradient_at = reinterpret_cast<const bits*>(gradient.data());
     const bits* output_at = relu_ ? reinterpret_cast<const bits*>(output.data()) : nullptr;
     bits* behind_at = relu_ ? reinterpret_cast<bits*>(behind->data()) : nullptr;
@@ -208,30 +169,8 @@ class ConvolutionGradient : public OpKernel {
     // Where one group's sums have the result's own form, they are taken in place.
     const bool in_place = groups == 1 && in == in_all && out == out_all;
 
-    // Runs jobs one after another, or on all threads.
-    using Job = std::function<void(int64_t)>;
-    using Run = std::function<void(int64_t, const Job&)>;
-    auto one_by_one = [](int64_t jobs, const Job& job) {
-      for (int64_t i = 0; i < jobs; ++i) job(i);
-    };
-    auto together = [&pool](int64_t jobs, const Job& job) {
-      std::atomic<int64_t> next(0);
-      auto work = [&] {
-        for (int64_t i; (i = next++) < jobs;) job(i);
-      };
-      const int64_t others = std::max<int64_t>(std::min<int64_t>(pool.num_threads, jobs) - 1, 0);
-      absl::BlockingCounter running(others);
-      for (int64_t i = 0; i < others; ++i) {
-        pool.workers->Schedule([&] {
-          work();
-          running.DecrementCount();
-        });
-      }
-      work();
-      running.Wait();
-    };
-
-    const Run spread = many ? Run(together) : Run(one_by_one);
+    const Run together = Together(pool);
+    const Run spread = many ? together : Run(OneByOne);
 
     auto take = [&](int64_t number, bool first, bits* packed_images, float* kernel_at, float* bias_at) {
       const int64_t image = number / strips * part_images, top = number % strips * part_rows;
@@ -241,8 +180,13 @@ class ConvolutionGradient : public OpKernel {
       spread(here * lines + out_blocks, [&](int64_t job) {
         if (job < here * lines) {
           const int64_t one = job / lines, line = job % lines, from = top + line - pad;
-          PackImageRow(from < 0 || from >= height ? nullptr : image_at + ((image + one) * height + from) * width * in,
-                       in, width, packed_images + (one * segment + line) * pitch + pad, row);
+          bits* to = packed_images + (one * segment + line) * pitch + pad;
+          for (const Tensor& some : images) {
+            const int64_t channels = some.dim_size(3), at = ((image + one) * height + from) * width * channels;
+            const bits* values = reinterpret_cast<const bits*>(some.data());
+            PackImageRow(from < 0 || from >= height ? nullptr : values + at, channels, width, to, row);
+            to += channels * row;
+          }
         } else {
           const int64_t channel = (job - here * lines) * kBlock;
           const Part part = {image, here, top, rows, segment, height, width, pitch, out, channel};
@@ -387,9 +331,10 @@ class ConvolutionGradient : public OpKernel {
 };
 
 REGISTER_OP("R2d2ConvolutionGradient")
-    .Input("images: bfloat16")
+    .Input("images: parts * bfloat16")
     .Input("gradient: bfloat16")
     .Input("output: bfloat16")
+    .Attr("parts: int >= 1")
     .Attr("size: int")
     .Attr("relu: bool")
     .Output("kernel: float")
@@ -397,14 +342,19 @@ REGISTER_OP("R2d2ConvolutionGradient")
     .Output("behind: bfloat16")
     .SetShapeFn([](shape_inference::InferenceContext* c) {
       int64_t size;
-      shape_inference::ShapeHandle images, gradient;
       TF_RETURN_IF_ERROR(c->GetAttr("size", &size));
-      TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 4, &images));
-      TF_RETURN_IF_ERROR(c->WithRank(c->input(1), 4, &gradient));
-      auto in = c->Dim(images, 3), out = c->Dim(gradient, 3), side = c->MakeDim(size);
+      const int parts = c->num_inputs() - 2;
+      shape_inference::ShapeHandle images, gradient;
+      shape_inference::DimensionHandle in = c->MakeDim(0);
+      for (int part = 0; part < parts; ++part) {
+        TF_RETURN_IF_ERROR(c->WithRank(c->input(part), 4, &images));
+        TF_RETURN_IF_ERROR(c->Add(in, c->Dim(images, 3), &in));
+      }
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(parts), 4, &gradient));
+      auto out = c->Dim(gradient, 3), side = c->MakeDim(size);
       c->set_output(0, c->MakeShape({side, side, in, out}));
       c->set_output(1, c->MakeShape({out}));
-      c->set_output(2, c->input(1));
+      c->set_output(2, c->input(parts));
       return OkStatus();
     });
 
