@@ -31,31 +31,6 @@ constexpr int64_t kTile = 16 * kBlock;  // numbers of a tile
 // 32 numbers, the second 16 of them behind the first.
 __m512i Narrow(__m512 first, __m512 second) { return (__m512i)_mm512_cvtne2ps_pbh(second, first); }
 
-// Transposes 16 rows of 16 numbers of 32 bits.
-void Transpose(__m512i (&r)[16]) {
-  __m512i t[16];
-  for (int i = 0; i < 16; i += 2) {
-    t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
-    t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
-  }
-  for (int i = 0; i < 16; i += 4) {
-    r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
-    r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
-    r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
-    r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
-  }
-  for (int i = 0; i < 4; ++i) {
-    for (int half = 0; half < 16; half += 8) {
-      t[half + i] = _mm512_shuffle_i32x4(r[half + i], r[half + 4 + i], 0x88);
-      t[half + 4 + i] = _mm512_shuffle_i32x4(r[half + i], r[half + 4 + i], 0xDD);
-    }
-  }
-  for (int i = 0; i < 8; ++i) {
-    r[i] = _mm512_shuffle_i32x4(t[i], t[8 + i], 0x88);
-    r[8 + i] = _mm512_shuffle_i32x4(t[i], t[8 + i], 0xDD);
-  }
-}
-
 // 32 numbers of output of 32 pixels: four tiles, summed over the taps and 32 channels after another.
 void Multiply(const bits* field, int64_t in, int64_t pitch, int64_t size, const bits* kernel, float* square) {
   Fence();
@@ -196,7 +171,7 @@ class Convolution {
             for (int64_t row = 0; row < 16; ++row, from += in_) {
               r[row] = Narrow(_mm512_loadu_ps(from), _mm512_loadu_ps(from + 16));
             }
-            Transpose(r);
+            Transpose16(r);
             for (int64_t pair = 0; pair < 16; ++pair) _mm512_storeu_si512(to + pair * kBlock, r[pair]);
           } else {
             const float* from = kernel_ + (tap * in_ + i) * out_ + o;

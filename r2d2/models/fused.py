@@ -3,7 +3,8 @@
 They have the variables, the configuration and, within rounding, the results of the layers that they replace. What they
 save is passes over memory: on a CPU with AMX the convolutions' products are a third of a step's time.
 
-- The gradients of a convolution's kernel, bias and ReLU come from one pass (`r2d2.kernels`, where built).
+- A convolution takes its weights in float32 and a skip connection's parts as they are, and its gradients come from two
+  passes: one for kernel, bias and ReLU, one for the images (`r2d2.kernels`, where built).
 - A transposed convolution whose squares do not overlap is a product of matrices, and so are its gradients.
 - The scores of the classes are computed from float32, their gradients in the precision of the rest.
 - Dropout draws the same whether a minibatch is computed at once or in shares.
