@@ -15,7 +15,8 @@ LOCKS := $(LOCK) horovod.lock
 hash = $(shell cat $(1) | sha256sum | cut -c1-16)
 PACKAGES := $(VENV)/.packages-$(call hash,$(LOCKS))
 PROJECT := $(VENV)/.project-$(call hash,pyproject.toml)
-KERNELS := $(VENV)/.kernels-$(call hash,r2d2/kernels/convolution_gradient.cc r2d2/kernels/__init__.py $(LOCKS))
+SOURCES := r2d2/kernels/amx.h r2d2/kernels/convolution.cc r2d2/kernels/convolution_gradient.cc r2d2/kernels/__init__.py
+KERNELS := $(VENV)/.kernels-$(call hash,$(SOURCES) $(LOCKS))
 
 HOROVOD_BUILD := HOROVOD_WITH_TENSORFLOW=1 HOROVOD_WITHOUT_PYTORCH=1 HOROVOD_WITHOUT_MXNET=1 \
 	HOROVOD_WITH_GLOO=1 HOROVOD_WITHOUT_MPI=1 $(if $(GPU),HOROVOD_GPU_OPERATIONS=NCCL)

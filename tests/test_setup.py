@@ -15,7 +15,9 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 LOCKS = ("requirements.lock", "horovod.lock")
-KERNELS = ("r2d2/kernels/convolution_gradient.cc", "r2d2/kernels/__init__.py")
+KERNELS = tuple(
+    f"r2d2/kernels/{name}" for name in ("amx.h", "convolution.cc", "convolution_gradient.cc", "__init__.py")
+)
 PIN = re.compile(r"^([A-Za-z0-9._-]+)==(\S+?)(?: ; .+)? \\$")
 
 

@@ -15,6 +15,27 @@ from r2d2 import ENVIRONMENT, config, services
 from r2d2.errors import InputError, WorkFailed
 from r2d2.network import answers, speaks_http
 
+QUIET = {
+    # Nobody reads what Ray measures of itself and of its tasks.
+    "enable_metrics_collection": False,
+    "event_stats": False,
+    "debug_dump_period_milliseconds": 0,
+    "task_events_report_interval_ms": 0,
+    # There are a few long tasks; what is looked for ten times a second, once is enough.
+    "raylet_check_gc_period_milliseconds": 1000,
+    "memory_monitor_refresh_ms": 1000,
+    "kill_idle_workers_interval_ms": 1000,
+    "object_manager_timer_freq_ms": 1000,
+    "local_fs_monitor_interval_ms": 10_000,
+    "gcs_pull_resource_loads_period_milliseconds": 5000,
+    "prestart_worker_first_driver": False,
+}
+"""Ray's settings in a cluster of one run's own, by the names of its `ray_config_def.h`."""
+REPORTS, NEVER_MS = "REPORTER_UPDATE_INTERVAL_MS", str(24 * 3600 * 1000)
+"""The variable that tells Ray's agent how often to look at all processes of the node, for a page that is not there."""
+NEEDLESS = ("log_monitor", "dashboard", "monitor")
+"""Processes that such a cluster has no use for; Ray starts them whatever it is told."""
+
 
 @dataclass(frozen=True)
 class Placement:
@@ -104,14 +125,10 @@ def _address(cluster: config.Cluster) -> str | None:
 
 def _connected(cluster: config.Cluster, address: str | None, environment: dict | None) -> Iterator[Placement]:
     try:
-        ray.init(
-            address=address or "local",  # and never one that happens to run on this machine
-            num_cpus=None if address else len(os.sched_getaffinity(0)),
-            include_dashboard=None if address else False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            runtime_env=environment,
-        )
+        if address is None:
+            _start()
+        else:
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=environment)
     except (ConnectionError, ValueError, RuntimeError) as error:
         if address is None:
             raise WorkFailed(f"Ray could not be started on this machine: {str(error).splitlines()[0]}") from error
@@ -122,6 +139,24 @@ def _connected(cluster: config.Cluster, address: str | None, environment: dict |
         yield place(cluster, _nodes())
     finally:
         ray.shutdown()
+
+
+def _start() -> None:
+    """Start a cluster of our own on this machine, of as few processes as there can be, and connect to it."""
+    os.environ[REPORTS] = NEVER_MS
+    try:
+        ray.init(
+            "local",  # and never one that happens to run on this machine
+            num_cpus=len(os.sched_getaffinity(0)),
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _system_config=QUIET,
+        )
+    finally:
+        del os.environ[REPORTS]
+    for name in NEEDLESS:
+        getattr(ray._private.worker._global_node, f"kill_{name}")(check_alive=False)
 
 
 Nodes = list[tuple[int, int | None]]

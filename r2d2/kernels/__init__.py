@@ -8,9 +8,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-SOURCE = Path(__file__).parent / "convolution_gradient.cc"
-FLAGS = ("-std=c++17", "-O3", "-march=skylake-avx512", "-mamx-tile", "-mamx-bf16", "-shared", "-fPIC", "-w")
-NEEDED = {"amx_bf16", "amx_tile", "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
+FOLDER = Path(__file__).parent
+SOURCES = ("convolution.cc", "convolution_gradient.cc", "amx.h")
+FLAGS = (
+    *("-std=c++17", "-O3", "-march=skylake-avx512", "-mavx512bf16", "-mamx-tile", "-mamx-bf16"),
+    *("-shared", "-fPIC", "-w"),
+)
+CHANNELS = 32
+"""What the numbers of channels of a convolution that is computed here are multiples of."""
+NEEDED = {"amx_bf16", "amx_tile", "avx512_bf16", "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
 """What the processor must be able to do, by Linux' names: what FLAGS let the compiler use."""
 
 
@@ -21,8 +27,9 @@ def library() -> Path:
         for package in ("tensorflow", "tensorflow-cpu")
         if list(importlib.metadata.distributions(name=package))
     )
-    made_of = hashlib.sha256(SOURCE.read_bytes() + " ".join((version, *FLAGS)).encode()).hexdigest()
-    return SOURCE.with_name(f"{SOURCE.stem}-{made_of[:12]}.so")
+    sources = b"".join((FOLDER / name).read_bytes() for name in SOURCES)
+    made_of = hashlib.sha256(sources + " ".join((version, *FLAGS)).encode()).hexdigest()
+    return FOLDER / f"kernels-{made_of[:12]}.so"
 
 
 @cache
@@ -36,7 +43,7 @@ def load() -> Any:
         found = tf.load_op_library(str(library()))
         with tf.init_scope():  # also where a graph is being made: tried once, at once
             one = tf.ones((1, 1, 1, 1), tf.bfloat16)
-            found.r2d2_convolution_gradient(images=one, gradient=one, output=one, size=1, relu=True)
+            found.r2d2_convolution_gradient(images=[one], gradient=one, output=one, size=1, relu=True)
     except (tf.errors.NotFoundError, tf.errors.UnavailableError) as error:
         print(f"r2d2: training goes without the kernels for AMX: {str(error).splitlines()[0]}", file=sys.stderr)
         return None
@@ -55,7 +62,8 @@ def build() -> Path:
     from r2d2.files import whole_file
 
     with whole_file(library()) as beside:
-        made = [*tf.sysconfig.get_compile_flags(), str(SOURCE), "-o", str(beside), *tf.sysconfig.get_link_flags()]
+        sources = [str(FOLDER / name) for name in SOURCES if name.endswith(".cc")]
+        made = [*tf.sysconfig.get_compile_flags(), *sources, "-o", str(beside), *tf.sysconfig.get_link_flags()]
         subprocess.run(["g++", *FLAGS, *made], check=True, capture_output=True, text=True)
     return library()
 

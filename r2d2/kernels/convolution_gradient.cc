@@ -5,72 +5,39 @@
 //   kernel[u, v, i, o] = sum over images and pixels (y, x) of image[y + u - pad, x + v - pad, i] * behind[y, x, o]
 //
 // is a product of matrices for every tap (u, v), summed over pixels. AMX multiplies tiles of 16 x 32 and 32 x 16 numbers:
-// the images are packed with pixels along memory, a row for each channel, and the gradient with channels along memory,
-// two pixels side by side. Rows of pixels follow each other with `pad` zeros between them, images with `pad` rows of
-// zeros, so that a tap is nothing but an offset. What is packed at a time is a part, which fits the second cache where
-// there are few channels. Every sum is taken in one order, whatever the number of threads: equal numbers in, equal bits
-// out.
+// the gradient is packed with pixels along memory, 32 of them of 32 channels after another, and the images with channels
+// along memory, two pixels side by side. Rows of pixels follow each other with zeros between them, images with `pad` rows
+// of zeros, so that a tap is nothing but an offset; and since offsets may be odd, images are packed twice: with the pairs
+// that begin at even pixels, and at odd ones. What is packed at a time is a part, which fits the second cache where there
+// are few channels. Images may come in parts of 32 channels or a multiple, which follow each other. Every sum is taken in
+// one order, whatever the number of threads: equal numbers in, equal bits out.
 
-#include <immintrin.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
-#include <algorithm>
-#include <atomic>
-#include <cstdint>
 #include <cstring>
-#include <functional>
 #include <vector>
 
-#include "absl/synchronization/blocking_counter.h"
+#include "amx.h"
 #include "tensorflow/core/framework/op.h"
-#include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/framework/shape_inference.h"
-#include "tensorflow/core/lib/core/threadpool.h"
 
 namespace {
 
 using namespace tensorflow;
+using namespace r2d2;
 
-using bits = uint16_t;          // a bfloat16
-constexpr int64_t kBlock = 32;  // channels and pixels are taken in so many
 constexpr int64_t kSquare = kBlock * kBlock;
+constexpr int64_t kPair = 2 * kBlock;  // numbers of 32 channels of two pixels
 constexpr int64_t kCache = 512 << 10;  // bytes packed at a time
 constexpr int64_t kPanel = 256;        // pixels of a panel that stays in the first cache
 constexpr int64_t kGroups = 8;         // of parts, each with sums of its own: what threads can share out
 
-int64_t Blocks(int64_t n) { return (n + kBlock - 1) / kBlock; }
 __mmask32 First(int64_t n) { return n >= kBlock ? ~0u : (1u << n) - 1; }
 
-// GCC's headers do not say what memory the tile instructions read and write.
-void Fence() { asm volatile("" ::: "memory"); }
-
-// All eight tiles of a thread, 16 rows of 64 bytes each. oneDNN remembers what it has configured: it is put back.
-class Tiles {
- public:
-  Tiles() {
-    alignas(64) uint8_t all[64] = {1};
-    for (int tile = 0; tile < 8; ++tile) {
-      all[16 + 2 * tile] = 64;
-      all[48 + tile] = 16;
-    }
-    Fence();
-    _tile_storeconfig(before_);
-    _tile_loadconfig(all);
-    Fence();
-  }
-  ~Tiles() {
-    Fence();
-    if (before_[0]) {
-      _tile_loadconfig(before_);
-    } else {
-      _tile_release();
-    }
-  }
-
- private:
-  alignas(64) uint8_t before_[64];
-};
+// How two pixels' first 16 channels, and their second ones, come side by side.
+__m512i Low() {
+  return _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37, 5, 36, 4, 35, 3,
+                          34, 2, 33, 1, 32, 0);
+}
+__m512i High() { return _mm512_add_epi16(Low(), _mm512_set1_epi16(16)); }
 
 // Transposes 32 rows of 32 numbers of 16 bits: within lanes of 8 by 8, then the lanes.
 void Transpose(__m512i (&r)[32]) {
@@ -104,34 +71,44 @@ void Transpose(__m512i (&r)[32]) {
   std::copy(out, out + 32, r);
 }
 
-// Sums the 32 x 32 square of one tap, four tiles one after another, over `pixels`, a multiple of 32.
-void Multiply(const bits* images, int64_t row, const bits* gradient, int64_t pixels, float* square, bool first) {
+// Sums the 32 x 32 square of one tap, four tiles one after another, over `pixels`, a multiple of 32: a row for each channel
+// of the gradient. Of 16 channels of images or fewer, two tiles are enough.
+template <bool few>
+void Multiply(const bits* images, const bits* gradient, int64_t pixels, float* square, bool first) {
   Fence();
   if (first) {
     _tile_zero(0);
-    _tile_zero(1);
     _tile_zero(2);
-    _tile_zero(3);
+    if (!few) {
+      _tile_zero(1);
+      _tile_zero(3);
+    }
   } else {
     _tile_loadd(0, square, 64);
-    _tile_loadd(1, square + 256, 64);
     _tile_loadd(2, square + 512, 64);
-    _tile_loadd(3, square + 768, 64);
+    if (!few) {
+      _tile_loadd(1, square + 256, 64);
+      _tile_loadd(3, square + 768, 64);
+    }
   }
   for (int64_t p = 0; p < pixels; p += kBlock) {
-    _tile_loadd(6, gradient + p * kBlock, 4 * kBlock);
-    _tile_loadd(4, images + p, 2 * row);
+    _tile_loadd(6, images + p / 2 * kPair, 2 * kPair);
+    _tile_loadd(4, gradient + p * kBlock, 64);
     _tile_dpbf16ps(0, 4, 6);
-    _tile_loadd(7, gradient + p * kBlock + kBlock, 4 * kBlock);
-    _tile_dpbf16ps(1, 4, 7);
-    _tile_loadd(5, images + 16 * row + p, 2 * row);
+    _tile_loadd(5, gradient + p * kBlock + 512, 64);
     _tile_dpbf16ps(2, 5, 6);
-    _tile_dpbf16ps(3, 5, 7);
+    if (!few) {
+      _tile_loadd(7, images + p / 2 * kPair + kBlock, 2 * kPair);
+      _tile_dpbf16ps(1, 4, 7);
+      _tile_dpbf16ps(3, 5, 7);
+    }
   }
   _tile_stored(0, square, 64);
-  _tile_stored(1, square + 256, 64);
   _tile_stored(2, square + 512, 64);
-  _tile_stored(3, square + 768, 64);
+  if (!few) {
+    _tile_stored(1, square + 256, 64);
+    _tile_stored(3, square + 768, 64);
+  }
   Fence();
 }
 
@@ -141,23 +118,29 @@ class ConvolutionGradient : public OpKernel {
     OP_REQUIRES_OK(context, context->GetAttr("size", &size_));
     OP_REQUIRES_OK(context, context->GetAttr("relu", &relu_));
     OP_REQUIRES(context, size_ > 0 && size_ % 2 == 1, errors::InvalidArgument("size must be odd, not ", size_));
-    // Linux grants the tiles' registers to a process that asks (ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA).
-    static const bool granted = syscall(SYS_arch_prctl, 0x1023, 18) == 0;
-    OP_REQUIRES(context, granted, errors::Unavailable("the system does not grant AMX to this process"));
+    OP_REQUIRES(context, Granted(), errors::Unavailable("the system does not grant AMX to this process"));
   }
 
   void Compute(OpKernelContext* context) override {
-    const Tensor &images = context->input(0), &gradient = context->input(1), &output = context->input(2);
-    OP_REQUIRES(context, images.dims() == 4 && gradient.dims() == 4,
-                errors::InvalidArgument("images and gradient must have 4 dimensions"));
-    for (int axis = 0; axis < 3; ++axis) {
-      OP_REQUIRES(context, images.dim_size(axis) == gradient.dim_size(axis),
-                  errors::InvalidArgument("images and gradient must be of one size"));
+    OpInputList images;
+    OP_REQUIRES_OK(context, context->input_list("images", &images));
+    const Tensor &gradient = context->input(images.size()), &output = context->input(images.size() + 1);
+    int64_t in = 0;
+    for (const Tensor& some : images) {
+      OP_REQUIRES(context, some.dims() == 4 && gradient.dims() == 4,
+                  errors::InvalidArgument("images and gradient must have 4 dimensions"));
+      for (int axis = 0; axis < 3; ++axis) {
+        OP_REQUIRES(context, some.dim_size(axis) == gradient.dim_size(axis),
+                    errors::InvalidArgument("images and gradient must be of one size"));
+      }
+      OP_REQUIRES(context, images.size() == 1 || some.dim_size(3) % kBlock == 0,
+                  errors::InvalidArgument("parts must have 32 channels or a multiple"));
+      in += some.dim_size(3);
     }
     OP_REQUIRES(context, !relu_ || output.shape() == gradient.shape(),
                 errors::InvalidArgument("output and gradient must have one shape"));
-    const int64_t count = images.dim_size(0), height = images.dim_size(1), width = images.dim_size(2);
-    const int64_t in = images.dim_size(3), out = gradient.dim_size(3), pad = size_ / 2, taps = size_ * size_;
+    const int64_t count = gradient.dim_size(0), height = gradient.dim_size(1), width = gradient.dim_size(2);
+    const int64_t out = gradient.dim_size(3), pad = size_ / 2, taps = size_ * size_;
     const int64_t in_blocks = Blocks(in), out_blocks = Blocks(out), pairs = in_blocks * out_blocks;
     const int64_t in_all = in_blocks * kBlock, out_all = out_blocks * kBlock;
 
@@ -165,16 +148,15 @@ class ConvolutionGradient : public OpKernel {
     OP_REQUIRES_OK(context, context->allocate_output(0, {size_, size_, in, out}, &kernel_sum));
     OP_REQUIRES_OK(context, context->allocate_output(1, {out}, &bias_sum));
     if (relu_) {
-      OP_REQUIRES_OK(context, context->forward_input_or_allocate_output({1}, 2, gradient.shape(), &behind));
+      OP_REQUIRES_OK(context, context->forward_input_or_allocate_output({images.size()}, 2, gradient.shape(), &behind));
     } else {
       context->set_output(2, gradient);
     }
-    if (images.NumElements() == 0 || gradient.NumElements() == 0) {
+    if (in == 0 || gradient.NumElements() == 0) {
       kernel_sum->flat<float>().setZero();
       bias_sum->flat<float>().setZero();
       return;
     }
-    const bits* image_at = reinterpret_cast<const bits*>(images.data());
     const bits* gradient_at = reinterpret_cast<const bits*>(gradient.data());
     const bits* output_at = relu_ ? reinterpret_cast<const bits*>(output.data()) : nullptr;
     bits* behind_at = relu_ ? reinterpret_cast<bits*>(behind->data()) : nullptr;
@@ -183,21 +165,20 @@ class ConvolutionGradient : public OpKernel {
     // sums. With many, the sums are larger than what is packed: then the threads share out each of few parts.
     const int64_t sums = taps * pairs * kSquare * sizeof(float);
     const bool many = sums > kCache;
-    const int64_t pitch = width + pad, row_bytes = pitch * (in_all + out_all) * sizeof(bits);
+    const int64_t gap = std::max<int64_t>(pad, 1), pitch = width + gap;  // a gap of zeros, then a row of pixels
+    const int64_t row_bytes = pitch * (2 * in_all + out_all) * sizeof(bits);
     const int64_t fit = std::max<int64_t>(1, (many ? sums : kCache) / row_bytes);
     const bool whole = fit >= height + pad;
     const int64_t part_images = whole ? std::clamp<int64_t>(fit / (height + pad), 1, count) : 1;
     const int64_t strips = whole ? 1 : (height + fit - 1) / fit, part_rows = (height + strips - 1) / strips;
     const int64_t segment = part_rows + pad;  // rows from one image of a part to the next
     const int64_t pixels = Blocks(part_images * segment * pitch) * kBlock;
-    // Rows that begin a power of two apart would share a few places of the caches.
-    int64_t row = Blocks(pixels + 2 * pad * (pitch + 1) + kBlock) * kBlock;
-    row += row % (2 * kBlock) ? 0 : kBlock;
+    const int64_t pairs_size = (pixels / 2 + pad * (pitch + 1) + gap) * kPair, block = 2 * pairs_size;
     const int64_t parts = (count + part_images - 1) / part_images * strips;
     const int64_t groups = many ? 1 : std::min(kGroups, parts);
 
     const DeviceBase::CpuWorkerThreads& pool = *context->device()->tensorflow_cpu_worker_threads();
-    const int64_t lanes = std::min<int64_t>(pool.num_threads, groups), packed_size = in_all * row + out_all * pixels;
+    const int64_t lanes = std::min<int64_t>(pool.num_threads, groups), packed_size = in_blocks * block + out_all * pixels;
     const int64_t kernel_size = taps * in_all * out_all, sums_size = kernel_size + out_all;
     Tensor packed_tensor, sums_tensor;
     OP_REQUIRES_OK(context, context->allocate_temp(DT_BFLOAT16, {lanes * packed_size}, &packed_tensor));
@@ -208,43 +189,29 @@ class ConvolutionGradient : public OpKernel {
     // Where one group's sums have the result's own form, they are taken in place.
     const bool in_place = groups == 1 && in == in_all && out == out_all;
 
-    // Runs jobs one after another, or on all threads.
-    using Job = std::function<void(int64_t)>;
-    using Run = std::function<void(int64_t, const Job&)>;
-    auto one_by_one = [](int64_t jobs, const Job& job) {
-      for (int64_t i = 0; i < jobs; ++i) job(i);
-    };
-    auto together = [&pool](int64_t jobs, const Job& job) {
-      std::atomic<int64_t> next(0);
-      auto work = [&] {
-        for (int64_t i; (i = next++) < jobs;) job(i);
-      };
-      const int64_t others = std::max<int64_t>(std::min<int64_t>(pool.num_threads, jobs) - 1, 0);
-      absl::BlockingCounter running(others);
-      for (int64_t i = 0; i < others; ++i) {
-        pool.workers->Schedule([&] {
-          work();
-          running.DecrementCount();
-        });
-      }
-      work();
-      running.Wait();
-    };
-
-    const Run spread = many ? Run(together) : Run(one_by_one);
+    const Run together = Together(pool);
+    const Run spread = many ? together : Run(OneByOne);
 
     auto take = [&](int64_t number, bool first, bits* packed_images, float* kernel_at, float* bias_at) {
       const int64_t image = number / strips * part_images, top = number % strips * part_rows;
       const int64_t here = std::min(part_images, count - image), rows = std::min(part_rows, height - top);
-      const int64_t used = Blocks(here * segment * pitch) * kBlock, lines = rows + 2 * pad;
-      bits* packed_gradient = packed_images + in_all * row;
-      spread(here * lines + out_blocks, [&](int64_t job) {
-        if (job < here * lines) {
-          const int64_t one = job / lines, line = job % lines, from = top + line - pad;
-          PackImageRow(from < 0 || from >= height ? nullptr : image_at + ((image + one) * height + from) * width * in,
-                       in, width, packed_images + (one * segment + line) * pitch + pad, row);
+      const int64_t used = Blocks(here * segment * pitch) * kBlock;
+      bits* packed_gradient = packed_images + in_blocks * block;
+      spread(here * segment + pad + out_blocks, [&](int64_t job) {
+        if (job >= out_blocks) {
+          const int64_t line = job - out_blocks, one = std::min(line / segment, here - 1);
+          const int64_t from = top + line - one * segment - pad, at = ((image + one) * height + from) * width;
+          bits* to = packed_images + line * pitch / 2 * kPair;
+          for (const Tensor& some : images) {
+            const int64_t channels = some.dim_size(3);
+            const bits* values = reinterpret_cast<const bits*>(some.data()) + at * channels;
+            for (int64_t channel = 0; channel < channels; channel += kBlock, to += block) {
+              PackImageRow(from < 0 || from >= height ? nullptr : values + channel, channels,
+                           First(channels - channel), width, gap, line * pitch % 2, pairs_size, to);
+            }
+          }
         } else {
-          const int64_t channel = (job - here * lines) * kBlock;
+          const int64_t channel = job * kBlock;
           const Part part = {image, here, top, rows, segment, height, width, pitch, out, channel};
           PackGradient(part, used, gradient_at, output_at, behind_at, packed_gradient + channel * pixels,
                        bias_at + channel);
@@ -258,21 +225,27 @@ class ConvolutionGradient : public OpKernel {
         float* squares = reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(room.data()) + 63) / 64 * 64);
         for (int64_t pair = job * pairs / jobs; pair < (job + 1) * pairs / jobs; ++pair) {
           const int64_t from = pair / out_blocks * kBlock, to = pair % out_blocks * kBlock;
+          const bits* of_images = packed_images + from / kBlock * block;
           for (int64_t p = 0; p < used; p += kPanel) {
             for (int64_t tap = 0; tap < taps; ++tap) {
-              Multiply(packed_images + from * row + tap / size_ * pitch + tap % size_ + p, row,
-                       packed_gradient + to * pixels + p * kBlock, std::min(kPanel, used - p), squares + tap * kSquare,
-                       p == 0);
+              const int64_t offset = tap / size_ * pitch + tap % size_ + gap - pad;
+              (in <= 16 ? Multiply<true> : Multiply<false>)(
+                  of_images + offset % 2 * pairs_size + (p + offset) / 2 * kPair,
+                  packed_gradient + to * pixels + p * kBlock, std::min(kPanel, used - p), squares + tap * kSquare,
+                  p == 0);
             }
           }
-          for (int64_t line = 0; line < taps * kBlock; ++line) {
-            const int64_t tap = line / kBlock, i = line % kBlock;
-            const float* left = squares + tap * kSquare + i / 16 * 512 + i % 16 * 16;
-            float* sum = kernel_at + (tap * in_all + from + i) * out_all + to;
-            for (int64_t half = 0; half < 2; ++half) {
-              const __m512 part = _mm512_load_ps(left + 256 * half);
-              const __m512 before = first ? _mm512_setzero_ps() : _mm512_loadu_ps(sum + 16 * half);
-              _mm512_storeu_ps(sum + 16 * half, _mm512_add_ps(before, part));
+          for (int64_t tap = 0; tap < taps; ++tap) {
+            for (int64_t quarter = 0; quarter < (in <= 16 ? 3 : 4); quarter += in <= 16 ? 2 : 1) {
+              const float* left = squares + tap * kSquare + quarter * 256;
+              __m512i rows[16];
+              for (int64_t o = 0; o < 16; ++o) rows[o] = _mm512_load_si512(left + 16 * o);
+              Transpose16(rows);
+              float* sum = kernel_at + (tap * in_all + from + quarter % 2 * 16) * out_all + to + quarter / 2 * 16;
+              for (int64_t i = 0; i < 16; ++i, sum += out_all) {
+                const __m512 before = first ? _mm512_setzero_ps() : _mm512_loadu_ps(sum);
+                _mm512_storeu_ps(sum, _mm512_add_ps(before, (__m512)rows[i]));
+              }
             }
           }
         }
@@ -282,10 +255,8 @@ class ConvolutionGradient : public OpKernel {
     std::atomic<int64_t> next_lane(0), next_group(0);
     together(lanes, [&](int64_t) {
       bits* mine = packed + next_lane++ * packed_size;
-      // What lies between rows and images stays zero.
-      spread(in_blocks, [&](int64_t block) {
-        std::memset(mine + block * kBlock * row, 0, kBlock * row * sizeof(bits));
-      });
+      // What lies behind the last row is multiplied by zero, and must be a number.
+      spread(in_blocks, [&](int64_t number) { std::memset(mine + number * block, 0, block * sizeof(bits)); });
       for (int64_t group; (group = next_group++) < groups;) {
         float* kernel_at = in_place ? kernel : group_sums + group * sums_size;
         float* bias_at = group_sums + group * sums_size + kernel_size;
@@ -320,61 +291,71 @@ class ConvolutionGradient : public OpKernel {
     int64_t image, images, top, rows, segment, height, width, pitch, channels, channel;
   };
 
-  // A row of an image, or of zeros, to a row for each channel.
-  static void PackImageRow(const bits* from, int64_t channels, int64_t width, bits* to, int64_t row) {
-    for (int64_t channel = 0; channel < channels; channel += kBlock) {
-      const int64_t some = std::min(kBlock, channels - channel);
-      for (int64_t x = 0; x < width; x += kBlock) {
-        const int64_t pixels = std::min(kBlock, width - x);
-        __m512i r[32];
-        for (int64_t i = 0; i < kBlock; ++i) {
-          r[i] = from && i < pixels ? _mm512_maskz_loadu_epi16(First(some), from + (x + i) * channels + channel)
-                                    : _mm512_setzero_si512();
-        }
-        Transpose(r);
-        for (int64_t i = 0; i < some; ++i) {
-          _mm512_mask_storeu_epi16(to + (channel + i) * row + x, First(pixels), r[i]);
-        }
-      }
+  // A gap, then a row of 32 channels of an image, or of zeros: every pixel beside the next one, alternately to the pairs
+  // that begin at even pixels and at odd ones. Behind the row lies the next one's gap.
+  static void PackImageRow(const bits* from, int64_t channels, __mmask32 some, int64_t width, int64_t gap, bool odd,
+                           int64_t pairs_size, bits* to) {
+    auto put = [&](__m512i left, __m512i right) {
+      bits* at = odd ? to + pairs_size : to;
+      _mm512_storeu_si512(at, _mm512_permutex2var_epi16(left, Low(), right));
+      _mm512_storeu_si512(at + kBlock, _mm512_permutex2var_epi16(left, High(), right));
+      to += odd ? kPair : 0;
+      odd = !odd;
+    };
+    const __m512i zero = _mm512_setzero_si512();
+    if (!from) {
+      for (int64_t x = 0; x < gap + width; ++x) put(zero, zero);
+      return;
     }
+    for (int64_t x = 1; x < gap; ++x) put(zero, zero);
+    __m512i left = zero;
+    for (int64_t x = 0; x < width; ++x, from += channels) {
+      const __m512i right = _mm512_maskz_loadu_epi16(some, from);
+      put(left, right);
+      left = right;
+    }
+    put(left, zero);
   }
 
-  // So many packed pixels of 32 channels: pairs of pixels side by side; what lies behind the ReLU; the bias' sums.
+  // So many packed pixels of 32 channels: a row of 32 for each channel; what lies behind the ReLU; the bias' sums.
   static void PackGradient(const Part& part, int64_t pixels, const bits* gradient, const bits* output, bits* behind,
                            bits* to, float* bias) {
     const __mmask32 some = First(part.channels - part.channel);
-    const __m512i low = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37,
-                                         5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
-    const __m512i high = _mm512_add_epi16(low, _mm512_set1_epi16(16)), odd = _mm512_set1_epi32(0xFFFF0000);
-    int64_t x = 0, y = 0, one = 0;
+    const __m512i zero = _mm512_setzero_si512(), odd = _mm512_set1_epi32(0xFFFF0000);
     __m512 even_sum = _mm512_setzero_ps(), odd_sum = _mm512_setzero_ps();
-    auto pixel = [&] {
-      __m512i value = _mm512_setzero_si512();
-      if (x < part.width && y < part.rows && one < part.images) {
-        const int64_t place = ((part.image + one) * part.height + part.top + y) * part.width + x;
-        const int64_t at = place * part.channels + part.channel;
-        value = _mm512_maskz_loadu_epi16(some, gradient + at);
-        if (output) {  // as whole numbers, what is above zero is above zero
-          __m512i above = _mm512_maskz_loadu_epi16(some, output + at);
-          value = _mm512_maskz_mov_epi16(_mm512_cmpgt_epi16_mask(above, _mm512_setzero_si512()), value);
-          _mm512_mask_storeu_epi16(behind + at, some, value);
+    int64_t x = 0, y = 0, one = 0;
+    for (int64_t p = 0; p < pixels; p += kBlock, to += kSquare) {
+      __m512i r[32];
+      for (int64_t i = 0; i < kBlock;) {
+        const bool real = x < part.width && y < part.rows && one < part.images;
+        const int64_t end = std::min(kBlock, i + (real ? part.width : part.pitch) - x);
+        int64_t at = (((part.image + one) * part.height + part.top + y) * part.width + x) * part.channels + part.channel;
+        x += end - i;
+        if (!real) {
+          for (; i < end; ++i) r[i] = zero;
+        } else {
+          for (; i < end; ++i, at += part.channels) {
+            __m512i value = _mm512_maskz_loadu_epi16(some, gradient + at);
+            if (output) {  // as whole numbers, what is above zero is above zero
+              const __m512i above = _mm512_maskz_loadu_epi16(some, output + at);
+              value = _mm512_maskz_mov_epi16(_mm512_cmpgt_epi16_mask(above, zero), value);
+              _mm512_mask_storeu_epi16(behind + at, some, value);
+            }
+            even_sum = _mm512_add_ps(even_sum, _mm512_castsi512_ps(_mm512_slli_epi32(value, 16)));
+            odd_sum = _mm512_add_ps(odd_sum, _mm512_castsi512_ps(_mm512_and_si512(value, odd)));
+            r[i] = value;
+          }
         }
-        even_sum = _mm512_add_ps(even_sum, _mm512_castsi512_ps(_mm512_slli_epi32(value, 16)));
-        odd_sum = _mm512_add_ps(odd_sum, _mm512_castsi512_ps(_mm512_and_si512(value, odd)));
-      }
-      if (++x == part.pitch) {
-        x = 0;
-        if (++y == part.segment) {
-          y = 0;
-          ++one;
+        if (x == part.pitch) {
+          x = 0;
+          if (++y == part.segment) {
+            y = 0;
+            ++one;
+          }
         }
       }
-      return value;
-    };
-    for (int64_t p = 0; p < pixels; p += 2) {
-      const __m512i left = pixel(), right = pixel();
-      _mm512_storeu_si512(to + p * kBlock, _mm512_permutex2var_epi16(left, low, right));
-      _mm512_storeu_si512(to + p * kBlock + kBlock, _mm512_permutex2var_epi16(left, high, right));
+      Transpose(r);
+      for (int64_t i = 0; i < kBlock; ++i) _mm512_storeu_si512(to + i * kBlock, r[i]);
     }
     float sums[2][16];
     _mm512_storeu_ps(sums[0], even_sum);
@@ -387,9 +368,10 @@ class ConvolutionGradient : public OpKernel {
 };
 
 REGISTER_OP("R2d2ConvolutionGradient")
-    .Input("images: bfloat16")
+    .Input("images: parts * bfloat16")
     .Input("gradient: bfloat16")
     .Input("output: bfloat16")
+    .Attr("parts: int >= 1")
     .Attr("size: int")
     .Attr("relu: bool")
     .Output("kernel: float")
@@ -397,14 +379,19 @@ REGISTER_OP("R2d2ConvolutionGradient")
     .Output("behind: bfloat16")
     .SetShapeFn([](shape_inference::InferenceContext* c) {
       int64_t size;
-      shape_inference::ShapeHandle images, gradient;
       TF_RETURN_IF_ERROR(c->GetAttr("size", &size));
-      TF_RETURN_IF_ERROR(c->WithRank(c->input(0), 4, &images));
-      TF_RETURN_IF_ERROR(c->WithRank(c->input(1), 4, &gradient));
-      auto in = c->Dim(images, 3), out = c->Dim(gradient, 3), side = c->MakeDim(size);
+      const int parts = c->num_inputs() - 2;
+      shape_inference::ShapeHandle images, gradient;
+      shape_inference::DimensionHandle in = c->MakeDim(0);
+      for (int part = 0; part < parts; ++part) {
+        TF_RETURN_IF_ERROR(c->WithRank(c->input(part), 4, &images));
+        TF_RETURN_IF_ERROR(c->Add(in, c->Dim(images, 3), &in));
+      }
+      TF_RETURN_IF_ERROR(c->WithRank(c->input(parts), 4, &gradient));
+      auto out = c->Dim(gradient, 3), side = c->MakeDim(size);
       c->set_output(0, c->MakeShape({side, side, in, out}));
       c->set_output(1, c->MakeShape({out}));
-      c->set_output(2, c->input(1));
+      c->set_output(2, c->input(parts));
       return OkStatus();
     });
 

@@ -3,13 +3,14 @@
 They have the variables, the configuration and, within rounding, the results of the layers that they replace. What they
 save is passes over memory: on a CPU with AMX the convolutions' products are a third of a step's time.
 
-- The gradients of a convolution's kernel, bias and ReLU come from one pass (`r2d2.kernels`, where built).
+- A convolution takes its weights in float32 and a skip connection's parts as they are, and its gradients come from two
+  passes: one for kernel, bias and ReLU, one for the images (`r2d2.kernels`, where built).
 - A transposed convolution whose squares do not overlap is a product of matrices, and so are its gradients.
 - The scores of the classes are computed from float32, their gradients in the precision of the rest.
 - Dropout draws the same whether a minibatch is computed at once or in shares.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -23,43 +24,66 @@ from r2d2 import kernels
 class Convolution(keras.layers.Conv2D):
     """A convolution that keeps the image's size, with stride 1 and an odd kernel."""
 
-    def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        super().__init__(*arguments, **keywords)
-        self.autocast = False  # the variables come in float32, for gradients in float32
+    def add_weight(self, *arguments: Any, **keywords: Any) -> Any:
+        """As Keras', but for the type it is read in: float32, for gradients in float32."""
+        return super().add_weight(*arguments, **keywords | {"autocast": False})
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """As Keras'."""
         library, relu = kernels.load(), self.activation is keras.activations.relu
+        parts = getattr(inputs, "parts", [inputs])
+        channels = [part.shape[-1] for part in parts]
+        ours = bool(library) and not any(number % kernels.CHANNELS for number in (*channels, self.filters))
+        if not ours:
+            parts = [inputs]
 
         def output(images: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
             scores = tf.nn.conv2d(images, kernel, 1, "SAME")
             scores = tf.nn.bias_add(scores, tf.cast(bias, images.dtype)) if self.use_bias else scores
             return tf.nn.relu(scores) if relu else scores
 
-        def convolve(images: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tuple[tf.Tensor, Callable]:
-            narrow = tf.cast(kernel, images.dtype)
-            result = output(images, narrow, bias)
+        def convolve(kernel: tf.Tensor, bias: tf.Tensor, *images: tf.Tensor) -> tuple[tf.Tensor, Callable]:
+            if ours:
+                result = library.r2d2_convolution(images=list(images), kernel=kernel, bias=bias, relu=relu)
+            else:
+                narrow = tf.cast(kernel, images[0].dtype)
+                result = output(images[0], narrow, bias)
 
             def gradients(gradient: tf.Tensor) -> tuple[tf.Tensor, ...]:
                 learned = library.r2d2_convolution_gradient(
-                    images=images, gradient=gradient, output=result, size=self.kernel_size[0], relu=relu
+                    images=list(images), gradient=gradient, output=result, size=self.kernel_size[0], relu=relu
                 )
+                if ours:
+                    back = library.r2d2_convolution_back(
+                        gradient=learned.behind, kernel=kernel, channels=channels, parts=len(channels)
+                    )
+                    return learned.kernel, learned.bias, *back
                 back = tf.raw_ops.Conv2DBackpropInput(
-                    input_sizes=tf.shape(images),
+                    input_sizes=tf.shape(images[0]),
                     filter=narrow,
                     out_backprop=learned.behind,
                     strides=[1] * 4,
                     padding="SAME",
                 )
-                return tf.ensure_shape(back, images.shape), learned.kernel, learned.bias
+                return learned.kernel, learned.bias, tf.ensure_shape(back, images[0].shape)
 
             return result, gradients
 
-        images = tf.cast(inputs, self.compute_dtype)
+        parts = [tf.cast(part, self.compute_dtype) for part in parts]
         kernel, bias = tf.identity(self.kernel), tf.identity(self.bias) if self.use_bias else tf.zeros(self.filters)
         if library and self.trainable:
-            return tf.custom_gradient(convolve)(images, kernel, bias)
-        return output(images, tf.cast(kernel, images.dtype), bias)
+            return tf.custom_gradient(convolve)(kernel, bias, *parts)
+        return output(tf.cast(inputs, self.compute_dtype), tf.cast(kernel, self.compute_dtype), bias)
+
+
+class Concatenate(keras.layers.Concatenate):
+    """A concatenation that tells what it was made of: a convolution takes the parts, and the whole is never made."""
+
+    def call(self, inputs: Sequence[tf.Tensor]) -> tf.Tensor:
+        """As Keras'."""
+        whole = super().call(inputs)
+        whole.parts = list(inputs)
+        return whole
 
 
 class Enlargement(keras.layers.Conv2DTranspose):
@@ -143,7 +167,7 @@ def share(number: tf.Tensor | int, count: int) -> Iterator[None]:
         _SHARE.reset(token)
 
 
-LAYERS = {layer.__name__: layer for layer in (Convolution, Enlargement, Scores, Dropout)}
+LAYERS = {layer.__name__: layer for layer in (Convolution, Concatenate, Enlargement, Scores, Dropout)}
 
 
 def replacement(layer: dict[str, Any], precision: str, single: bool) -> str | None:
@@ -155,8 +179,8 @@ def replacement(layer: dict[str, Any], precision: str, single: bool) -> str | No
         single: Whether this layer is to compute in float32 all the same.
     """
     kind, settings = layer["class_name"], layer["config"]
-    if kind == "Dropout":
-        return "Dropout"
+    if kind in ("Dropout", "Concatenate"):
+        return kind
     if kind == "Conv2DTranspose":
         apart = tuple(settings["kernel_size"]) == tuple(settings["strides"]) == (2, 2)
         return "Enlargement" if apart and settings["use_bias"] and settings["activation"] == "linear" else None

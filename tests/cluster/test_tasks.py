@@ -3,6 +3,7 @@
 import os
 from types import SimpleNamespace
 
+import psutil
 import pytest
 from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError
 
@@ -15,6 +16,13 @@ from r2d2.errors import InputError, WorkFailed
 def cluster():
     with placement.connected(config.Cluster(workers=1)) as placed:
         yield placed
+
+
+def test_a_cluster_of_our_own_has_no_process_that_it_has_no_use_for(cluster):
+    lines = [" ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)]
+    assert any("raylet" in line for line in lines)
+    assert not [line for line in lines for name in placement.NEEDLESS if f"/{name}.py" in line]
+    assert placement.REPORTS not in os.environ
 
 
 def test_every_item_is_worked_on_once_by_other_processes(cluster):

@@ -73,6 +73,23 @@ def test_in_bfloat16_their_gradients_lie_no_farther_from_float32_than_keras_own(
     assert np.mean(errors(found, exact)) < 1.1 * np.mean(errors(keras_own, exact)) < 0.5
 
 
+@pytest.mark.skipif(kernels.load() is None, reason="R2D2's kernels are not built, or this processor has no AMX")
+def test_convolutions_of_many_channels_take_the_parts_of_a_skip_and_learn_in_float32():
+    size = (12, 14)
+    model = built(config.DistUNet(network="dist-unet", filters=32, depth=1), size)
+    _, exact = learned(model, size)
+    copy = with_precision(model, "bfloat16")
+    _, found = learned(copy, size)
+    _, keras_own = learned(with_precision(model, "bfloat16", fuse=False), size)
+    assert np.mean(errors(found, exact)) < 1.1 * np.mean(errors(keras_own, exact)) < 0.5
+    scans = tf.zeros((1, *size, 2))
+    operations = tf.function(lambda: models.logits(copy)(scans, training=True)).get_concrete_function().graph
+    taken = [len(o.inputs) for o in operations.get_operations() if o.type == "R2d2Convolution"]
+    assert sorted(taken) == [3, 3, 3, 3, 4]  # all but the first, whose images have 2 channels
+    kernel = found["decoder_1_conv_1/kernel"]
+    assert np.any(kernel != tf.cast(tf.cast(kernel, tf.bfloat16), tf.float32))
+
+
 @pytest.mark.parametrize("settings, size", NETWORKS, ids=IDS)
 def test_they_are_wherever_they_can_be(settings, size):
     model = built(settings, size)
