@@ -43,6 +43,7 @@ from r2d2.tracking.zoo import ModelVersion
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The ``noload``"),  # of SQLAlchemy's, at MLflow
     pytest.mark.filterwarnings("ignore:.*type hint"),  # of MLflow's, at its own
+    pytest.mark.timeout(900),  # it waits for processes that load TensorFlow, on machines that have much else to do
 ]
 HOSTILE = "<img src=x onerror=alert(1)> ..\\[a](b) ![c](d)"
 PERSON = {
