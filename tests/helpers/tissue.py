@@ -9,7 +9,7 @@ CLASSES = 4
 
 def by_brightness(path, white=1.0):
     """Save a network of one pixel's view: the darker classes first, white matter as likely as `white` says."""
-    images = keras.Input((None, None, 1))
+    images = keras.Input((50, 59, 1))
     layer = keras.layers.Conv2D(CLASSES, 1, name="logits")
     network = keras.Model(images, keras.layers.Softmax()(layer(images)))
     # Classes in the order of their brightness: background (exactly 0, which is brighter than CSF after z-scores),

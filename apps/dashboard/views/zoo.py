@@ -130,12 +130,12 @@ def _scores(shown: Sequence[ModelVersion]) -> alt.LayerChart | None:
         ),
         tooltip=["model", "Dice", "low", "high", "holds"],
     )
-    across = alt.Scale(zero=False, nice=True)
+    across = alt.Scale(zero=False, nice=True, padding=12)
     bars = base.mark_rule(strokeWidth=2).encode(
-        alt.X("low:Q", title="Dice, mean and 95 % interval", scale=across), alt.X2("high:Q")
+        alt.X("low:Q", title="Dice, mean and 95 % interval", scale=across, axis=alt.Axis(tickCount=5)), alt.X2("high:Q")
     )
     points = base.mark_point(filled=True, size=70, opacity=1).encode(alt.X("Dice:Q", scale=across))
-    return (bars + points).properties(height=24 * len(tested) + 90)
+    return (bars + points).properties(height=30 * len(tested) + 90)
 
 
 def _one(chosen: ModelVersion, versions: Sequence[ModelVersion]) -> None:
@@ -383,7 +383,7 @@ def _paired(points: list[dict[str, Any]], models: list[str], floor: float) -> al
     base = alt.Chart(table).encode(alt.Y("patient:N", title=None, axis=alt.Axis(labelLimit=160)))
     lines = base.mark_line(color=figures.GREY, strokeWidth=1.5).encode(alt.X("Dice:Q"), detail="patient:N")
     dots = base.mark_point(filled=True, size=80, opacity=1).encode(
-        alt.X("Dice:Q", title="Dice of each patient", scale=alt.Scale(zero=False)),
+        alt.X("Dice:Q", title="Dice of each patient", scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=6)),
         alt.Color(
             "model:N",
             title=None,
