@@ -21,8 +21,8 @@ LOADS = {
     "cpu_utilization_percentage": ("Processors", "busy, %", (0, 100)),
     "system_memory_usage_percentage": ("Memory", "used, %", (0, 100)),
     "gpu": ("GPUs", "busy, %", (0, 100)),
-    "disk": ("Disk", "read and written, MB/s", None),
-    "network": ("Network", "received and sent, MB/s", None),
+    "disk": ("Disk, read and written", "MB/s", None),
+    "network": ("Network, received and sent", "MB/s", None),
 }
 
 
