@@ -23,8 +23,8 @@ TIMELINE = "timeline.json"
 """The file in an attempt's folder that says what Horovod did."""
 VALIDATION = "validation"
 """The folder beside it with every validation's scores, patient by patient."""
-VALIDATIONS_DRAWN = 20
-"""At how many of a run's validations, at most, the worst patients are drawn."""
+VALIDATIONS_DRAWN = 12
+"""At how many of a run's validations, evenly spread, the worst patients are drawn; and at the first ones."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,16 @@ class Task:
     trial: bool = False
     teaches: bool = False
     donor: str | None = None
+
+
+def is_drawn(number: int, of: int) -> bool:
+    """Whether the worst patients of a validation are drawn: evenly spread, and at powers of two.
+
+    Args:
+        number: Of the validation, from 1.
+        of: How many there are, if nobody stops the run.
+    """
+    return number % -(-of // VALIDATIONS_DRAWN) == 0 or number == of or number & (number - 1) == 0
 
 
 def work(values: dict[str, Any]) -> None:
@@ -362,13 +372,12 @@ class _Worker:
         }
 
     def _draw_validation(self, tally: "Tally") -> None:
-        """Draw the worst patients, at no more than so many validations of the run, evenly spread."""
+        """Draw the worst patients, if this is one of the validations at which they are drawn."""
         from r2d2.cluster import handover
 
         evaluation = self.experiment.evaluation
-        count = -(-self.training.epochs // evaluation.every_epochs)
-        number = -(-self.state.epoch // evaluation.every_epochs)
-        if not self.task.trial and evaluation.overlays and number % -(-count // VALIDATIONS_DRAWN) == 0:
+        of, number = (-(-epoch // evaluation.every_epochs) for epoch in (self.training.epochs, self.state.epoch))
+        if evaluation.overlays and not self.task.trial and is_drawn(number, of):
             worst = handover.worst(self.prepared, self.predictor, tally, evaluation.overlays)
             handover.draw_validation(self.outbox, self.state.epoch, worst, self.prepared.labels)
 

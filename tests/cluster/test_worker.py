@@ -5,7 +5,7 @@ import pytest
 
 from r2d2 import config
 from r2d2.cluster.leaving import ASKED, STOPPED, TAGGED, TERMINATED, TIME_IS_UP, StopAsked
-from r2d2.cluster.worker import _Worker
+from r2d2.cluster.worker import _Worker, is_drawn
 from r2d2.training.state import State
 
 
@@ -23,6 +23,13 @@ def test_rank_0_tells_when_the_minutes_are_over_and_the_others_tell_nothing():
     assert code(59, 1.0) == 0 and code(60, 1.0) == TIME_IS_UP and code(1e9, None) == 0
     assert code(60, 1.0, rank_0=False) == 0
     assert ASKED[TIME_IS_UP].text == "training.max_minutes are over" and ASKED[TIME_IS_UP].evaluate
+
+
+def test_some_validations_are_drawn_the_first_ones_and_the_last_whatever_their_number():
+    drawn = {of: [number for number in range(1, of + 1) if is_drawn(number, of)] for of in (1, 5, 40, 20_000)}
+    assert drawn[1] == [1] and drawn[5] == [1, 2, 3, 4, 5]
+    assert drawn[40] == [1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 36, 40]
+    assert drawn[20_000][:6] == [1, 2, 4, 8, 16, 32] and drawn[20_000][-1] == 20_000 and len(drawn[20_000]) < 30
 
 
 @pytest.mark.parametrize(("when", "steps"), [("now", [6, 7, 8, 9, 10]), ("epoch", [10]), ("checkpoint", [8, 10])])
