@@ -27,7 +27,8 @@ class Sampler:
         now, counters = time.monotonic(), self._counters()
         seconds = max(now - self._mark, 1e-3)
         found = {
-            f"{name}_megabytes_per_second": (counters[name] - self._before[name]) / MEGABYTE / seconds
+            # A device that is taken away takes what it has counted with it.
+            f"{name}_megabytes_per_second": max(0.0, counters[name] - self._before[name]) / MEGABYTE / seconds
             for name in counters.keys() & self._before.keys()
         }
         self._mark, self._before = now, counters

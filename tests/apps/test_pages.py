@@ -39,7 +39,7 @@ def test_one_run_is_shown_with_its_curves_its_time_its_nodes_and_where_it_comes_
     assert table.value["run"].tolist() == [f"run?run={run_id}"]
 
     app = opened("run", run=run_id)
-    assert [metric.value for metric in app.metric][:4] == ["3 of 3", "0.3333", "0.767", "-"]
+    assert [metric.value for metric in app.metric][:4] == ["3", "0.3333", "0.767", "-"]
     assert "all epochs done" in words(app) and "restart: a host was lost" in words(app)
     shown = [text.value for kind in (app.markdown, app.caption, app.title, app.subheader) for text in kind]
     assert not [text for text in shown if re.search(r"(?<!\\)(<img|:red|\*\*\.|\$z)", text)]

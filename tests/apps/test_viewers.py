@@ -65,7 +65,7 @@ def test_the_requests_of_a_refresh_do_not_depend_on_the_number_of_viewers(live):
 def test_a_page_keeps_what_it_had_while_the_server_is_away_and_comes_back_by_itself(live, server):
     client, run_id, _ = live
     app = opened("run", run=run_id)
-    assert "3 of 3" in [metric.value for metric in app.metric]
+    assert "3" in [metric.value for metric in app.metric]
     server.kill()
 
     def away():
@@ -74,7 +74,7 @@ def test_a_page_keeps_what_it_had_while_the_server_is_away_and_comes_back_by_its
         return "This page asks again" in words(app)
 
     wait_for(away, 60)
-    assert "3 of 3" in [metric.value for metric in app.metric]  # what it had
+    assert "3" in [metric.value for metric in app.metric]  # what it had
     server.start()
 
     def back():
@@ -84,4 +84,4 @@ def test_a_page_keeps_what_it_had_while_the_server_is_away_and_comes_back_by_its
 
     wait_for(back, 60)
     client.log_metric(run_id, "train/loss", 0.1, step=4)
-    wait_for(lambda: "4 of 3" in [metric.value for metric in app.run().metric], 30)
+    wait_for(lambda: "4" in [metric.value for metric in app.run().metric], 30)

@@ -21,8 +21,8 @@ LOADS = {
     "cpu_utilization_percentage": ("Processors", "busy, %", (0, 100)),
     "system_memory_usage_percentage": ("Memory", "used, %", (0, 100)),
     "gpu": ("GPUs", "busy, %", (0, 100)),
-    "disk": ("Disk", "read and written, MB/s", None),
-    "network": ("Network", "received and sent, MB/s", None),
+    "disk": ("Disk, read and written", "MB/s", None),
+    "network": ("Network, received and sent", "MB/s", None),
 }
 
 
@@ -76,7 +76,7 @@ def _numbers(run: RunView) -> None:
     top = max(best, key=lambda point: point.value) if best else None
     pace = run.metric("time/epoch_s")
     columns = st.columns(5)
-    columns[0].metric("Epoch", f"{done} of {epochs}")
+    columns[0].metric(f"Epoch of {page.plain(epochs)}", done)
     columns[1].metric("Training loss", page.number(run.metric("train/loss"), 4))
     columns[2].metric("Best validation Dice", page.number(top.value if top else None), help="Mean over the patients.")
     columns[3].metric("Test Dice", page.number(run.metric("test/dice")), help="Of the best epoch, at the end.")

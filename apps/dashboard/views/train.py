@@ -1,5 +1,6 @@
 """Train: an experiment as a form, the file that it makes, and the job that a cluster does with it."""
 
+import contextlib
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -182,6 +183,13 @@ def _file(changes: list[str]) -> None:
     _submit(text, experiment.name)
 
 
+@st.fragment(run_every=10.0)
+def _until_a_cluster_answers() -> None:
+    with contextlib.suppress(InputError):
+        queries.shared("takes jobs", jobs.takes_jobs, 10.0)
+        st.rerun()
+
+
 def _submit(text: str, name: str) -> None:
     try:
         cluster = queries.shared("takes jobs", jobs.takes_jobs, 10.0).value
@@ -189,6 +197,7 @@ def _submit(text: str, name: str) -> None:
         st.info(page.plain(f"No cluster takes jobs: {error}"), icon=":material/cloud_off:")
         page.empty("Start one and come back to this page; or save the file and train it at a terminal:", "r2d2 up")
         st.code(f"r2d2 train {name}.yaml", language=None)
+        _until_a_cluster_answers()
         return
     errand = st.session_state.get("submission")
     waiting = errand is not None and not errand.over
