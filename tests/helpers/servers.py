@@ -42,7 +42,7 @@ class Counted:
                 self.end_headers()
                 self.wfile.write(body)
 
-            do_POST = do_PATCH = do_GET  # noqa: N815
+            do_POST = do_PATCH = do_PUT = do_GET  # noqa: N815
 
             def log_message(self, *_):
                 pass
