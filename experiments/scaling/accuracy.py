@@ -33,6 +33,8 @@ STILL = 0.002
 """A Dice that rises by less stands still."""
 TRIPLE, MOST_ROUNDS = 3.0, 8
 SEEDS = 3
+NOTES = "<!-- notes -->\n"
+"""What stands below it in the record was written by people, and stays."""
 LARGEST = 18
 
 
@@ -280,8 +282,10 @@ def write() -> None:
             told["tasks"][name] = found
             pages.append(page(name, found))
     (HERE / "accuracy.json").write_text(json.dumps(told, indent=1) + "\n")
-    (HERE / "accuracy.md").write_text(header(told) + "\n".join(pages))
-    print((HERE / "accuracy.md").read_text())
+    record = HERE / "accuracy.md"
+    notes = record.read_text().partition(NOTES)[2] if record.exists() else ""
+    record.write_text(header(told) + "\n".join(pages) + (f"\n{NOTES}{notes}" if notes else ""))
+    print(record.read_text())
 
 
 def summed_up(name: str) -> dict[str, Any] | None:

@@ -1,6 +1,6 @@
 """A model of a step's time, fitted on some layouts of hosts and judged on others; then what it says of larger ones.
 
-    sudo python experiments/scaling/time_model.py          measure, fit, judge, write down: WALL minutes
+    sudo python experiments/scaling/time_model.py          measure, fit, judge, write down: 24 minutes
     python experiments/scaling/time_model.py --fit         only fit and write down what was measured last
 
 Hosts are network namespaces of this machine (infra/several_hosts.sh; needs root and iproute2). All have the same share
@@ -33,7 +33,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "benchmarks"))
-from common import flops_an_image, machine  # noqa: E402
+from common import NOTES, flops_an_image, machine  # noqa: E402
 
 HOSTS = HERE.parents[1] / "infra" / "several_hosts.sh"
 GROUPS = Path("/sys/fs/cgroup/cpu")
@@ -294,9 +294,10 @@ def main() -> None:
     known |= judged(known["rows"])
     kept.write_text(json.dumps(known, indent=1) + "\n")
     picture(known["rows"])
-    text = record(known)
-    (HERE / "time_model.md").write_text(text)
-    print(text)
+    page = HERE / "time_model.md"
+    notes = page.read_text().partition(NOTES)[2] if page.exists() else ""
+    page.write_text(record(known) + (f"\n{NOTES}{notes}" if notes else ""))
+    print(page.read_text())
 
 
 def judged(rows: list[dict]) -> dict:

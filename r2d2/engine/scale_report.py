@@ -41,8 +41,9 @@ BASELINE_OF = (
 """Scores whose loss against the baseline is given."""
 BOUND_POINTS = 0.3
 """How many hundredths of Dice a recipe may lose, at the upper end of the interval, to count as one that loses none."""
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
-"""Okabe and Ito's, which colour-blind people tell apart; each rule has a mark of its own, too."""
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#777777")
+"""Okabe and Ito's, which colour-blind people tell apart, with grey for a yellow that white swallows. Each rule has a
+mark of its own, too."""
 MARKS = "osD^vPX*"
 TIMINGS = (
     ("step_s", "{:.4f}"),
@@ -224,7 +225,7 @@ def losses(told: Mapping[str, Any]) -> Figure:
     axes.axhline(0, color="0.5", linewidth=0.8)
     axes.axhline(told["bound_points"], color="0.5", linestyle=":", label=f"bound, {told['bound_points']} points")
     _workers(axes, told)
-    axes.set_ylabel("Dice lost against the baseline, points (1/100)")
+    axes.set_ylabel("Dice lost against the baseline, points")
     axes.set_yscale("symlog", linthresh=1.0)
     axes.margins(y=0.08)
     low, high = axes.get_ylim()
@@ -436,7 +437,8 @@ def _lines(
         colour, mark = COLOURS[number % len(COLOURS)], MARKS[number % len(MARKS)]
         x = [n * 1.02 ** (number - len(rules) / 2) for n, _, _ in known]  # beside each other, not on top
         y = [factor * value["value"] for _, _, value in known]
-        axes.plot(x, y, color=colour, linewidth=1.3, label=rule)
+        axes.plot(x, y, color=colour, linewidth=1.3)
+        axes.plot([], [], color=colour, marker=mark, markersize=5, linewidth=1.3, label=rule)
         for place, (_, virtual, value) in zip(x, known, strict=True):
             middle, ends = factor * value["value"], None
             if value["low"] is not None:  # rounding may put an end on the other side
@@ -457,4 +459,6 @@ def _workers(axes: Any, told: Mapping[str, Any]) -> None:
 
 def _legend(figure: Figure, axes: Any) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), fontsize=9, frameon=False)
+    fit = int(10 * figure.get_figwidth() / (6 + max(map(len, labels))))
+    columns = max(1, min(fit, len(labels)))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
