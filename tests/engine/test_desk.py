@@ -85,7 +85,7 @@ def test_errors_are_sentences_and_the_desk_goes_on(desk, capsys):
     for work, told in (
         (broken, "for a reason that is not yours"),
         (lambda ask: ask("check", path="/no/such/folder"), "/no/such/folder: no such folder of data"),
-        (lambda ask: ask("check", path=None), "for a reason that is not yours"),
+        (lambda ask: ask("no such verb"), "for a reason that is not yours"),
     ):
         errand = desk.hand_in(work)
         assert errand.wait(60) and told in errand.error and errand.result is None
