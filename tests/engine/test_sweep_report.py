@@ -52,6 +52,7 @@ def test_the_best_settings_are_an_experiment_file_for_each_number_of_workers(tmp
     assert [path.name for path in files] == [
         "best-1.yaml",
         "best-18.yaml",
+        "importance.csv",
         "importance.png",
         "parallel_coordinates.png",
         "trials.csv",
