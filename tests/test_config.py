@@ -448,3 +448,16 @@ def test_a_run_goes_on_with_no_more_workers_than_it_begins_with():
     assert told == "tiny.yaml: cluster: min_workers (2) must be <= workers (1)"
     assert config.parse(MINIMAL, ["cluster.workers=3"]).cluster.least == 3
     assert config.parse(MINIMAL, ["cluster.workers=3", "cluster.min_workers=2"]).cluster.least == 2
+
+
+def test_a_folder_of_the_home_is_found_wherever_the_home_is(tmp_path, monkeypatch):
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    text = "name: a\ndata: {path: .r2d2/demo/patients}\n"
+    monkeypatch.setenv("R2D2_HOME", str(tmp_path / "home"))
+    assert config.parse(text).data.path == tmp_path / "home" / "demo" / "patients"
+    (here := tmp_path / "work" / ".r2d2" / "demo" / "patients").mkdir(parents=True)
+    assert config.parse(text).data.path == here  # what lies in the working folder was meant
+    here.rmdir()
+    monkeypatch.delenv("R2D2_HOME")
+    assert config.parse(text).data.path == here
