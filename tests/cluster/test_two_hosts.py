@@ -144,6 +144,8 @@ def test_a_job_from_outside_trains_on_both_hosts_each_from_its_own_copy_of_the_d
     assert run.tags["r2d2.data_read"] == "node0: /tmp/cache, node1: /tmp/cache"
     epochs = [step for key, step in run.course if key == "train/loss"]
     assert sorted(epochs) == list(range(1, EPOCHS + 1)) and {len(values) for values in run.course.values()} == {1}
+    told = hosts.page("overview")
+    assert "node0 (10.77.0.10)" in told and "node1 (10.77.0.11)" in told and "it is gone" not in told
 
 
 def test_a_host_that_is_cut_off_is_done_without_and_what_its_ranks_go_on_to_write_goes_nowhere(
@@ -187,6 +189,8 @@ def test_without_fewer_workers_the_run_waits_for_its_host(hosts, experiment, und
         waiting = "for slots: the run needs 2, the cluster has 1"
         wait_until(lambda: run.tags.get("r2d2.waiting") == waiting, PATIENCE_S, driver)
         assert f"Waiting {waiting}; for 30 minutes at most" in log(hosts)
+        told = hosts.page("overview")
+        assert f"It waits {waiting}." in told and "node0 (10.77.0.10)" in told
         hosts.mend()
         hosts.join()
         run = finished(hosts, driver)

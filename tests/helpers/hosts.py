@@ -128,6 +128,16 @@ class Hosts:
         where = [] if host is None else [SCRIPT, "run", str(host)]
         return self._start([*where, BIN / program, *arguments], {} if host is None else {"RAY_ADDRESS": f"{HEAD}:6379"})
 
+    def page(self, view):
+        """What R2D2's dashboard says on a page, looked at from the machine outside."""
+        look = f"from helpers.pages import opened, words; print(words(opened({view!r})))"
+        path = os.pathsep.join(map(str, (SCRIPT.parents[1], SCRIPT.parents[1] / "tests")))
+        told = {"RAY_API_SERVER_ADDRESS": JOBS, "R2D2_LOGIN_BY": "loopback", "PYTHONPATH": path}
+        command = [sys.executable, "-c", look]
+        done = subprocess.run(command, env=self._environment | told, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
     def _start(self, command, environment):
         # Ray's nodes give to jobs what they were started with: programs of this environment first.
         path = {"PATH": f"{BIN}:{os.environ['PATH']}"}
