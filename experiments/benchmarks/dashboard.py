@@ -120,7 +120,10 @@ def overview_is_there(tab: Any) -> None:
 
 def curves_are_there(tab: Any) -> None:
     """Wait until all three charts are drawn."""
-    tab.wait_for_function("document.querySelectorAll('[data-testid=stVegaLiteChart] canvas').length >= 3")
+    drawn = "[data-testid=stVegaLiteChart] :is(canvas, svg)"
+    tab.wait_for_function(
+        f"new Set([...document.querySelectorAll('{drawn}')].map(one => one.closest('[data-testid]'))).size >= 3"
+    )
 
 
 @contextlib.contextmanager
