@@ -281,7 +281,8 @@ def write() -> None:
         if found is not None:
             told["tasks"][name] = found
             pages.append(page(name, found))
-    (HERE / "accuracy.json").write_text(json.dumps(told, indent=1) + "\n")
+    text = json.dumps(told, indent=1).replace(f"{ROOM}/", "")  # folders of this machine are nobody else's
+    (HERE / "accuracy.json").write_text(text + "\n")
     record = HERE / "accuracy.md"
     notes = record.read_text().partition(NOTES)[2] if record.exists() else ""
     record.write_text(header(told) + "\n".join(pages) + (f"\n{NOTES}{notes}" if notes else ""))
