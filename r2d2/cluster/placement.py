@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import ray
 from ray._private import ray_constants
@@ -14,6 +15,9 @@ from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-d
 from r2d2 import ENVIRONMENT, config, services
 from r2d2.errors import InputError, WorkFailed
 from r2d2.network import answers, speaks_http
+
+if TYPE_CHECKING:
+    from ray.train import ScalingConfig
 
 QUIET = {
     # Nobody reads what Ray measures of itself and of its tasks.
@@ -45,6 +49,18 @@ class Placement:
     cpus_per_worker: int
     gpus_per_worker: int
     nodes: int
+
+    def scaling(self) -> "ScalingConfig":
+        """The same in Ray Train's words."""
+        from ray.train import ScalingConfig
+
+        return ScalingConfig(
+            num_workers=self.workers,
+            use_gpu=self.gpus_per_worker > 0,
+            resources_per_worker={"CPU": self.cpus_per_worker, "GPU": self.gpus_per_worker},
+            # The trainer itself only waits; a CPU for it would leave two workers on two cores waiting for ever.
+            trainer_resources={"CPU": 0},
+        )
 
     def fit(self, cpus: int, gpus: int) -> int:
         """How many of the workers a node with so many CPUs and GPUs can take."""

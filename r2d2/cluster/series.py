@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ray import tune
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig
 from ray.train.horovod import HorovodTrainer
 from ray.tune import TuneConfig, Tuner
 
@@ -87,12 +87,7 @@ def run(desk: Desk, placement: Placement, rings: int, wait_minutes: float, stora
             return
         trainer = HorovodTrainer(
             _work,
-            scaling_config=ScalingConfig(
-                num_workers=placement.workers,
-                use_gpu=placement.gpus_per_worker > 0,
-                resources_per_worker={"CPU": placement.cpus_per_worker, "GPU": placement.gpus_per_worker},
-                trainer_resources={"CPU": 0},
-            ),
+            scaling_config=placement.scaling(),
         )
         tell = _Tell(desk, placement, wait_minutes, boxes)
         tuner = Tuner(

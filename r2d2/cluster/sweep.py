@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any, Protocol
 
 from ray import train, tune
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig
 from ray.train.horovod import HorovodTrainer
 from ray.tune import Callback, TuneConfig, Tuner
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining
@@ -114,12 +114,7 @@ def run(
         )
     trainer = HorovodTrainer(
         _work,
-        scaling_config=ScalingConfig(
-            num_workers=placement.workers,
-            use_gpu=placement.gpus_per_worker > 0,
-            resources_per_worker={"CPU": placement.cpus_per_worker, "GPU": placement.gpus_per_worker},
-            trainer_resources={"CPU": 0},
-        ),
+        scaling_config=placement.scaling(),
     )
     tell = Tell(desk, placement, sweep.experiment.cluster.wait_minutes)
     tuner = Tuner(

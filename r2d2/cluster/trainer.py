@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig
 from ray.train.base_trainer import TrainingFailedError
 from ray.train.horovod import HorovodTrainer
 from ray.tune import Callback
@@ -106,13 +106,7 @@ def _attempt(task: Task, placement: Placement, on_epoch: Callable[[Row], None]) 
     trainer = HorovodTrainer(
         work,
         train_loop_config=asdict(task),
-        scaling_config=ScalingConfig(
-            num_workers=placement.workers,
-            use_gpu=placement.gpus_per_worker > 0,
-            resources_per_worker={"CPU": placement.cpus_per_worker, "GPU": placement.gpus_per_worker},
-            # The trainer itself only waits; a CPU for it would leave two workers on two cores waiting for ever.
-            trainer_resources={"CPU": 0},
-        ),
+        scaling_config=placement.scaling(),
         run_config=RunConfig(
             name=task.run_id,
             storage_path=str(Path(task.run_folder).parent.parent / "ray"),
