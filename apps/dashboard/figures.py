@@ -6,8 +6,8 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442")
-"""Okabe and Ito's, in the order in which the classes of an overlay have them."""
+from r2d2.segeval.overlay import COLOURS
+
 DASHES = ((1, 0), (6, 3), (2, 2), (8, 3, 2, 3), (12, 3))
 GREY = "#8a94a0"
 HEIGHT = 220

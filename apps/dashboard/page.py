@@ -1,14 +1,13 @@
 """What all pages share: who is there and may what, what is asked and done, text as it is, numbers for people."""
 
 import contextlib
-import html
 import ipaddress
 import math
 import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +15,6 @@ import altair as alt
 import pyarrow as pa
 import streamlit as st
 
-from apps.dashboard import figures
 from r2d2.console import person
 from r2d2.engine import runs as work
 from r2d2.engine import watch
@@ -307,13 +305,3 @@ def choose_run(listed: queries.Answer[list[queries.RunView]], runs: Sequence[que
     )
     ask_for(run=chosen)
     return chosen
-
-
-def legend(labels: Mapping[str, str]) -> None:
-    """The classes of an overlay in its colours."""
-    parts = []
-    for value, name in labels.items():
-        if value != "0":
-            colour = figures.COLOURS[(int(value) - 1) % len(figures.COLOURS)]
-            parts.append(f"<span style='color:{colour}'>&#9632;</span> {html.escape(name)}")
-    st.html("&emsp;".join(parts))

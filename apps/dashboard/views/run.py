@@ -8,9 +8,11 @@ import streamlit as st
 import yaml
 
 from apps.dashboard import figures, page
+from apps.dashboard.legend import legend
 from r2d2.engine import runs as work
 from r2d2.engine import watch
 from r2d2.errors import InputError
+from r2d2.segeval import foreground
 from r2d2.tracking import queries
 from r2d2.tracking.queries import Point, RunView
 
@@ -230,7 +232,7 @@ def _pictures(run: RunView) -> None:
         # While the run goes on the slider follows the last one, unless somebody has moved it.
         epoch = st.select_slider("Epoch", options, value=options[-1], key="epoch") if len(options) > 1 else options[0]
         told = json.loads(queries.content(run, epochs[epoch]))
-        page.legend(told["labels"])
+        legend(dict(foreground({int(value): name for value, name in told["labels"].items()})))
         for one in told["slices"]:
             st.markdown(
                 f"**{page.plain(one['patient'])}** · {page.plain(one['case'])}, slice {one['slice']} · "
