@@ -24,6 +24,8 @@ ENVIRONMENT = {
     # Ray's own tables and warnings; R2D2 shows the progress.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
+    # MLflow has what Tune would write for TensorBoard, as CSV and as JSON.
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     # Ctrl-C is answered by R2D2: the workers leave with a checkpoint.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "KERAS_BACKEND": "tensorflow",

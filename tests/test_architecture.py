@@ -15,6 +15,7 @@ FLOORS = {
     "console": 0,
     "files": 0,
     "job": 0,
+    "lean": 0,
     "network": 0,
     "resources": 0,
     "services": 0,

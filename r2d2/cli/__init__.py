@@ -8,12 +8,14 @@ from r2d2.cli import data, jobs, models, runs, scale, services, start, zoo  # no
 from r2d2.cli.common import app
 from r2d2.errors import InputError, WorkFailed
 from r2d2.job import check_client
+from r2d2.lean import import_keras_alone
 
 __all__ = ["app", "main"]
 
 
 def main() -> None:
     """The console script: errors meant for people are one line, exit code 2; failed work is exit code 1."""
+    import_keras_alone()
     try:
         check_client()
         code = app(standalone_mode=False)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import ray
 from ray._private import ray_constants
+from ray._private.node import Node
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
 from r2d2 import ENVIRONMENT, config, services
@@ -37,8 +38,8 @@ QUIET = {
 """Ray's settings in a cluster of one run's own, by the names of its `ray_config_def.h`."""
 REPORTS, NEVER_MS = "REPORTER_UPDATE_INTERVAL_MS", str(24 * 3600 * 1000)
 """The variable that tells Ray's agent how often to look at all processes of the node, for a page that is not there."""
-NEEDLESS = ("log_monitor", "dashboard", "monitor")
-"""Processes that such a cluster has no use for; Ray starts them whatever it is told."""
+NEEDLESS = ("start_log_monitor", "start_api_server", "start_monitor")
+"""What starts processes that such a cluster has no use for; Ray calls it whatever it is told."""
 
 
 @dataclass(frozen=True)
@@ -160,6 +161,9 @@ def _connected(cluster: config.Cluster, address: str | None, environment: dict |
 def _start() -> None:
     """Start a cluster of our own on this machine, of as few processes as there can be, and connect to it."""
     os.environ[REPORTS] = NEVER_MS
+    starts = {name: getattr(Node, name) for name in NEEDLESS}
+    for name in NEEDLESS:
+        setattr(Node, name, lambda *_, **__: None)
     try:
         ray.init(
             "local",  # and never one that happens to run on this machine
@@ -171,8 +175,8 @@ def _start() -> None:
         )
     finally:
         del os.environ[REPORTS]
-    for name in NEEDLESS:
-        getattr(ray._private.worker._global_node, f"kill_{name}")(check_alive=False)
+        for name, start in starts.items():
+            setattr(Node, name, start)
 
 
 Nodes = list[tuple[int, int | None]]

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ray import tune
 from ray.train import FailureConfig, RunConfig
-from ray.train.horovod import HorovodTrainer
 from ray.tune import TuneConfig, Tuner
 
 from r2d2.cluster import worker
 from r2d2.cluster.placement import Placement
+from r2d2.cluster.rings import RingTrainer
 from r2d2.cluster.sweep import TIME, Left, Tell, cause_of, name_of
 from r2d2.cluster.worker import Task
 from r2d2.errors import WorkFailed
@@ -85,7 +85,7 @@ def run(desk: Desk, placement: Placement, rings: int, wait_minutes: float, stora
             lay(boxes / str(ring), 0, task)
         if not given:
             return
-        trainer = HorovodTrainer(
+        trainer = RingTrainer(
             _work,
             scaling_config=placement.scaling(),
         )

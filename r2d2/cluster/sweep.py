@@ -14,7 +14,6 @@ from typing import Any, Protocol
 
 from ray import train, tune
 from ray.train import FailureConfig, RunConfig
-from ray.train.horovod import HorovodTrainer
 from ray.tune import Callback, TuneConfig, Tuner
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining
 from ray.tune.search import Searcher
@@ -22,6 +21,7 @@ from ray.tune.search import Searcher
 from r2d2 import config
 from r2d2.cluster import slots, teaching
 from r2d2.cluster.placement import Placement
+from r2d2.cluster.rings import RingTrainer
 from r2d2.cluster.trainer import cause
 from r2d2.cluster.worker import Task, work
 from r2d2.config.sweep import Values
@@ -112,7 +112,7 @@ def run(
             max_concurrent_trials=at_a_time,
             trial_name_creator=name_of,
         )
-    trainer = HorovodTrainer(
+    trainer = RingTrainer(
         _work,
         scaling_config=placement.scaling(),
     )

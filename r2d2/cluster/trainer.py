@@ -10,13 +10,13 @@ from typing import Any
 
 from ray.train import FailureConfig, RunConfig
 from ray.train.base_trainer import TrainingFailedError
-from ray.train.horovod import HorovodTrainer
 from ray.tune import Callback
 
 from r2d2 import config
 from r2d2.cluster import slots
 from r2d2.cluster.leaving import STOP, WAITED
 from r2d2.cluster.placement import Placement
+from r2d2.cluster.rings import RingTrainer
 from r2d2.cluster.worker import TIMELINE, Task, work
 from r2d2.errors import InputError
 from r2d2.tracking.outbox import FOLDER, seal
@@ -103,7 +103,7 @@ def fit(
 
 
 def _attempt(task: Task, placement: Placement, on_epoch: Callable[[Row], None]) -> dict[str, Any]:
-    trainer = HorovodTrainer(
+    trainer = RingTrainer(
         work,
         train_loop_config=asdict(task),
         scaling_config=placement.scaling(),

@@ -12,6 +12,7 @@ from r2d2 import config
 from r2d2.cluster.leaving import ASKED, STOP, STOPPED, TIME_IS_UP, Reason, StopAsked
 from r2d2.errors import InputError
 from r2d2.files import whole_file
+from r2d2.lean import import_keras_alone
 from r2d2.tracking.outbox import FOLDER, Outbox
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ def work(values: dict[str, Any]) -> None:
 def join(task: Task) -> "Ring":
     """Set this process up for a task, and join its ring; later tasks of as many threads may go on in both."""
     # TensorFlow is imported here, in the worker, and set up before its first operation.
+    import_keras_alone()
     from r2d2.training import device
     from r2d2.training.ring import Ring
 

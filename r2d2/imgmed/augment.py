@@ -9,7 +9,6 @@ from functools import lru_cache
 
 import cv2
 import numpy as np
-from scipy.interpolate import BSpline
 
 BIAS_CELLS = 1
 """The bias field is one patch of cubic splines over the whole image: as smooth as a coil's sensitivity."""
@@ -188,6 +187,8 @@ def smooth_field(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 @lru_cache(maxsize=16)
 def splines(length: int, cells: int) -> np.ndarray:
     """The weight of each control point at each pixel of an axis, (length, cells + 3) float32; rows sum to 1."""
+    from scipy.interpolate import BSpline  # which takes half a second, and drivers draw nothing
+
     pixels = (np.arange(length) + 0.5) * cells / length
     weights = BSpline.design_matrix(pixels, np.arange(-3, cells + 4, dtype=np.float64), 3)
     return weights.toarray().astype(np.float32)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy import stats
 
 from r2d2.errors import InputError
 
@@ -100,6 +99,8 @@ def compare(first: Mapping[str, float], second: Mapping[str, float], perfect: fl
     if first.keys() != second.keys():
         only = sorted(first.keys() ^ second.keys())
         raise InputError(f"a paired comparison needs the same patients on both sides; {only[0]} is on one side only")
+    from scipy import stats  # which takes a second, and who only trains needs none of it
+
     patients = sorted(first)
     pairs = np.array([[first[name], second[name]] for name in patients], np.float64).reshape(-1, 2)
     known = ~np.isnan(pairs).all(axis=1)
@@ -132,6 +133,8 @@ def _interval(values: np.ndarray, statistic: str) -> tuple[float, float]:
         tail = 100 * (1 - CONFIDENCE) / 2
         low, high = np.percentile(np.concatenate(medians), (tail, 100 - tail), method="nearest")
         return float(low), float(high)
+    from scipy import stats
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
         drawn = stats.bootstrap(

@@ -65,12 +65,26 @@ def write(
     requirements = [f"{package}=={number}" for package, number in card["lineage"]["packages"].items()]
     with whole_folder(folder, replace=True) as beside:
         model = Model(run_id=run_id, metadata=dict(metadata))
-        mlflow.keras.save_model(network, str(beside), mlflow_model=model, pip_requirements=requirements)
+        with _as_installed():
+            mlflow.keras.save_model(network, str(beside), mlflow_model=model, pip_requirements=requirements)
         (beside / "experiment.yaml").write_text(experiment, encoding="utf-8")
         (beside / "card.json").write_text(json.dumps(card, indent=1), encoding="utf-8")
         (beside / "card.md").write_text(cards.text(card), encoding="utf-8")
         (beside / "test.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
         (beside / SUMS).write_text("".join(f"{found}  {name}\n" for name, found in _sums(beside).items()))
+
+
+@contextmanager
+def _as_installed() -> Iterator[None]:
+    """Have MLflow take requirements for those that are installed, as they are: to compare them takes it two seconds."""
+    from mlflow.utils import environment
+
+    compare = environment.warn_dependency_requirement_mismatches
+    environment.warn_dependency_requirement_mismatches = lambda _: None
+    try:
+        yield
+    finally:
+        environment.warn_dependency_requirement_mismatches = compare
 
 
 def verify(folder: Path) -> dict[str, Any]:

@@ -66,7 +66,8 @@ class Ring:
     def broadcast(self, variables: Sequence[keras.Variable]) -> None:
         """Give every worker rank 0's values of Keras variables."""
         if self.size > 1:
-            hvd.broadcast_variables([variable.value for variable in variables], root_rank=0)
+            # In place, without a graph, which would take a second to trace.
+            hvd.broadcast_variables([variable.value for variable in variables], root_rank=0, inplace=True)
 
     def broadcast_object(self, value: Any) -> Any:
         """Rank 0's value of a small Python object, on every worker."""

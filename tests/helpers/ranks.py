@@ -4,10 +4,12 @@ import numpy as np
 
 from r2d2 import config
 from r2d2.data.prepare import open_prepared
+from r2d2.lean import import_keras_alone
 
 
 def learn(prepared_folder, cases, experiments, without_allreduce=False, deterministic=False, timeline=None):
     """Train each experiment for an epoch on this rank; return weights, loss and confusions by experiment."""
+    import_keras_alone()
     from r2d2.training import device
 
     device.limit_threads(1, deterministic=deterministic)
