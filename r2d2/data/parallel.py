@@ -1,8 +1,9 @@
-"""Cases side by side, a process a core."""
+"""Cases side by side, a process a core, where there is enough to do for them."""
 
 import multiprocessing
 import os
 import signal
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -13,6 +14,8 @@ from r2d2.errors import WorkFailed
 
 AHEAD = 4
 """For each process, how many items may be in work or done before the one whose turn it is."""
+WORTH_S = 2.0
+"""So long processes take to start and to import what they need: what is done sooner is done without them."""
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -25,12 +28,24 @@ def spread(work: Callable[[Item], Result], items: Sequence[Item], workers: int |
     Args:
         work: A function that can be pickled.
         items: What it is called with.
-        workers: How many processes, by default one for each CPU that this process may use; 1 works in this process.
+        workers: How many processes; 1 works in this process. By default one for each CPU that this process may use, and
+            none where the first two items show that all are done here before others would have started.
 
     Raises:
         WorkFailed: A process was killed.
     """
-    workers = min(workers or len(os.sched_getaffinity(0)), len(items))
+    if workers is None:
+        workers, took = len(os.sched_getaffinity(0)), 0.0
+        for item in items[:2]:  # the second as well: with the first, libraries may have been imported
+            began = time.monotonic()
+            result = work(item)
+            took, items = time.monotonic() - began, items[1:]
+            yield result
+            if took > WORTH_S:
+                break
+        if took * len(items) * (1 - 1 / workers) < WORTH_S:
+            workers = 1
+    workers = min(workers, len(items))
     if workers <= 1:
         yield from map(work, items)
         return

@@ -3,6 +3,7 @@ import time
 
 import pytest
 
+from r2d2.data import parallel
 from r2d2.data.parallel import spread
 from r2d2.errors import WorkFailed
 
@@ -24,6 +25,14 @@ def test_every_item_is_worked_on_once_by_other_processes():
     found = list(spread(square, range(20), workers=2))
     assert [result for _, result in found] == [n * n for n in range(20)]
     assert os.getpid() not in {process for process, _ in found}
+
+
+def test_what_is_done_soon_is_done_here_and_what_is_not_by_others(monkeypatch):
+    assert list(spread(square, range(20))) == [(os.getpid(), n * n) for n in range(20)]
+    monkeypatch.setattr(parallel, "WORTH_S", -1.0)
+    found = list(spread(square, range(6)))
+    assert [result for _, result in found] == [n * n for n in range(6)]
+    assert [process == os.getpid() for process, _ in found] == [True, False, False, False, False, False]
 
 
 def test_one_worker_is_this_process_and_keeps_the_order():
