@@ -192,21 +192,29 @@ class Search:
 def rate_scores(
     name: str, number: int, wanted: Sequence[tuple[str, float]], run: bool
 ) -> dict[tuple[str, float], float | None] | None:
-    """The validation Dice of optimizers and rates at one worker, first seed; None of what diverged.
+    """The validation Dice of optimizers and rates at one worker, the mean over the seeds; None of what diverged in all.
 
-    None if it is not there.
+    A seed in which it diverged has found nothing. None if it is not there.
     """
     from r2d2 import config
 
     rules = [f"{'none' if optimizer == 'sgd' else optimizer}:{rate:.6g}" for optimizer, rate in wanted]
-    study = config.study(experiment(name, f"rates-{number}"), [], [1], rules, 1)
+    study = config.study(experiment(name, f"rates-{number}"), [], [1], rules, SEEDS)
     if run:
         done(study)
     known = read(study)
     if known is None or any(one["outcome"] in ("waiting", "running") for one in known):
         return None
-    by_rule = {one["rules"][0]: one for one in known}
-    return {one: final_dice(by_rule[rule]) for one, rule in zip(wanted, rules, strict=True)}
+    found: dict[str, list[float | None]] = {rule: [] for rule in rules}
+    for one in known:
+        for rule in set(one["rules"]) & found.keys():
+            found[rule].append(final_dice(one))
+    return {one: mean_of(found[rule]) for one, rule in zip(wanted, rules, strict=True)}
+
+
+def mean_of(scores: Sequence[float | None]) -> float | None:
+    """The mean of the seeds' scores, of which those that are None count as 0; None if all are."""
+    return None if all(score is None for score in scores) else sum(score or 0.0 for score in scores) / len(scores)
 
 
 def final_dice(run: Mapping[str, Any]) -> float | None:
@@ -365,7 +373,7 @@ def page(name: str, found: Mapping[str, Any]) -> str:
     from r2d2.engine import scale_report
 
     task = TASKS[name]
-    lines = [f"## {name}: [{task.file}]({task.file})", "", "Base rates at one worker, first seed:", ""]
+    lines = [f"## {name}: [{task.file}]({task.file})", "", "Base rates at one worker, mean over the seeds:", ""]
     for optimizer, one in found["rates"].items():
         scores = ", ".join(
             f"{rate:.4g}: {'-' if dice is None else f'{dice:.4f}'}" for rate, dice in sorted(one["scores"])

@@ -1,10 +1,12 @@
 """One update of the weights by one worker: its share of the gradient, summed over the ring, applied.
 
 A worker that does the work of several logical workers takes their minibatches one after another and adds up their
-gradients; the ring sums once an update. Of a minibatch, each lane takes its share of the images: lanes are computed
-side by side, one thread each, which keeps threads busier than sharing out every single operation.
+gradients, small ones put together where no image depends on the others of its minibatch; the ring sums once an update.
+Of a minibatch, each lane takes its share of the images: lanes are computed side by side, one thread each, which keeps
+threads busier than sharing out every single operation.
 """
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +18,9 @@ from r2d2 import models
 from r2d2.models import fused
 from r2d2.models.losses import Loss
 from r2d2.training.ring import Ring
+
+TOGETHER = 2**17
+"""Pixels that are worth computing at once, eight images of 128x128: of more a processor computes each no faster."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +79,12 @@ class Step:
     ) -> None:
         self._network, self._per_image, self._seeds = models.logits(model), loss, seeds
         self._trainable, self._optimizer = list(trainable), optimizer
-        self._images, self._logical, self._num_logical = batch_size * num_logical, list(logical), num_logical
+        self._images, self._num_logical = batch_size * num_logical, num_logical
         self._batch_size, self._ring, self._lanes = batch_size, ring, lanes
         self._moving = [variable.value for variable in models.moving_averages(model)]
+        pixels = batch_size * math.prod(model.input_shape[1:3])
+        together = 1 if self._seeds or self._moving else max(1, TOGETHER // pixels)
+        self._logical = [logical[first : first + together] for first in range(0, len(logical), together)]
         # What is added up over the minibatches of an update, where there are several: gradients, loss, moving averages.
         several = len(self._logical) > 1
         self._sums = [tf.Variable(tf.zeros_like(v.value)) for v in self._trainable] if several else []
@@ -98,13 +106,13 @@ class Step:
             rate: The learning rate.
             code: What this worker wants all to know.
         """
-        step, size = tf.constant(number, tf.int64), self._batch_size
+        step, first = tf.constant(number, tf.int64), 0
         for moving, before in zip(self._moving, self._moving_before, strict=False):
             before.assign(moving)
-        for place, logical in enumerate(self._logical):
-            part = slice(place * size, (place + 1) * size)
-            minibatch = images[part], labels[part], tf.constant(logical, tf.int64), step
-            if place < len(self._logical) - 1:
+        for some in self._logical:
+            part = slice(first, first := first + len(some) * self._batch_size)
+            minibatch = images[part], labels[part], tf.constant(some[0], tf.int64), step
+            if some is not self._logical[-1]:
                 self._add(*minibatch)
         told = self._update(*minibatch, tf.constant(rate, tf.float32), tf.constant(code, tf.float32)).numpy()
         return Told(float(told[0]), float(told[2]), int(told[1]), float(told[3]))
@@ -123,7 +131,7 @@ class Step:
             moving.assign(before)
         for seed, first in self._seeds:
             seed.assign(tf.cast(tf.stack([first + logical, step]), seed.dtype))
-        size = self._batch_size // self._lanes
+        size = images.shape[0] // self._lanes
         parts = [
             self._gradients(images[lane * size :][:size], labels[lane * size :][:size], tf.constant(lane))
             for lane in range(self._lanes)

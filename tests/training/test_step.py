@@ -10,6 +10,7 @@ from r2d2 import config, models
 from r2d2.models.losses import dice_cross_entropy
 from r2d2.models.precision import with_precision
 from r2d2.training import optimizers
+from r2d2.training import step as step_module
 from r2d2.training.step import Step
 
 ALONE = SimpleNamespace(size=1, sum_gradients=list, sum_tensor=lambda tensor, name: tensor)
@@ -90,9 +91,13 @@ def test_waiting_for_the_ring_is_told(lanes):
     assert step(IMAGES, LABELS, 1, 0.1).communication_s >= 0.4
 
 
-def test_minibatches_of_several_logical_workers_add_up_to_one_batch():
+@pytest.mark.parametrize(("most", "parts_of"), [(0, 4), (2 * 16 * 20, 2), (2**17, 1)])
+def test_minibatches_of_several_logical_workers_add_up_to_one_batch(monkeypatch, most, parts_of):
+    """One after another, two together, all together."""
+    monkeypatch.setattr(step_module, "TOGETHER", most)
     whole, alone = make()
-    parts, several = make(**HALVES)
+    parts, several = make(logical=(0, 1, 2, 3), num_logical=4, batch_size=1)
+    assert len(several._logical) == parts_of
     for number in range(3):
         one, two = (step(IMAGES, LABELS, number, 0.1) for step in (alone, several))
         assert two.loss == pytest.approx(one.loss, rel=1e-5)
