@@ -159,17 +159,20 @@ def once(key: Hashable, source: Sequence[Any], make: Callable[[], T]) -> T:
     return made
 
 
-def draw(key: str, source: Sequence[Any], make: Callable[[], alt.TopLevelMixin]) -> None:
-    """Draw a chart; as `once`, because a chart takes 60 ms to make and nothing to send.
+def draw(key: str, source: Sequence[Any], make: Callable[[], alt.TopLevelMixin | dict[str, Any]]) -> None:
+    """Draw a chart; as `once`, because a chart takes time to make and nothing to send.
 
     Args:
         key: What it is known by, among all charts of all pages.
         source: What it is made from.
-        make: Makes it.
+        make: Makes it: a chart of Altair's, or a specification whose `datasets` are columns by name.
     """
 
     def spec() -> dict[str, Any]:
-        told = make().to_dict(validate=False)
+        made = make()
+        if isinstance(made, dict):
+            return made | {"datasets": {name: pa.table(columns) for name, columns in made["datasets"].items()}}
+        told = made.to_dict(validate=False)
         return told | {
             "datasets": {name: pa.Table.from_pylist(rows) for name, rows in told.get("datasets", {}).items()}
         }

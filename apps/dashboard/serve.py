@@ -1,6 +1,7 @@
 """Streamlit's command, beside which what the first page needs is imported already: `serve.py run app.py ...`."""
 
 import contextlib
+import gc
 import sys
 import threading
 
@@ -19,6 +20,7 @@ def _warm() -> None:
     for ask in (queries.latest_runs, watch.nodes):
         with contextlib.suppress(InputError):
             ask()
+    gc.freeze()  # what was imported stays: nobody need look through it for what can go
 
 
 if __name__ == "__main__":

@@ -245,7 +245,8 @@ class _Histories:
         last, known = run.latest[name], self._known.get(name, [])
         if not known or len(known) > 2 * POINTS:
             return 0
-        if (last.step, last.at) == (known[-1].step, known[-1].at):
+        # Not only the last one: another viewer may have been told later.
+        if any((last.step, last.at) == (point.step, point.at) for point in reversed(known)):
             return None
         if last.step <= known[-1].step:
             return 0

@@ -62,6 +62,21 @@ def test_the_requests_of_a_refresh_do_not_depend_on_the_number_of_viewers(live):
     assert 3 <= counts[1] <= 6 and abs(counts[20] - counts[1]) <= 2, counts
 
 
+def test_for_a_viewer_who_is_behind_nothing_is_read_again(live):
+    client, run_id, proxy = live
+    behind = queries.view(run_id).value
+    client.log_metric(run_id, "train/loss", 0.2, step=4)
+
+    def ahead():
+        return (found := queries.view(run_id).value).latest["train/loss"].step == 4 and found
+
+    assert len(queries.history(wait_for(ahead, 30), ["train/loss"]).value["train/loss"]) == 4
+    proxy.paths.clear()
+    queries.forget()
+    assert [point.step for point in queries.history(behind, ["train/loss"]).value["train/loss"]] == [1, 2, 3, 4]
+    assert not [path for path in proxy.paths if "history" in path]
+
+
 def test_a_page_keeps_what_it_had_while_the_server_is_away_and_comes_back_by_itself(live, server):
     client, run_id, _ = live
     app = opened("run", run=run_id)

@@ -53,6 +53,8 @@ def dashboard(host: str, port: int, settings: Settings) -> tuple[list[str], dict
         ("server.port", port),
         ("server.headless", "true"),
         ("server.fileWatcherType", "none"),
+        # A whole collection after every refresh of every viewer's would take six sevenths of the server's time.
+        ("runner.postScriptGC", "false"),
         ("server.maxUploadSize", uploads.LARGEST_MB),
         ("browser.gatherUsageStats", "false"),
         ("client.toolbarMode", "viewer"),
