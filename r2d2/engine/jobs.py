@@ -185,21 +185,27 @@ def takes_jobs(address: str | None = None) -> str:
     return Cluster(address).page
 
 
-def submit_text(text: str, name: str) -> JobRow:
+def submit_text(text: str, name: str, by: str) -> JobRow:
     """Submit the training of an experiment that is given as text; see `submit`.
 
     Args:
         text: The experiment file's.
         name: What the file is called, without suffix.
+        by: Who submits it, which its run records.
 
     Raises:
         InputError: As `submit`.
         WorkFailed: As `submit`.
     """
+    from r2d2.tracking import runs, store
+
     with tempfile.TemporaryDirectory(prefix="r2d2-experiment-") as folder:
         file = Path(folder) / f"{name}.yaml"
         file.write_text(text, encoding="utf-8")
-        return submit(["train", str(file)])
+        row = submit(["train", str(file)])
+    if row.run_id:
+        runs.Run(store.connect(store.resolve()), row.run_id).note_action(by, f"submit as job {row.job}")
+    return row
 
 
 def jobs(address: str | None = None) -> list[JobRow]:

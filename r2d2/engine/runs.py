@@ -88,6 +88,7 @@ def resume(name: str, by: str | None = None) -> "JobRow":
     if found.info.status == "RUNNING":
         raise InputError(f"run {name}: it goes on; stop it first")
     run.check_unfinished()
+    run.check_made_by(run.made_by())  # not if it is a part of another
     job = submit([run.made_by(), "--resume", run.run_id], run_s=0.0)
     run.note_action(by or person(), f"resume as job {job.job}")
     return job

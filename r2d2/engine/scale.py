@@ -131,7 +131,8 @@ class _Study:
                     series.run(self, self._placement, rings, wait, ray, self.study_run.run_id)
             if self._leaving:
                 asked = bool(self._driven.asked)
-                reason, status = "stopped on request" if asked else f"left on {self._leaving}", "KILLED"
+                reason = self._driven.why("stopped on request") if asked else f"left on {self._leaving}"
+                status = "KILLED"
                 raise WorkFailed(
                     f"study {self.study_run.run_id} was stopped; go on with {command()} scale --resume "
                     f"{self.study_run.run_id}"

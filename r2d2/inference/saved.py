@@ -95,7 +95,7 @@ def read_network(path: Path) -> keras.Model:
     """The network in a `.keras` file, of Keras' own layers alone.
 
     Raises:
-        InputError: There is none, it is damaged or a bomb, or needs code to be trusted.
+        InputError: There is none, it is damaged or a bomb, needs code to be trusted, or has no layer `logits`.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file; a model's folder holds MLmodel and data/model.keras")
@@ -107,7 +107,10 @@ def read_network(path: Path) -> keras.Model:
         strange = next((name for name in _objects(description) if not _is_plain(name)), None)
         if strange:
             raise InputError(f"{path}: needs {strange}, which is code and not a layer of Keras; nothing of it is run")
-        return keras.saving.load_model(path, compile=False, safe_mode=True)
+        network = keras.saving.load_model(path, compile=False, safe_mode=True)
+        if "logits" not in [layer.name for layer in network.layers]:
+            raise InputError(f"{path}: its network has no layer named `logits`, the scores before the softmax")
+        return network
     except InputError:
         raise
     except Exception as error:  # whatever a damaged or a planted file makes Keras, h5py or zipfile raise

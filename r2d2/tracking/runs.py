@@ -59,9 +59,12 @@ class Run:
         return next((verb for tag, verb in MADE_BY.items() if tag in tags), "train")
 
     def check_made_by(self, verb: str) -> None:
-        """Raise an InputError if another command goes on with it."""
+        """Raise an InputError if another command goes on with it, or with what it is a part of."""
         if (made_by := self.made_by()) != verb:
             raise InputError(f"run {self.run_id}: {command()} {made_by} made it, and goes on with it: --resume")
+        if (parent := self.sweep()) is not None:
+            whole = Run(self.client, parent)
+            raise InputError(f"run {self.run_id}: a part of {parent}: {command()} {whole.made_by()} --resume {parent}")
 
     def ask_to_stop(self, when: str, by: str, reason: str) -> None:
         """Ask a run that goes on to leave well, with a checkpoint and evaluated as it is; who asks and why is recorded.

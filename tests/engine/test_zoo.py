@@ -106,7 +106,7 @@ def test_what_cannot_be_published_is_one_line(files, tmp_path, virtual_patients)
     experiment, good, _ = files
     two = tmp_path / "two.keras"
     images = keras.Input((None, None, 2))
-    keras.Model(images, keras.layers.Conv2D(3, 1)(images)).save(two)
+    keras.Model(images, keras.layers.Conv2D(3, 1, name="logits")(images)).save(two)
     answers = run_all(
         ("zoo", "publish", good),
         ("zoo", "publish", tmp_path / "none.keras", "--experiment", experiment),

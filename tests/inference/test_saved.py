@@ -99,6 +99,15 @@ def test_a_lambda_layer_is_refused(folder, planted):
         load(copy)
 
 
+def test_a_network_without_scores_before_the_softmax_is_refused(planted):
+    copy = planted()
+    keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Conv2D(3, 1, activation="softmax")]).save(
+        copy / "data" / "model.keras"
+    )
+    with pytest.raises(InputError, match="no layer named `logits`, the scores before the softmax"):
+        load(copy)
+
+
 def test_a_bomb_and_a_name_that_leads_out_are_refused_before_they_are_unpacked(planted, monkeypatch):
     folder = planted(**{"assets/zeros": bytes(64 << 20)})
 

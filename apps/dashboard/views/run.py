@@ -330,7 +330,7 @@ def _actions(run: RunView) -> None:
                 asked = page.act("Asking", lambda: work.stop(run.run_id, when, why, page.who(), wait=False))
                 if asked:
                     st.success(f"Asked: it leaves {WHEN[when]}.")
-    elif run.status in ("KILLED", "FAILED"):
+    elif run.status in ("KILLED", "FAILED") and run.parent is None:
         page.resume(run)
 
 

@@ -202,7 +202,10 @@ def _submit(text: str, name: str) -> None:
     errand = st.session_state.get("submission")
     waiting = errand is not None and not errand.over
     if st.button("Train", type="primary", icon=":material/play_circle:", disabled=waiting):
-        submission = page.act("Submitting", lambda: errands.SUBMISSIONS.hand_in(lambda _: jobs.submit_text(text, name)))
+        who = page.who()
+        submission = page.act(
+            "Submitting", lambda: errands.SUBMISSIONS.hand_in(lambda _: jobs.submit_text(text, name, who))
+        )
         if submission is not None:
             st.session_state["submission"] = submission
             st.rerun()
