@@ -57,10 +57,11 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# An hour: the long commands of docs/; kills, a server that goes away, and what is lost by them. Leaves dated records,
+# An hour: the long commands of docs/ and the long tests; kills, a server that goes away, and what is lost by them. Leaves dated records,
 # experiments/{soak,outage,sweep_kill}.md.
 soak: setup
 	$(BIN)/pytest --long tests/test_docs.py
+	$(BIN)/pytest --long -m long
 	$(BIN)/python experiments/soak.py
 	@if [ "$$(id -u)" = 0 ]; then $(BIN)/python experiments/outage.py && $(BIN)/python experiments/sweep_kill.py; \
 	else echo "experiments/outage.py and sweep_kill.py are left out: they need root"; fi

@@ -5,13 +5,23 @@ import os
 import pytest
 
 from r2d2.data.synthesis import synthesize
+from r2d2.lean import import_keras_alone
 
+import_keras_alone()
 ADDRESSES = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS")
 
 
 def pytest_addoption(parser):
     """`--long`: also what takes minutes, for `make soak`."""
     parser.addoption("--long", action="store_true", help="also what takes minutes")
+
+
+def pytest_collection_modifyitems(config, items):
+    """What is marked `long` is left to `make soak`."""
+    if not config.getoption("--long"):
+        long = [item for item in items if item.get_closest_marker("long")]
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -12,7 +12,7 @@ from helpers.hosts import JOBS, Hosts, end, missing, ranks, wait_until
 from r2d2.data.synthesis import synthesize
 from r2d2.services import lives
 
-EPOCHS = 40
+EPOCHS = 20
 PATIENCE_S = 240
 NOTICED = {"RAY_health_check_period_ms": "1000", "RAY_health_check_timeout_ms": "2000"}
 """A host that is cut off is noticed in ten seconds instead of half a minute."""
@@ -38,13 +38,14 @@ def experiment(room):
         "name": "hosts",
         "data": {"path": str(synthesize("brain", room / "brains", 8, seed=0, spacing_mm=6.0))},
         "preprocess": {"image_size": [26, 30], "slices": {"count": 12, "choice": "foreground"}},
-        "model": {"filters": 4, "depth": 2, "dropout": 0.1},
+        "model": {"filters": 4, "depth": 1, "dropout": 0.1},
         "training": {
             "epochs": EPOCHS,
             "batch_size": 4,
             "optimizer": "adam",
             "learning_rate": 0.005,
             "precision": "float32",
+            "ring": {"cycle_ms": 5},
             "deterministic": True,
         },
         "cluster": {"workers": 2, "cpus_per_worker": 1},
@@ -179,6 +180,7 @@ def test_a_host_that_is_cut_off_is_done_without_and_what_its_ranks_go_on_to_writ
     assert len(run.query(f"select version from model_versions where run_id = '{run.id}'")) == 1
 
 
+@pytest.mark.long
 def test_without_fewer_workers_the_run_waits_for_its_host(hosts, experiment, undisturbed):
     hosts.join()
     driver = hosts.run(0, "r2d2", "train", experiment)

@@ -23,7 +23,7 @@ from r2d2.errors import InputError
 from r2d2.network import free_port
 from r2d2.tracking import store
 
-EPOCHS = 80
+EPOCHS = 50
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +56,10 @@ def folder(tmp_path, virtual_patients):
         "name": "small",
         "data": {"path": str(virtual_patients)},
         "preprocess": {"image_size": [26, 30], "slices": {"count": 12, "choice": "foreground"}},
-        "model": {"filters": 4, "depth": 2},
-        "training": {"epochs": EPOCHS, "batch_size": 4, "warmup_epochs": 2, "precision": "float32"},
+        "model": {"filters": 4, "depth": 1},
+        "training": {"epochs": EPOCHS, "batch_size": 4, "warmup_epochs": 2, "ring": {"cycle_ms": 5}},
         "cluster": {"workers": 2},
-        "evaluation": {"every_epochs": 20, "overlays": 1},
+        "evaluation": {"every_epochs": 10, "overlays": 1},
     }
     (clone / "experiments" / "small.yaml").write_text(yaml.safe_dump(values))
     for name in (".r2d2/mlflow.db", ".venv/lib/big.py", "my_scans/P1.nii.gz", "r2d2/kernels/gradient.so", "old.zip"):

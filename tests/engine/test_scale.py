@@ -14,7 +14,7 @@ from helpers.processes import end, run, run_all, wait_for
 
 from r2d2.engine.jobs import _packed
 
-EPOCHS = 30
+EPOCHS = 15
 
 
 @pytest.fixture
@@ -24,13 +24,14 @@ def file(virtual_patients, tmp_path):
         "name": "small",
         "data": {"path": str(virtual_patients), "split": {"fractions": [0.5, 0.5, 0.0]}},
         "preprocess": {"image_size": [26, 30], "slices": {"count": 12, "choice": "foreground"}},
-        "model": {"filters": 4, "depth": 2},
+        "model": {"filters": 4, "depth": 1},
         "training": {
             "epochs": EPOCHS,
             "batch_size": 3,
             "learning_rate": 0.03,
             "warmup_epochs": 2,
             "precision": "float32",
+            "ring": {"cycle_ms": 5},
         },
         "tracking": {"monitor_s": 1},
         "evaluation": {"overlays": 0, "every_epochs": 5},

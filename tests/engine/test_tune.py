@@ -17,7 +17,7 @@ from r2d2 import config
 from r2d2.cluster.search import Study
 from r2d2.tracking import runs, store
 
-EPOCHS = 40
+EPOCHS = 20
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def base(virtual_patients):
         "name": "small",
         "data": {"path": str(virtual_patients)},
         "preprocess": {"image_size": [26, 30], "slices": {"count": 12, "choice": "foreground"}},
-        "model": {"filters": 4, "depth": 2},
+        "model": {"filters": 4, "depth": 1},
         "training": {
             "epochs": EPOCHS,
             "batch_size": 4,
@@ -205,19 +205,22 @@ def test_what_goes_on_by_the_other_command_is_told_so(home, sweep_file):
     sweep, client = config.load_sweep(sweep_file), store.connect(store.resolve())
     a_sweep = runs.create_sweep(client, sweep)
     training = runs.create(client, sweep.experiment, {"hash": "0"})
+    trial = runs.create(client, sweep.experiment, {"hash": "0"}, (sweep, a_sweep, "trial-000"))
     ours = home / "runs" / a_sweep.run_id
     rules = {
         ("train", "--resume", a_sweep.run_id): "r2d2 tune made it, and goes on with it: --resume",
         ("tune", "--resume", training.run_id): "r2d2 train made it, and goes on with it: --resume",
+        ("train", "--resume", trial.run_id): f"a part of {a_sweep.run_id}: r2d2 tune --resume {a_sweep.run_id}",
         ("runs", "send", a_sweep.run_id): f"nothing of it lies in {ours}",  # in the folder of its base experiment
     }
     for (code, out, err), said in zip(run_all(*rules), rules.values(), strict=True):
         assert (code, out, err.count("\n")) == (2, "", 1) and said in err, err
 
 
+@pytest.mark.long
 def test_a_population_learns_from_its_best(home, base, tmp_path):
     """Of two networks one can learn nothing: it takes the other one's weights and rate."""
-    (tmp_path / "small.yaml").write_text(yaml.safe_dump(base | {"training": base["training"] | {"epochs": 40}}))
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(base | {"training": base["training"] | {"epochs": 20}}))
     values = {
         "name": "population",
         "experiment": "small.yaml",

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import sqlite3
 from types import SimpleNamespace
 
@@ -14,7 +15,7 @@ from r2d2 import services
 from r2d2.engine.services.end import end_service
 from r2d2.network import free_port
 
-CHROMIUM = "/usr/bin/chromium"
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 SWITCHES = [
     *("--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"),
     *("--disable-background-networking", "--disable-component-update", "--no-first-run"),
@@ -67,13 +68,14 @@ def write_experiment(path, data, epochs=100_000):
         "name": "small",
         "data": {"path": str(data)},
         "preprocess": {"image_size": [26, 30], "slices": {"count": 12, "choice": "foreground"}},
-        "model": {"filters": 4, "depth": 2},
+        "model": {"filters": 4, "depth": 1},
         "training": {
             "epochs": epochs,
             "batch_size": 4,
             "optimizer": "adam",
             "learning_rate": 0.005,
             "precision": "float32",
+            "ring": {"cycle_ms": 5},
         },
         "cluster": {"workers": 2},
         "tracking": {"monitor_s": 2.0},

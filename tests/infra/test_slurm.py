@@ -22,7 +22,7 @@ from helpers.processes import end, wait_for
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "infra" / "slurm" / "r2d2.sbatch"
 HOSTS = ("node0", "node1")
-EPOCHS = 40
+EPOCHS = 20
 
 
 def on_hosts():
@@ -113,6 +113,7 @@ def command_line(process):
     return ""
 
 
+@pytest.mark.long
 @pytest.mark.timeout(500)
 def test_a_job_whose_time_is_up_leaves_with_a_checkpoint_and_goes_on_when_it_is_queued_again(hosts, virtual_patients):
     slurm.install(hosts / "bin")
@@ -121,8 +122,14 @@ def test_a_job_whose_time_is_up_leaves_with_a_checkpoint_and_goes_on_when_it_is_
         "name": "small",
         "data": {"path": str(hosts / "patients")},
         "preprocess": {"image_size": [26, 30], "slices": {"count": 12, "choice": "foreground"}},
-        "model": {"filters": 4, "depth": 2},
-        "training": {"epochs": EPOCHS, "batch_size": 4, "optimizer": "adam", "learning_rate": 0.005},
+        "model": {"filters": 4, "depth": 1},
+        "training": {
+            "epochs": EPOCHS,
+            "batch_size": 4,
+            "optimizer": "adam",
+            "learning_rate": 0.005,
+            "ring": {"cycle_ms": 5},
+        },
         "cluster": {"workers": 2, "cpus_per_worker": 1},
         "tracking": {"monitor_s": 1.0},
         "evaluation": {"every_epochs": 5, "overlays": 0},

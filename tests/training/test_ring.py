@@ -111,6 +111,7 @@ def test_without_the_allreduce_the_difference_is_a_thousand_times_the_tolerance(
         assert between_ranks >= 1000 * TOLERANCE
 
 
+@pytest.mark.long
 def test_three_deterministic_ranks_end_with_the_same_bits_each_time(prepared, virtual_patients, tmp_path):
     name, timeline = "dice_cross_entropy-adam", tmp_path / "timeline.json"
     first = _run(3, prepared, virtual_patients, [name], deterministic=True, timeline=timeline)[0][name]
