@@ -5,6 +5,7 @@ import pytest
 from r2d2 import config
 from r2d2.config.scale import rule_values
 from r2d2.errors import InputError
+from r2d2.training.schedule import total_steps
 
 EXPERIMENT = config.parse(
     "name: a\ndata: {path: /scans}\ntraining: {warmup_epochs: 2, learning_rate: 0.1, seed: 7}\n"
@@ -62,6 +63,19 @@ def test_as_many_updates_are_validated_as_often_by_updates():
 def test_a_study_is_read_back_as_it_was_written():
     study = config.study(EXPERIMENT, [1, 2], [18], ["linear", "lamb:0.01"], 3)
     assert config.parse_study(study.to_yaml(), "it") == study
+
+
+def test_as_many_updates_are_warmed_up_in_the_same_share_of_them():
+    study = config.study(EXPERIMENT, [], [1, 6], ["same-updates+warm-up", "linear+warm-up", "same-updates"], 1)
+    told = {(child.workers, child.rules[0]): study.of(child).training for child in study.children()}
+    assert [one.warmup_epochs for one in told.values()] == [2, 12, 2, 0]
+    batch = EXPERIMENT.training.batch_size
+    slices = 600 * batch
+    for (workers, rule), training in told.items():
+        an_epoch = slices // (batch * workers)
+        total = total_steps(training, an_epoch, slices)
+        share = training.warmup_epochs * an_epoch / total
+        assert share == pytest.approx(0 if rule == "same-updates" else 2 / training.epochs)
 
 
 @pytest.mark.parametrize(

@@ -11,18 +11,20 @@ three seeds each, compared patient by patient and seed by seed. `same-updates` h
 times the epochs: what it loses is the large batch with its rate; what the same rule with as many epochs loses beyond
 that is missing updates.
 
-Everything is a plain `r2d2 scale`, stage after stage, in MLflow under R2D2_HOME; stages are found again there. The
-record goes to `accuracy.md`, `accuracy.json` and pictures beside this file, also of a study that is not done.
+Everything is a plain `r2d2 scale`, stage after stage, in MLflow under R2D2_HOME; stages are found again there by name,
+which ends in a digest of all that their runs are told: what has changed since is trained anew. The record goes to
+`accuracy.md`, `accuracy.json` and pictures beside this file, also of a study that is not done.
 """
 
 import argparse
+import hashlib
 import json
 import math
 import os
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -117,7 +119,7 @@ def main() -> None:
 def go_on(name: str) -> None:
     """Do what is left of a task."""
     data(name)
-    rates = {optimizer: found["best"] for optimizer, found in searched(name).items()}
+    rates = {optimizer: found["best"] for optimizer, found in searched(name)[0].items()}
     study, alone, *others = stages(name, rates)
     for stage in (alone, study, *others):  # what the answer hangs on first
         done(stage.study)
@@ -131,34 +133,47 @@ def data(name: str) -> Path:
     return folder if folder.exists() else synthesize(TASKS[name].kind, folder, TASKS[name].patients, 0, spacing_mm=4.0)
 
 
-def experiment(name: str, stage: str, **changes: float) -> Any:
-    """The task's experiment under the name of a stage."""
+def planned(name: str, stage: str, workers: Sequence[int], rules: Sequence[str], **changes: float) -> Any:
+    """The study of a task's stage on so many virtual workers, named for what its runs are told."""
     from r2d2 import config
 
     told = [f"{key.replace('__', '.')}={value}" for key, value in changes.items()]
-    where = [f"name={name}-{stage}", f"data.path={ROOM / f'{name}-patients'}"]
-    return config.load(HERE / TASKS[name].file, [*where, *told])
+    where = f"data.path={ROOM / f'{name}-patients'}"
+
+    def called(what: str) -> Any:
+        experiment = config.load(HERE / TASKS[name].file, [f"name={what}", where, *told])
+        return config.study(experiment, [], workers, rules, SEEDS)
+
+    study = called(f"{name}-{stage}")
+    children = json.dumps([asdict(child) for child in study.children()], sort_keys=True)
+    digest = hashlib.sha256((study.to_yaml() + children).encode()).hexdigest()
+    return called(f"{name}-{stage}-{digest[:8]}")
 
 
-def searched(name: str, run: bool = True) -> dict[str, dict[str, Any]]:
+def searched(name: str, run: bool = True) -> tuple[dict[str, dict[str, Any]], float]:
     """The base rate of each optimizer at one worker: `scores` by rate, and the `best`, None until it is known.
 
     Args:
         name: The task.
         run: Whether to train what is missing; else what is there is read.
+
+    Returns:
+        These, and the minutes that the search has taken.
     """
     task = TASKS[name]
     found = {one: Search(start, task.upwards) for one, start in task.starts.items()}
+    minutes = 0.0
     for number in range(MOST_ROUNDS):
         wanted = [(optimizer, rate) for optimizer, search in found.items() for rate in search.wanted]
         if not wanted:
             break
-        scores = rate_scores(name, number, wanted, run)
+        scores, taken = rate_scores(name, number, wanted, run)
+        minutes += taken
         if scores is None:
-            return {one: {"scores": search.scores, "best": None} for one, search in found.items()}
+            return {one: {"scores": search.scores, "best": None} for one, search in found.items()}, minutes
         for optimizer, search in found.items():
             search.take({rate: dice for (whose, rate), dice in scores.items() if whose == optimizer})
-    return {one: {"scores": search.scores, "best": search.best} for one, search in found.items()}
+    return {one: {"scores": search.scores, "best": search.best} for one, search in found.items()}, minutes
 
 
 class Search:
@@ -191,25 +206,28 @@ class Search:
 
 def rate_scores(
     name: str, number: int, wanted: Sequence[tuple[str, float]], run: bool
-) -> dict[tuple[str, float], float | None] | None:
+) -> tuple[dict[tuple[str, float], float | None] | None, float]:
     """The validation Dice of optimizers and rates at one worker, the mean over the seeds; None of what diverged in all.
 
-    A seed in which it diverged has found nothing. None if it is not there.
+    A seed in which it diverged has found nothing. None if it is not there. And the minutes that it took.
     """
-    from r2d2 import config
-
     rules = [f"{'none' if optimizer == 'sgd' else optimizer}:{rate:.6g}" for optimizer, rate in wanted]
-    study = config.study(experiment(name, f"rates-{number}"), [], [1], rules, SEEDS)
+    study = planned(name, f"rates-{number}", [1], rules)
     if run:
         done(study)
     known = read(study)
     if known is None or any(one["outcome"] in ("waiting", "running") for one in known):
-        return None
+        return None, minutes_of(known or ())
     found: dict[str, list[float | None]] = {rule: [] for rule in rules}
     for one in known:
         for rule in set(one["rules"]) & found.keys():
             found[rule].append(final_dice(one))
-    return {one: mean_of(found[rule]) for one, rule in zip(wanted, rules, strict=True)}
+    return {one: mean_of(found[rule]) for one, rule in zip(wanted, rules, strict=True)}, minutes_of(known)
+
+
+def minutes_of(runs: Sequence[Mapping[str, Any]]) -> float:
+    """What runs have taken, one after another."""
+    return sum(run["seconds"] or 0 for run in runs) / 60
 
 
 def mean_of(scores: Sequence[float | None]) -> float | None:
@@ -225,13 +243,11 @@ def final_dice(run: Mapping[str, Any]) -> float | None:
 
 def stages(name: str, rates: Mapping[str, float]) -> list[Stage]:
     """The studies of a task, at the rates that were found."""
-    from r2d2 import config
-
     task, base = TASKS[name], {"training__learning_rate": rates["sgd"]}
 
     def stage(called: str, workers: Sequence[int], rules: Sequence[str], suffix: str = "", **changes: float) -> Stage:
         told = [with_rate(rule, rates) for rule in rules]
-        return Stage(config.study(experiment(name, called, **base, **changes), [], workers, told, SEEDS), suffix)
+        return Stage(planned(name, called, workers, told, **base, **changes), suffix)
 
     adaptive = [f"{optimizer}+warm-up" for optimizer in rates if optimizer != "sgd"]
     found = [stage("study", task.workers, task.rules)]
@@ -261,7 +277,7 @@ def done(study: Any) -> None:
 
 
 def recorded(study: Any) -> Any:
-    """The study's MLflow run, if it was begun."""
+    """The study's MLflow run, if it was begun; its name is its own, see `planned`."""
     from r2d2.tracking import store
 
     client = store.connect(store.resolve())
@@ -301,10 +317,11 @@ def summed_up(name: str) -> dict[str, Any] | None:
     """What is known of a task: the rates, the curves; None if it was not begun."""
     from r2d2.engine import scale_report
 
-    rates = searched(name, run=False)
+    rates, minutes = searched(name, run=False)
     if not any(found["scores"] for found in rates.values()):
         return None
     told: dict[str, Any] = {"rates": {key: one | {"scores": list(one["scores"].items())} for key, one in rates.items()}}
+    told["search_minutes"] = minutes
     best = {optimizer: found["best"] for optimizer, found in rates.items()}
     if None in best.values():
         return told | {"scaling": None}
@@ -320,7 +337,7 @@ def summed_up(name: str) -> dict[str, Any] | None:
     whole = known[0].study.model_copy(update={"virtual": tuple(counts), "rules": tuple(rules)})
     told["planned"] = sum(len(stage.study.children()) for stage in known)
     told["done"] = sum(run["outcome"] not in ("waiting", "running") for run in runs)
-    told["minutes"] = sum(run["seconds"] or 0 for run in runs) / 60
+    told["minutes"] = minutes_of(runs)
     if not any(run["outcome"] == "finished" for run in runs):
         return told | {"scaling": None}
     scaling = scale_report.scaling(whole, recorded(known[0].study).info.run_id, runs, 1)
@@ -331,34 +348,46 @@ def summed_up(name: str) -> dict[str, Any] | None:
 
 
 def split_of_loss(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """The loss at the most workers with one worker's rate, in points, and of what it consists; None if unknown."""
+    """The loss at the most workers with one worker's rate, in points, and of what it consists; None if unknown.
+
+    All of the seeds in which all three came to their end, so that the parts add up; `diverged`: in how many others one
+    of them did not.
+    """
     from r2d2.engine.scale_report import loss_between
 
     def of(rule: str, workers: int) -> dict[int, list]:
-        some = [run for run in runs if rule in run["rules"] and run["workers"] == workers and run["measured"]]
-        return {run["repeat"]: run["measured"]["rows"] for run in some}
+        some = [run for run in runs if rule in run["rules"] and run["workers"] == workers]
+        lost.update(run["repeat"] for run in some if run["outcome"] == "diverged")
+        return {run["repeat"]: run["measured"]["rows"] for run in some if run["measured"]}
 
-    one, fewer, same = of("linear", 1), of("none", LARGEST), of(SAME_RATE, LARGEST)
-    if not (one and fewer and same):
+    lost: set[int] = set()
+    each = of("linear", 1), of("none", LARGEST), of(SAME_RATE, LARGEST)
+    common = sorted(set.intersection(*map(set, each)))
+    if not common:
         return None
+    one, fewer, same = ({seed: rows[seed] for seed in common} for rows in each)
     return {
         "all": loss_between(one, fewer, "dice"),
         "updates": loss_between(same, fewer, "dice"),
         "batch": loss_between(one, same, "dice"),
+        "diverged": len(lost),
     }
 
 
 def header(told: Mapping[str, Any]) -> str:
     """The top of the page."""
-    minutes = sum(found.get("minutes", 0) for found in told["tasks"].values())
+    minutes, search = (
+        sum(found.get(key, 0) for found in told["tasks"].values()) for key in ("minutes", "search_minutes")
+    )
     text = (
-        f"`python experiments/scaling/accuracy.py`: {minutes:.0f} minutes of one core so far, beside other work. "
-        "Virtual "
+        f"`python experiments/scaling/accuracy.py`: {search:.0f} minutes of one core for the search of rates and "
+        f"{minutes:.0f} for the study so far, beside other work. Virtual "
         "workers, validation patients, the last epoch's weights. A point is a hundredth of Dice (mean over the "
         "foreground classes of a patient's volume, then over the patients). Losses are against one worker with the "
-        "first rule, paired by patient and seed; their interval is the wider of that over the patients and that over "
-        "the seeds (Student's t; with three seeds it is wide). `loses less` and `loses more`: than 0.3 points, with "
-        "95 % confidence; anything else is undecided."
+        "first rule, paired by patient and seed. Their 95 % interval has the half-widths of that over the patients "
+        "(bootstrap) and of that over the seeds (Student's t; with three seeds it is wide) added in quadrature. `loses "
+        "less` and `loses more`: than 0.3 points, at both ends of it; anything else is undecided, and a rule that "
+        "diverged in a seed never loses less."
     )
     return f"# What is lost at scale, {told['date']}\n\n{paragraph(text)}\n\n"
 
@@ -383,8 +412,9 @@ def page(name: str, found: Mapping[str, Any]) -> str:
     scaling = found.get("scaling")
     if scaling is None:
         return "\n".join([*lines, "", "The study itself is not there yet.", ""])
-    lines += ["", f"{found['done']} of {found['planned']} runs; {found['minutes']:.0f} minutes.", ""]
-    lines += [scale_report.table(scaling | {"energy": True}, timed=False)]
+    spent = f"{found['minutes']:.0f} minutes, after {found['search_minutes']:.0f} for the rates"
+    lines += ["", f"{found['done']} of {found['planned']} runs; {spent}.", ""]
+    lines += [scale_report.table(scaling, timed=False)]
     lines += conclusions(found)
     lines += ["", f"![scores](accuracy_{name}_scores.png)", "", f"![loss](accuracy_{name}_loss.png)", ""]
     return "\n".join(lines)
@@ -396,16 +426,21 @@ def conclusions(found: Mapping[str, Any]) -> list[str]:
     split = found["split"]
     if split:
         told = {
-            key: "?" if one is None else f"{one['value']:.2f} ({shown(one['low'])} to {shown(one['high'])})"
+            key: f"{one['value']:.2f} ({shown(one['low'])} to {shown(one['high'])})"
             for key, one in split.items()
+            if key != "diverged"
         }
+        seeds = split["all"]["pairs"]
         lines.append(
             f"At one worker's rate {LARGEST} workers lose {told['all']} points. Of these {told['updates']} are missing "
-            f"updates (against {LARGEST} workers with as many updates as one), {told['batch']} the large batch."
+            f"updates (against {LARGEST} workers with as many updates as one), {told['batch']} the large batch; all "
+            f"three over the same {seeds} seed{'s' if seeds > 1 else ''}."
         )
+        if split["diverged"]:
+            lines.append(f"Seeds in which one of these diverged are left out here: {split['diverged']}.")
     far = [one for one in found["scaling"]["summaries"] if one["workers"] == LARGEST and one["verdict"]]
     for word, said in (
-        ("loses less", "With 95 % confidence less than 0.3 points are lost by"),
+        ("loses less", "Less than 0.3 points, by the whole interval, are lost by"),
         ("loses more", "More than that is lost by"),
         ("undecided", "Undecided:"),
     ):

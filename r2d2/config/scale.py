@@ -26,7 +26,8 @@ RULES: dict[str, Values] = {
 }
 """What a rule changes. Several are put together, `same-updates+sqrt+warm-up`, a later one's word being the last; with
 `:RATE` behind them the base rate is another. `lars` and `lamb` as their authors scale them (You et al. 2017, 2020).
-`warm-up` is the file's; rules without it have none."""
+`warm-up` is the file's, in the share of the updates that it has at one worker where these are as many; rules without it
+have none."""
 NO_WARM_UP: Values = {"training.warmup_epochs": 0.0, "training.warmup_steps": None}
 ALIKE_ALONE = ("training.scaling", "training.updates", *NO_WARM_UP)
 """What makes no difference to one worker."""
@@ -124,15 +125,17 @@ class Study(Section):
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
     def _place(self, count: int, virtual: bool, values: Values, repeat: int) -> Values:
-        updates = values.get("training.updates", self.experiment.training.updates)
-        often = self.experiment.evaluation.every_epochs
+        training = self.experiment.training
+        longer = count if values.get("training.updates", training.updates) == "same-updates" else 1
         return {
             "cluster.workers": 1 if virtual else count,
             "cluster.min_workers": None,
             "training.virtual_workers": count if virtual else None,
-            "training.seed": self.experiment.training.seed + repeat,
+            "training.seed": training.seed + repeat,
             # After as many updates: more validations are more time, and more chances to be lucky.
-            "evaluation.every_epochs": often * (count if updates == "same-updates" else 1),
+            "evaluation.every_epochs": longer * self.experiment.evaluation.every_epochs,
+            # For the same share of the updates: the epochs of so many workers have fewer of them each.
+            "training.warmup_epochs": longer * values.get("training.warmup_epochs", training.warmup_epochs),
         }
 
 

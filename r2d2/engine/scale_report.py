@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -46,13 +47,20 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 mark of its own, too."""
 MARKS = "osD^vPX*"
 TIMINGS = (
-    ("step_s", "{:.4f}"),
-    ("images_per_s", "{:.1f}"),
-    ("training_s", "{:.1f}"),
-    ("speedup", "{:.2f}"),
-    ("efficiency", "{:.0%}"),
+    ("step_s", "step s", "{:.4f}"),
+    ("images_per_s", "images/s", "{:.1f}"),
+    ("training_s", "training s", "{:.1f}"),
+    ("speedup", "speedup of the step", "{:.2f}"),
+    ("training_speedup", "speedup of the training", "{:.2f}"),
+    ("efficiency", "efficiency of the step", "{:.0%}"),
+    ("cpu_hours", "CPU hours", "{:.3f}"),
+    ("gpu_hours", "GPU hours", "{:.3f}"),
+    ("kwh", "kWh", "{:.4f}"),
 )
-"""What a table says of time, and how."""
+"""What a table says of time and energy, how it calls it, and how it writes it; without what nobody measured."""
+COSTS = ("cpu_hours", "cpu_kwh", "gpu_hours", "gpu_kwh")
+INTERVALS = "95 %, half-widths over patients (bootstrap) and over seeds (Student's t) in quadrature"
+"""What the intervals of scores and losses are; with one seed there is none."""
 AHEAD, FURTHEST = (2, 4, 8, 18, 64, 256, 1024), 32
 """Numbers of workers that the time of is predicted for: more than were measured, and up to so many times as many."""
 LOSS_TICKS = (-30, -10, -3, -1, 0, 0.3, 1, 3, 10, 30, 100)
@@ -75,13 +83,14 @@ def scaling(study: config.Study, run_id: str, runs: Sequence[Mapping[str, Any]],
         `points`, one a run and rule: `workers`, `virtual`, `rule`, `repeat`, `seed`, `run_id`, `outcome`, `reason`,
         `updates`, `epochs`, `step_s`, `input_s`, `compute_s`, `communication_s` (of a step), `images_per_s`, `epoch_s`
         (after the first, in which the step is traced, if there are more), `training_s` (all, with validation),
-        `cpu_hours`, `cpu_kwh`, `gpu_hours`, `gpu_kwh` (null where nobody can tell), `scores` (means over the
-        validation patients).
-        `summaries`, one for each number of workers and rule: `repeats`, and `value`, `low`, `high` of `step_s`,
-        `images_per_s`, `epoch_s`, `training_s`, `speedup`, `efficiency` over the repeats (null for virtual workers,
-        whose time is nobody's), `scores` with `low`, `high` over the patients and `low_repeats`, `high_repeats`, `loss`
-        against the baseline in hundredths, paired by patient and seed, its `low` and `high` the wider of both
-        intervals, and `verdict`.
+        `cpu_hours`, `cpu_kwh`, `gpu_hours`, `gpu_kwh`, `kwh` of both (null where nobody can tell), `scores` (means
+        over the validation patients).
+        `summaries`, one for each number of workers and rule: `repeats` that came to their end, of which all else is,
+        and how many `diverged`; `value`, `low`, `high` of `step_s`, `images_per_s`, `epoch_s`, `training_s`, `speedup`
+        and `efficiency` (of a step: after the first epoch, without validation and checkpoints), `training_speedup` (of
+        `training_s`, which has all of these) and the costs over the repeats (null for virtual workers, whose time is
+        nobody's); `scores`, and `loss` against the baseline in hundredths, paired by patient and seed, both with their
+        intervals over the patients, over the repeats, and of the two in quadrature as `low` and `high`; `verdict`.
         `model` and `predictions`, see `time_model.Curve`; null without two numbers of real workers, 1 among them.
     """
     points = [_point(study, run, rule) for run in runs for rule in run["rules"]]
@@ -91,10 +100,11 @@ def scaling(study: config.Study, run_id: str, runs: Sequence[Mapping[str, Any]],
         for rule in one["rules"]
     }
     done = [point for point in points if point["outcome"] == "finished"]
-    kinds = list(dict.fromkeys((point["workers"], point["virtual"], point["rule"]) for point in done))
+    ended = [point for point in points if point["outcome"] in ("finished", "diverged")]
+    kinds = list(dict.fromkeys(map(_kind, ended)))
     kinds.sort(key=lambda kind: (study.rules.index(kind[2]), kind[0]))
-    first = next(((n, v, rule) for n, v, rule in kinds if n == study.least and rule == study.rules[0]), None)
-    summaries = [_summary(study, kind, first, done, rows) for kind in kinds]
+    first = next((_kind(one) for one in done if one["workers"] == study.least and one["rule"] == study.rules[0]), None)
+    summaries = [_summary(study, kind, first, ended, rows) for kind in kinds]
     model, predictions = _ahead(study, done)
     patients = {row["patient"] for found in rows.values() for row in found or ()}
     told = {
@@ -108,7 +118,8 @@ def scaling(study: config.Study, run_id: str, runs: Sequence[Mapping[str, Any]],
         "patients": len(patients),
         "baseline": None if first is None else {"workers": first[0], "virtual": first[1], "rule": first[2]},
         "bound_points": BOUND_POINTS,
-        "energy": any(point["cpu_kwh"] is not None or point["gpu_kwh"] is not None for point in done),
+        "energy": any(point["kwh"] is not None for point in done),
+        "monitored": bool(study.workers) and study.experiment.tracking.monitor_s is not None,
         "points": points,
         "summaries": summaries,
         "model": model,
@@ -143,57 +154,83 @@ def write(folder: Path, told: Mapping[str, Any]) -> list[Path]:
 
 def table(told: Mapping[str, Any], timed: bool = True) -> str:
     """The summaries as a table of Markdown, with what took how long if that was `timed`."""
-    head = ["rule", "workers", "repeats", "updates", "Dice (95 % over patients)", "points lost (95 %)", ""]
-    timings = TIMINGS if timed else ()
-    head += [key.replace("_per_", "/").replace("_", " ") for key, _ in timings]
+    head = ["rule", "workers", "repeats", "diverged", "updates", "Dice (95 %)", "points lost (95 %)", ""]
+    timings = [one for one in TIMINGS if timed and any(row[one[0]] for row in told["summaries"])]
+    head += [title for _, title, _ in timings]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for one in told["summaries"]:
         dice, lost = one["scores"].get("dice"), one["loss"].get("dice")
+        pairs = f", {lost['pairs']} pair{'s' if lost['pairs'] > 1 else ''}" if lost else ""
         cells = [
             one["rule"],
             f"{one['workers']}{' virtual' if one['virtual'] else ''}",
             str(one["repeats"]),
-            str(one["updates"]),
+            f"{one['diverged']} of {one['diverged'] + one['repeats']}" if one["diverged"] else "",
+            "-" if one["updates"] is None else str(one["updates"]),
+            _shown(dice, "{:.4f}"),
+            "baseline" if one["baseline"] else _shown(lost, "{:.2f}") + pairs,
+            one["verdict"],
         ]
-        cells += [_shown(dice, "{:.4f}"), "baseline" if one["baseline"] else _shown(lost, "{:.2f}"), one["verdict"]]
-        for key, how in timings:
-            cells.append(_shown(one[key], how))
+        cells += [_shown(one[key], how) for key, _, how in timings]
         lines.append(f"| {' | '.join(cells)} |")
-    if told["predictions"]:
-        lines += ["", "Predicted from these steps, were every worker's processor and link as good:", ""]
+    lines += ["", f"Intervals of scores and losses: {INTERVALS}; with one seed there is none."]
+    if any(one["diverged"] for one in told["summaries"]):
+        lines += [
+            "Runs that diverged have no scores: Dice, losses and times are those of the seeds that came to their end, "
+            "and no rule that diverged in one counts as losing less; one that diverged in all of several loses more."
+        ]
+    if told["predictions"] and timed:
+        lines += ["", predicted(told), ""]
         lines += ["| workers | step s | images/s | efficiency |", "|---|---|---|---|"]
         lines += [
             f"| {one['workers']} | {one['step_s']:.4f} | {one['images_per_s']:.1f} | {one['efficiency']:.0%} |"
             for one in told["predictions"]
         ]
-    if not told["energy"]:
-        lines += ["", "Energy: not known; the processors' counters (RAPL) cannot be read here, and there is no GPU."]
+    if timed and not told["energy"]:
+        why = "not known; the processors' counters (RAPL) cannot be read here, and there is no GPU"
+        lines += ["", f"Energy: {why if told['monitored'] else 'not measured'}."]
     return "\n".join(lines) + "\n"
 
 
+def predicted(told: Mapping[str, Any]) -> str:
+    """What stands above the predictions: from what they are, and what could not be told from it."""
+    counts = told["model"]["workers"]
+    text = (
+        f"Predicted from the steps of {', '.join(map(str, counts[:-1]))} and {counts[-1]} workers, were every worker's "
+        "processor and link as good. It goes beyond what was measured, and nobody has measured its error."
+    )
+    if len(counts) == 2:
+        text += (
+            " Two numbers of workers do not tell what each message costs from what each byte does: the first is taken "
+            "as 0, so that large rings look better than they may be."
+        )
+    return text
+
+
 def times(told: Mapping[str, Any]) -> Figure:
-    """Training time, speedup and efficiency by real workers: the paper's Figures 11 and 12."""
-    figure = Figure(figsize=(11.0, 3.8), layout="constrained")
-    axes = figure.subplots(1, 3)
+    """Training time, speedups and efficiency by real workers: the paper's Figures 11 and 12; energy, if it is known."""
+    panels = [
+        ("training_s", "training and validation, s", 1),
+        ("speedup", "speedup of the training step", 1),
+        ("training_speedup", "speedup of the whole training", 1),
+        ("efficiency", "efficiency of the training step, %", 100),
+    ]
+    panels += [("kwh", "energy of a training, kWh", 1)] if told["energy"] else []
+    figure = Figure(figsize=(3.5 * len(panels), 3.8), layout="constrained")
+    axes = figure.subplots(1, len(panels))
     counts = sorted({one["workers"] for one in told["summaries"] if one["step_s"]})
-    for place, (key, label, factor) in enumerate(
-        [
-            ("training_s", "training and validation, s", 1),
-            ("speedup", "speedup", 1),
-            ("efficiency", "efficiency, %", 100),
-        ]
-    ):
-        _lines(axes[place], told, itemgetter(key), factor, real=True)
-        axes[place].set_ylabel(label)
-        axes[place].set_xlabel("workers")
-        axes[place].set_xticks(counts)
-    axes[1].plot(counts, [count / min(counts) for count in counts], color="0.5", linestyle=":", label="ideal")
-    axes[2].axhline(100, color="0.5", linestyle=":")
+    for place, (key, label, factor) in zip(axes, panels, strict=True):
+        _lines(place, told, itemgetter(key), factor, real=True)
+        place.set_ylabel(label)
+        place.set_xlabel("workers")
+        place.set_xticks(counts)
+    for place in axes[1:3]:
+        place.plot(counts, [count / min(counts) for count in counts], color="0.5", linestyle=":", label="ideal")
+    axes[3].axhline(100, color="0.5", linestyle=":")
     ahead = [one for one in told["predictions"] or () if one["workers"] <= 4 * max(counts)]
     if ahead:
-        axes[1].plot(
-            [one["workers"] for one in ahead], [one["speedup"] for one in ahead], color="0.5", label="predicted"
-        )
+        x, y = ([one[key] for one in ahead] for key in ("workers", "speedup"))
+        axes[1].plot(x, y, ".-", color="0.5", label="predicted")
     axes[1].legend(fontsize=8, frameon=False)
     for place in axes:
         place.set_ylim(0, 1.05 * place.get_ylim()[1])
@@ -201,15 +238,18 @@ def times(told: Mapping[str, Any]) -> Figure:
 
 
 def curves(told: Mapping[str, Any]) -> Figure:
-    """The paper's five scores by workers, as its Figures 13 to 16; bars are 95 % over the patients."""
+    """The paper's five scores by workers, as its Figures 13 to 16, with their intervals."""
     figure = Figure(figsize=(13.0, 3.9), layout="constrained")
     axes = figure.subplots(1, len(PAPERS))
     for place, (score, label) in zip(axes, PAPERS.items(), strict=True):
         _lines(place, told, partial(_score_of, score), 1)
         _workers(place, told)
         place.set_title(label, fontsize=10, loc="left")
+        low, high = place.get_ylim()
+        place.set_ylim(max(low, -0.03), min(high, 1.03))  # no score is beyond, though its interval may be
     axes[0].set_ylabel("score, mean over patients")
     _legend(figure, axes[0])
+    figure.suptitle(f"Bars: {INTERVALS}", fontsize=8, color="0.3")
     return figure
 
 
@@ -232,6 +272,7 @@ def losses(told: Mapping[str, Any]) -> Figure:
     shown = [tick for tick in LOSS_TICKS if low <= tick <= high]
     axes.set_yticks(shown, [f"{tick:g}" for tick in shown])
     axes.minorticks_off()
+    axes.set_title(f"Bars: {INTERVALS}", fontsize=7, color="0.3")
     _legend(figure, axes)
     return figure
 
@@ -259,7 +300,9 @@ def _point(study: config.Study, run: Mapping[str, Any], rule: str) -> dict[str, 
             point[f"{part}_s"] = sum(row[f"time/{part}_s"] for row in late) / len(late) / steps
         point["images_per_s"] = sum(row["time/images_per_s"] * row["time/epoch_s"] for row in late) / seconds
     point["training_s"] = measured.get("training_s")
-    point |= {key: costs.get(f"cost/{key}") for key in ("cpu_hours", "cpu_kwh", "gpu_hours", "gpu_kwh")}
+    point |= {key: costs.get(f"cost/{key}") for key in COSTS}
+    energy = [point[key] for key in ("cpu_kwh", "gpu_kwh") if point[key] is not None]
+    point["kwh"] = sum(energy) if energy else None
     scores = (
         {name: _mean([*of_patients(measured["rows"], name).values()]) for name in _names(measured["rows"])}
         if measured
@@ -276,40 +319,67 @@ def _summary(
     rows: Mapping[tuple[int, bool, str, int], Any],
 ) -> dict[str, Any]:
     workers, virtual, rule = kind
-    mine = {one["repeat"]: one for one in points if (one["workers"], one["virtual"], one["rule"]) == kind}
+
+    def of(kind: tuple[int, bool, str] | None, outcome: str) -> dict[int, Mapping[str, Any]]:
+        return {one["repeat"]: one for one in points if _kind(one) == kind and one["outcome"] == outcome}
+
+    mine, diverged, first = of(kind, "finished"), len(of(kind, "diverged")), of(baseline, "finished")
     summary: dict[str, Any] = {"workers": workers, "virtual": virtual, "rule": rule, "repeats": len(mine)}
-    first = {one["run_id"] for one in points if (one["workers"], one["virtual"], one["rule"]) == baseline}
     summary |= {
-        "baseline": first == {one["run_id"] for one in mine.values()},
-        "updates": next(iter(mine.values()))["updates"],
+        "diverged": diverged,
+        "baseline": bool(mine)
+        and {one["run_id"] for one in first.values()} == {one["run_id"] for one in mine.values()},
+        "updates": next((one["updates"] for one in mine.values()), None),
     }
     for key in ("step_s", "images_per_s", "epoch_s", "training_s"):
         summary[key] = None if virtual else over_repeats([one[key] for one in mine.values()], positive=True)
+    for key in (*COSTS, "kwh"):
+        summary[key] = None if virtual else over_repeats([one[key] for one in mine.values()])
     least = min((*study.workers, 10**9))
-    alone = {
-        one["repeat"]: one for one in points if (one["workers"], one["virtual"], one["rule"]) == (least, False, rule)
-    }
-    ratios = [] if virtual else [mine[k]["images_per_s"] / alone[k]["images_per_s"] for k in mine if k in alone]
+    alone = {} if virtual else of((least, False, rule), "finished")
+    ratios = [mine[k]["images_per_s"] / alone[k]["images_per_s"] for k in mine if k in alone]
+    whole = [alone[k]["training_s"] / mine[k]["training_s"] for k in mine if k in alone]
     summary["speedup"] = over_repeats(ratios, positive=True)
+    summary["training_speedup"] = over_repeats(whole, positive=True)
     summary["efficiency"] = over_repeats([least * ratio / workers for ratio in ratios], positive=True)
     found = {repeat: rows[(*kind, repeat)] for repeat in mine}
-    summary["scores"] = {name: _score(found, name) for name in _names(next(iter(found.values())))}
+    summary["scores"] = {name: _score(found, name) for name in _names(next(iter(found.values()), [{}]))}
     base: dict[int, Rows] = {}
     if baseline is not None and not summary["baseline"]:
-        base = {repeat: known for repeat in found if (known := rows.get((*baseline, repeat)))}
+        base = {repeat: rows[(*baseline, repeat)] for repeat in first}
     lost = {name: loss_between(base, found, name) for name in BASELINE_OF if name in summary["scores"]}
     summary["loss"] = {name: value for name, value in lost.items() if value}
-    summary["verdict"] = verdict(summary["loss"].get("dice"))
+    summary["verdict"] = ""
+    if first and not summary["baseline"]:
+        said = verdict(summary["loss"].get("dice"), diverged, diverged + len(mine))
+        # Of a baseline that diverged itself, the seeds that did well are no measure of what others lose.
+        unfair = mine and of(baseline, "diverged") and said == "loses more"
+        summary["verdict"] = "undecided" if unfair else said
     return summary
 
 
-def verdict(lost: Interval | None, bound: float = BOUND_POINTS) -> str:
-    """What may be said of a loss, in points: `loses less` than the bound, `loses more`, or `undecided`."""
+def _kind(point: Mapping[str, Any]) -> tuple[int, bool, str]:
+    return point["workers"], point["virtual"], point["rule"]
+
+
+def verdict(lost: Interval | None, diverged: int = 0, ended: int = 0, bound: float = BOUND_POINTS) -> str:
+    """What may be said of a loss, in points: `loses less` than the bound, `loses more`, or `undecided`.
+
+    Args:
+        lost: From `loss_between`, of the seeds that came to their end.
+        diverged: In how many seeds it diverged, which never loses less; in all of several, it loses more.
+        ended: Of so many.
+        bound: In points.
+    """
+    if diverged and diverged == ended:
+        return "loses more" if ended > 1 else "undecided"
     if lost is None:
-        return ""
+        return "undecided" if diverged else ""
     if lost["low"] is None or np.isnan(lost["low"]):
         return "undecided"
-    return "loses less" if lost["high"] <= bound else "loses more" if lost["low"] > bound else "undecided"
+    if lost["high"] <= bound:
+        return "undecided" if diverged else "loses less"
+    return "loses more" if lost["low"] > bound else "undecided"
 
 
 def over_repeats(values: Sequence[float], positive: bool = False) -> Interval | None:
@@ -350,13 +420,30 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _score(found: Mapping[int, Sequence[Mapping[str, Any]]], name: str) -> Interval:
-    """A score with its interval over the patients, each one's mean over the repeats, and over the repeats."""
+    """A score with its intervals: over the patients, each one's mean over the repeats, over the repeats, of both."""
     each = [of_patients(rows, name) for rows in found.values()]
     averaged = {patient: _mean([one[patient] for one in each]) for patient in each[0]}
     told, repeats = estimate(np.array([*averaged.values()])), over_repeats([_mean([*one.values()]) for one in each])
     assert repeats is not None
-    ends = {"low_repeats": repeats["low"], "high_repeats": repeats["high"]}
-    return {"value": told.value, "low": told.low, "high": told.high} | ends | {"patients": told.n}
+    return in_quadrature(told.value, told.low, told.high, repeats) | {"patients": told.n}
+
+
+def in_quadrature(value: float, low: float, high: float, repeats: Interval) -> Interval:
+    """A mean over patients and repeats, with both intervals in one: half-widths at right angles, on each side.
+
+    Args:
+        value: The mean.
+        low: Lower end of its interval over the patients.
+        high: The upper one.
+        repeats: Its interval over the repeats.
+
+    Returns:
+        `value`, `low`, `high`, and both as `low_patients`, ..., `high_repeats`; NaN where one of the two is.
+    """
+    below = math.hypot(value - low, repeats["value"] - repeats["low"])
+    above = math.hypot(high - value, repeats["high"] - repeats["value"])
+    told = {"value": value, "low": value - below, "high": value + above, "low_patients": low, "high_patients": high}
+    return told | {"low_repeats": repeats["low"], "high_repeats": repeats["high"]}
 
 
 def loss_between(before: Mapping[int, Rows], after: Mapping[int, Rows], name: str) -> Interval | None:
@@ -368,9 +455,9 @@ def loss_between(before: Mapping[int, Rows], after: Mapping[int, Rows], name: st
         name: The score.
 
     Returns:
-        `value` with its `low` and `high`, the wider of `..._patients` (patients resampled, each one's mean over the
-        repeats) and `..._repeats` (Student's t), and Wilcoxon's `p` over the patients. One repeat tells nothing of
-        others, nor one patient: `low` and `high` are NaN. None without a repeat that both have.
+        `value` with its `low` and `high`, in quadrature of `..._patients` (patients resampled, each one's mean over
+        the repeats) and `..._repeats` (Student's t), Wilcoxon's `p` over the patients, and `pairs`, how many repeats
+        both have. One repeat tells nothing of others, nor one patient: `low` and `high` are NaN. None without a pair.
     """
     pairs = [(of_patients(before[k], name), of_patients(after[k], name)) for k in sorted(before.keys() & after.keys())]
     if not pairs:
@@ -381,18 +468,10 @@ def loss_between(before: Mapping[int, Rows], after: Mapping[int, Rows], name: st
     repeats = over_repeats([_mean([*first.values()]) - _mean([*second.values()]) for first, second in pairs])
     assert repeats is not None
     if len(one) < 2:
-        return {"value": 100 * repeats["value"], "low": float("nan"), "high": float("nan")}
+        return {"value": 100 * repeats["value"], "low": float("nan"), "high": float("nan"), "pairs": len(pairs)}
     patients = compare(one, other)
-    known = not np.isnan(repeats["low"])
-    ends = {
-        "low": 100 * min(patients.low, repeats["low"]) if known else float("nan"),
-        "high": 100 * max(patients.high, repeats["high"]) if known else float("nan"),
-        "low_patients": 100 * patients.low,
-        "high_patients": 100 * patients.high,
-        "low_repeats": 100 * repeats["low"],
-        "high_repeats": 100 * repeats["high"],
-    }
-    return {"value": 100 * patients.difference} | ends | {"p": patients.p}
+    both = in_quadrature(patients.difference, patients.low, patients.high, repeats)
+    return {key: 100 * value for key, value in both.items()} | {"p": patients.p, "pairs": len(pairs)}
 
 
 def _ahead(study: config.Study, points: Sequence[Mapping[str, Any]]) -> tuple[dict | None, list[dict] | None]:
@@ -432,13 +511,15 @@ def _lines(
         mine = [one for one in told["summaries"] if one["rule"] == rule and not (real and one["virtual"])]
         found = [(one["workers"], one["virtual"], of(one)) for one in sorted(mine, key=lambda one: one["workers"])]
         known = [(n, virtual, value) for n, virtual, value in found if value and value["value"] is not None]
-        if not known:
+        gone = [str(one["workers"]) for one in mine if one["diverged"]]
+        if not (known or gone):
             continue
         colour, mark = COLOURS[number % len(COLOURS)], MARKS[number % len(MARKS)]
         x = [n * 1.02 ** (number - len(rules) / 2) for n, _, _ in known]  # beside each other, not on top
         y = [factor * value["value"] for _, _, value in known]
         axes.plot(x, y, color=colour, linewidth=1.3)
-        axes.plot([], [], color=colour, marker=mark, markersize=5, linewidth=1.3, label=rule)
+        label = f"{rule} (diverged at {', '.join(gone)})" if gone else rule
+        axes.plot([], [], color=colour, marker=mark, markersize=5, linewidth=1.3, label=label)
         for place, (_, virtual, value) in zip(x, known, strict=True):
             middle, ends = factor * value["value"], None
             if value["low"] is not None:  # rounding may put an end on the other side
