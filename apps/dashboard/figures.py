@@ -177,9 +177,12 @@ def paired(rows: Sequence[tuple[str, float, float]], first: str, second: str, y:
 
 
 def intervals(
-    series: Mapping[str, Sequence[tuple[float, float, float, float]]], x: str, y: str, height: int = HEIGHT
+    series: Mapping[str, Sequence[tuple[float, float, float | None, float | None]]],
+    x: str,
+    y: str,
+    height: int = HEIGHT,
 ) -> alt.LayerChart:
-    """A line for each series, each point (x, value, low, high) with its interval."""
+    """A line for each series, each point (x, value, low, high) with its interval, if it has one."""
     rows = [(name, *point) for name, points in series.items() for point in points]
     table = pd.DataFrame(rows, columns=["series", "x", "y", "low", "high"])
     names = list(series)
@@ -200,7 +203,7 @@ def intervals(
             *(alt.Tooltip(f"{name}:Q", format=".4~g") for name in ("y", "low", "high")),
         ],
     )
-    bar = base.mark_rule().encode(alt.Y("low:Q"), alt.Y2("high:Q"))
+    bar = base.transform_filter("isValid(datum.low)").mark_rule().encode(alt.Y("low:Q"), alt.Y2("high:Q"))
     return alt.layer(bar, line).properties(height=height)
 
 

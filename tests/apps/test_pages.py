@@ -1,8 +1,10 @@
 """The dashboard's pages on stores with no, one and many runs, without a browser."""
 
+import json
 import re
 import time
 
+import pyarrow as pa
 import pytest
 from helpers.pages import EXPERIMENT, make_run, opened, words
 
@@ -68,6 +70,29 @@ def test_many_runs_are_compared_by_what_differs_and_by_their_patients(client):
     assert len(opened("overview").dataframe[0].value) == 22
     alone = opened("compare", runs=[first])
     assert "Choose two runs or more" in words(alone)
+
+
+def test_a_study_without_one_worker_is_compared_with_its_least_and_a_single_seed_has_no_bar(client):
+    def summary(workers, virtual=False):
+        point = {"value": workers / 2, "low": None, "high": None}
+        scores = {"dice": {"value": 0.8, "low": 0.7, "high": 0.9}, "iou": {"value": 0.6, "low": None, "high": None}}
+        scores["hd95_mm"] = {"value": "inf", "low": None, "high": None}
+        told = {"workers": workers, "virtual": virtual, "rule": "linear", "repeats": 1, "diverged": 1, "loss": {}}
+        return told | {"speedup": None if virtual else point, "scores": scores, "verdict": ""}
+
+    told = {"summaries": [summary(2), summary(4), summary(18, True)], "scored": "validation patients"}
+    files = {"report/scaling.json": json.dumps(told | {"intervals": "95 %, both"})}
+    app = opened("compare", runs=[make_run(client, "study", files=files, scale="1")])
+    speedup, scores = (chart.proto for chart in app.get("vega_lite_chart"))
+    assert "times as fast as 2 workers" in speedup.spec and "isValid(datum.low)" in speedup.spec
+    (data,) = (one.data.data for one in speedup.datasets)
+    rows = pa.ipc.open_stream(data).read_pandas()
+    assert rows[rows["series"] == "ideal"][["x", "y"]].to_numpy().tolist() == [[2, 1], [4, 2]]
+    assert rows["low"].isna().all()
+    assert app.selectbox[0].options == ["dice", "iou"] and "dice of a patient, mean" in scores.spec
+    assert app.dataframe[0].value["diverged"].tolist() == [1, 1, 1] and "bars of scores: 95 %, both" in words(app)
+    app.selectbox[0].select("iou").run()
+    assert "iou of a patient, mean" in app.get("vega_lite_chart")[1].proto.spec
 
 
 def test_a_live_run_in_trouble_comes_first_and_is_stopped_with_a_name_and_a_reason(client, monkeypatch):

@@ -17,9 +17,15 @@ SCORES = "evaluation/test.json"
 SCALING = "report/scaling.json"
 TIMES = (
     ("training_s", "Time", "training and validation, s", 1),
-    ("speedup", "Speedup", "times as fast as one worker", 1),
-    ("efficiency", "Efficiency", "of the ideal speedup, %", 100),
+    ("speedup", "Speedup of the step", "times as fast as {least}", 1),
+    ("training_speedup", "Speedup of the training", "times as fast as {least}", 1),
+    ("efficiency", "Efficiency of the step", "of the ideal speedup, %", 100),
+    ("kwh", "Energy", "of a training, kWh", 1),
 )
+"""What is drawn of real workers, if it is known."""
+ACROSS = 3
+
+Interval = tuple[float, float, float | None, float | None]
 
 
 def main() -> None:
@@ -190,25 +196,33 @@ def _scaling(run: RunView) -> None:
         return
     told = json.loads(queries.content(run, SCALING))
     summaries = told["summaries"]
-    columns = st.columns(3)
-    for column, (key, title, unit, factor) in zip(columns, TIMES, strict=True):
-        series = _by_rule(summaries, lambda one, key=key: one.get(key), factor)
-        if not series:
-            continue
-        with column:
+    times = [
+        (_by_rule(summaries, lambda one, key=key: one.get(key), factor), key, *told) for key, *told, factor in TIMES
+    ]
+    columns: list[Any] = []
+    for series, key, title, unit in (one for one in times if one[0]):
+        columns = columns or [*st.columns(ACROSS)]
+        with columns.pop(0):
             st.subheader(title)
-            if key == "speedup":
-                most = max(x for points in series.values() for x, *_ in points)
-                series["ideal"] = [(1, 1, 1, 1), (most, most, most, most)]
+            counts = [x for points in series.values() for x, *_ in points]
+            least, most = min(counts), max(counts)
+            if "speedup" in key:
+                series["ideal"] = [(count, count / least, None, None) for count in sorted({least, most})]
+            unit = unit.format(least="one worker" if least == 1 else f"{least} workers")
             st.altair_chart(figures.intervals(series, "workers", unit), key=f"{run.run_id}-{key}")
-    st.subheader("Dice")
-    series = _by_rule(summaries, lambda one: one["scores"].get("dice"), 1)
-    st.altair_chart(figures.intervals(series, "workers", "Dice of a patient, mean"), key=f"{run.run_id}-dice")
+    names = sorted({name for one in summaries for name, value in one["scores"].items() if _is_number(value)})
+    if names:
+        st.subheader("Scores")
+        first = names.index("dice") if "dice" in names else 0
+        score = st.columns(ACROSS)[0].selectbox("Score", names, index=first, key=f"{run.run_id}-score")
+        series = _by_rule(summaries, lambda one: one["scores"].get(score), 1)
+        st.altair_chart(figures.intervals(series, "workers", f"{score} of a patient, mean"), key=f"{run.run_id}-scores")
     rows = [
         {
             "rule": one["rule"],
             "workers": f"{one['workers']}{' virtual' if one['virtual'] else ''}",
             "repeats": one["repeats"],
+            "diverged": one.get("diverged", 0),
             "Dice": (one["scores"].get("dice") or {}).get("value"),
             "points lost": ((one.get("loss") or {}).get("dice") or {}).get("value"),
             "verdict": one.get("verdict") or "",
@@ -217,21 +231,29 @@ def _scaling(run: RunView) -> None:
     ]
     three = st.column_config.NumberColumn(format="%.3f")
     st.dataframe(rows, hide_index=True, width="stretch", column_config={"Dice": three})
-    st.caption(page.plain(f"{told['scored']}; bars are 95 % intervals"))
+    # Studies of before say nothing of their bars, which are over the patients of scores.
+    bars = told.get("intervals", "95 % over patients")
+    st.caption(
+        page.plain(f"{told['scored']}; bars of scores: {bars}; of times: 95 % over seeds; no bar: a single seed.")
+    )
 
 
 def _by_rule(
     summaries: Sequence[Mapping[str, Any]], value: Callable[[Mapping[str, Any]], Any], factor: float
-) -> dict[str, list[tuple[float, float, float, float]]]:
-    """Workers, value, low and high of each rule, virtual workers apart."""
-    found: dict[str, list[tuple[float, float, float, float]]] = {}
+) -> dict[str, list[Interval]]:
+    """Workers, value, low and high of each rule, None for ends that nobody knows; virtual workers apart."""
+    found: dict[str, list[Interval]] = {}
     for one in summaries:
-        if told := value(one):
+        if _is_number(told := value(one)):
             name = one["rule"] + (" (virtual)" if one["virtual"] else "")
-            middle, low, high = (told.get(key) for key in ("value", "low", "high"))
-            ends = [factor * (middle if end is None else end) for end in (low, high)]
-            found.setdefault(name, []).append((one["workers"], factor * middle, *ends))
-    return {name: sorted(points) for name, points in found.items()}
+            low, high = (factor * told[end] if isinstance(told.get(end), float) else None for end in ("low", "high"))
+            found.setdefault(name, []).append((one["workers"], factor * told["value"], low, high))
+    return {name: sorted(points, key=lambda point: point[0]) for name, points in found.items()}
+
+
+def _is_number(told: Mapping[str, Any] | None) -> bool:
+    """Whether there is a value that can be drawn: of a distance it may be infinite, which stands as a word."""
+    return told is not None and isinstance(told.get("value"), float)
 
 
 def _names(chosen: Sequence[RunView]) -> list[str]:
