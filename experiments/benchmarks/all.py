@@ -18,6 +18,14 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 SCRIPTS = ("feed", "preprocess", "segeval", "training", "prediction", "dashboard", "network")
+PEERS = ("Against peers", "how many times as fast R2D2 is as the peer")
+AGAINST = {
+    "dashboard/": ("Against a limit", "how many times as fast as it has to be"),
+    "feed/": ("Against a training step of R2D2's own", "how many times as fast images come as they are used"),
+    "network/": ("Against one host of R2D2's own", "a host's speed in a ring of two, of that alone"),
+    "training/overhead": ("Against R2D2's own bare learner", "how many times as fast r2d2 train is as that"),
+}
+"""By how a figure's name begins: what R2D2 is compared with, if it is no peer, and what the ratio then is."""
 MARK = re.compile(r"<!--([\w/ ,*-]+)-->[^<]*<!---->")
 
 
@@ -54,18 +62,21 @@ def page(found: dict[str, dict]) -> str:
     lines = [
         "# All benchmarks",
         "",
-        "`python experiments/benchmarks/all.py`. How many times as fast R2D2 is as the peer:",
+        "`python experiments/benchmarks/all.py`. Ratios are medians of neighbouring turns, with their 95 % interval",
+        "where there are turns. Each page says what was measured.",
     ]
-    lines += [
-        "medians of ratios of neighbouring turns, with their 95 % interval. Each page says what was measured.",
-        "",
-    ]
-    lines += ["| what | R2D2 | peer | ratio |", "|---|---|---|---|"]
-    for name, one in found.items():
-        for of in one["figures"]:
+    told = [(name, of) for name, one in found.items() for of in one["figures"]]
+    for kind in (PEERS, *AGAINST.values()):
+        mine = [(name, of) for name, of in told if against(of["name"]) == kind]
+        if not mine:
+            continue
+        title, means = kind
+        lines += ["", f"## {title}", "", f"The ratio: {means}.", ""]
+        lines += ["| what | R2D2 | other | ratio |", "|---|---|---|---|"]
+        for name, of in mine:
             values = f"{of['ours']:.3g} {of['unit']} | {of['peer']:.3g}"
-            ratio = f"{of['ratio']:.2f} ({of['low']:.2f} to {of['high']:.2f})"
-            lines.append(f"| [{of['what']}]({name}.md) | {values} | {ratio} |")
+            within = "" if of["low"] is None else f" ({of['low']:.2f} to {of['high']:.2f})"
+            lines.append(f"| [{of['what']}]({name}.md) | {values} | {of['ratio']:.2f}{within} |")
     lines += ["", "| benchmark | date | machine | versions |", "|---|---|---|---|"]
     for name, one in found.items():
         about = one["machine"]
@@ -73,6 +84,11 @@ def page(found: dict[str, dict]) -> str:
         where = f"{about['cores']} cores, {about['processor']}, load {about['load']}, commit {about['commit']}"
         lines.append(f"| {name} | {one['date']} | {where} | Python {about['python']}, {versions} |")
     return "\n".join(lines) + "\n"
+
+
+def against(name: str) -> tuple[str, str]:
+    """What a figure compares R2D2 with, and what its ratio is."""
+    return next((kind for begins, kind in AGAINST.items() if name.startswith(begins)), PEERS)
 
 
 def with_figures(text: str, found: dict[str, dict]) -> str:

@@ -62,20 +62,54 @@ def interval(values: Sequence[float]) -> tuple[float, float, float]:
     return statistics.median(values), *np.percentile(drawn, (2.5, 97.5))
 
 
+HOSTS = Path(__file__).parents[2] / "infra" / "several_hosts.sh"
+OUTSIDE = "10.77.0.254"
+"""This machine, as hosts that are its network namespaces see it."""
+
+
+def rendezvous(hosts: Sequence[int]) -> tuple[Any, list[dict[str, str]]]:
+    """The server, started, that a ring of so numbered hosts meets at, and each one's environment; to be stopped."""
+    from horovod.runner.common.util.hosts import get_host_assignments, parse_hosts
+    from horovod.runner.http.http_server import RendezvousServer
+
+    server = RendezvousServer(verbose=0)
+    port = server.start()
+    plan = get_host_assignments(parse_hosts(",".join(f"node{i}:1" for i in hosts)), len(hosts))
+    server.init(plan)
+    about = {
+        "HOROVOD_GLOO_RENDEZVOUS_ADDR": OUTSIDE,
+        "HOROVOD_GLOO_RENDEZVOUS_PORT": str(port),
+        "HOROVOD_CONTROLLER": "gloo",
+        "HOROVOD_CPU_OPERATIONS": "gloo",
+        "HOROVOD_GLOO_IFACE": "eth0",
+        "HOROVOD_GLOO_TIMEOUT_SECONDS": "300",
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+    }
+    keys = ("rank", "size", "local_rank", "local_size", "cross_rank", "cross_size")
+    each = [
+        os.environ
+        | about
+        | {"HOROVOD_HOSTNAME": f"node{i}"}
+        | {f"HOROVOD_{key.upper()}": str(getattr(slot, key)) for key in keys}
+        for i, slot in zip(hosts, plan, strict=True)
+    ]
+    return server, each
+
+
 NOTES = "<!-- notes -->\n"
 """What stands below it in a record was written by people, and stays."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One comparison: what R2D2 and a peer take, and the median of the ratios of neighbouring turns.
+    """One comparison: what R2D2 and a peer, or a limit, or R2D2 otherwise take, and the ratio of the two.
 
     Attributes:
         name: What the README calls it by.
         what: What is compared with what, in words.
         unit: Of `ours` and `peer`, medians.
-        ratio: How many times as fast (or as small) R2D2 is.
-        low: The lower end of its 95 % interval.
+        ratio: How many times as fast (or as small) R2D2 is, the median of neighbouring turns.
+        low: The lower end of its 95 % interval; None if there were no turns.
         high: The upper end.
     """
 
@@ -85,8 +119,8 @@ class Figure:
     ours: float
     peer: float
     ratio: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
 
 def figure(name: str, what: str, unit: str, ours: Sequence[float], peer: Sequence[float]) -> Figure:

@@ -20,18 +20,14 @@ The results are printed and written beside this file, to `network.md`.
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
 import time
 from datetime import date
-from pathlib import Path
 
-from common import figure, flops_an_image, keep
+from common import HOSTS, Figure, flops_an_image, keep, rendezvous
 
-HOSTS = Path(__file__).parents[2] / "infra" / "several_hosts.sh"
-OUTSIDE = "10.77.0.254"
 SIZE, BATCH, CLASSES = 128, 8, 4
 NETWORKS = {
     "Dist-U-Net (32 filters, depth 4)": {"network": "dist-unet", "filters": 32, "depth": 4},
@@ -106,27 +102,11 @@ def run(rings: list[list[int]], name: str, way: str, steps: int) -> tuple[float,
         Of a step the seconds (the mean of the rings), the exposed communication (of the first), and the gradients'
         bytes.
     """
-    from horovod.runner.common.util.hosts import get_host_assignments, parse_hosts
-    from horovod.runner.http.http_server import RendezvousServer
-
     servers, processes = [], []
     for hosts in rings:
-        servers.append(RendezvousServer(verbose=0))
-        port = servers[-1].start()
-        plan = get_host_assignments(parse_hosts(",".join(f"node{i}:1" for i in hosts)), len(hosts))
-        servers[-1].init(plan)
-        for i, slot in zip(hosts, plan, strict=True):
-            environment = os.environ | {
-                "HOROVOD_GLOO_RENDEZVOUS_ADDR": OUTSIDE,
-                "HOROVOD_GLOO_RENDEZVOUS_PORT": str(port),
-                "HOROVOD_CONTROLLER": "gloo",
-                "HOROVOD_CPU_OPERATIONS": "gloo",
-                "HOROVOD_GLOO_IFACE": "eth0",
-                "HOROVOD_HOSTNAME": f"node{i}",
-                "TF_CPP_MIN_LOG_LEVEL": "2",
-            }
-            for key in ("rank", "size", "local_rank", "local_size", "cross_rank", "cross_size"):
-                environment[f"HOROVOD_{key.upper()}"] = str(getattr(slot, key))
+        server, environments = rendezvous(hosts)
+        servers.append(server)
+        for i, environment in zip(hosts, environments, strict=True):
             command = [HOSTS, "run", str(i), "taskset", "-c", str(i), sys.executable, __file__, "--network", name]
             command += ["--way", way, "--steps", str(steps)]
             processes.append(
@@ -172,10 +152,20 @@ def main() -> None:
             finally:
                 subprocess.run([HOSTS, "down", "2"], check=True)
             print(page(measured, given.steps), flush=True)
+    # Hosts alone and in a ring are measured one after the other, not in turn: the ratio has no interval.
     figures = [
-        figure(f"network/{name}/{rate}", f"{name}, two hosts at {rate} Gbit/s: one host", "s a step", [two], [alone[0]])
+        Figure(
+            f"network/{name}/{rate}",
+            f"{name}, two hosts at {rate} Gbit/s: one host",
+            "s a step",
+            two,
+            one,
+            one / two,
+            None,
+            None,
+        )
         for name, rates in measured.items()
-        for rate, (alone, ways) in rates.items()
+        for rate, ((one, _, _), ways) in rates.items()
         for two in [ways["default"][0]]
     ]
     keep(__file__, page(measured, given.steps), figures)

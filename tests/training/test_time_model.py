@@ -1,12 +1,16 @@
 """The model of a step's time: worked out by hand, and found again from steps that it made."""
 
+import runpy
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from r2d2.training.time_model import GBIT, PAYLOAD, Fitted, Measured, Network, Work, fit, fit_curve, predict, slowest
 
+STUDY = Path(__file__).parents[2] / "experiments" / "scaling" / "time_model.py"
 UNET = Work(compute_s=0.2, gradient_bytes=100e6)
 
 
@@ -97,3 +101,41 @@ def test_steps_that_get_no_longer_make_no_network_that_gives_time_back():
 def test_without_one_worker_and_more_there_is_no_curve(steps):
     assert fit_curve(steps) is None
     assert np.isfinite(slowest(2))
+
+
+@pytest.fixture
+def study(monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])  # which the study adds the benchmarks' folder to
+    return runpy.run_path(str(STUDY))
+
+
+def test_hosts_alone_spread_each_by_itself_and_one_turn_that_was_held_up_does_not_count(study):
+    def turn(*hosts):
+        return [[(wall, 0.0) for wall in walls] for walls in hosts]
+
+    uneven, even = (
+        [1.0, 2.0, 3.0, 4.0, 5.0],
+        [3.0] * 5,
+    )  # quartiles at 1.5 and 4.5; the mean of both varies half as much
+    held_up = turn([10 * wall for wall in uneven], [30.0] * 5)
+    told = study["summed_up"]("alone", [turn(uneven, even), turn(even[::-1], uneven), held_up])
+    assert told["step_s"] == 3.0 and told["spread_s"] == pytest.approx(3 / 1.349 / 2) and told["steps"] == 15
+    assert told["walls_s"][0] == [uneven, even] and len(told["walls_s"]) == 3
+
+
+def test_a_ring_s_step_is_its_slowest_host_s_and_it_communicates_as_long_as_who_waits_least(study):
+    block = [[(1.0, 0.5), (4.0, 0.1), (2.0, 0.3)], [(2.0, 0.1), (1.0, 3.0), (3.0, 0.2)]]
+    told = study["summed_up"]("overlap", [block])
+    assert (told["step_s"], told["communication_s"], told["steps"]) == (3.0, 0.1, 3)
+    assert "walls_s" not in told
+
+
+def test_without_a_controller_of_shares_it_is_refused_before_hosts_are_made(study, tmp_path, monkeypatch):
+    refused = study["refused"]
+    monkeypatch.setattr("os.getuid", lambda: 1000)
+    assert refused() == "hosts are made by root"
+    monkeypatch.setattr("os.getuid", lambda: 0)
+    monkeypatch.setitem(refused.__globals__, "GROUPS", tmp_path)
+    assert "cgroup v1" in refused() and "\n" not in refused()
+    (tmp_path / "cpu.cfs_quota_us").write_text("-1")
+    assert refused() == ""
