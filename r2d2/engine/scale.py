@@ -280,7 +280,8 @@ class _Study:
             rule = one["rule"].replace("+", "-").replace(":", "-")
             kept = {"val/dice": one["scores"].get("dice"), "efficiency": one["efficiency"], "step_s": one["step_s"]}
             named = {f"scale/{rule}/{key}": value["value"] for key, value in kept.items() if value}
-            self._driven.outbox.log(named, step=one["workers"])
+            if named:  # none of what diverged in all seeds
+                self._driven.outbox.log(named, step=one["workers"])
         return self.folder / REPORT, told
 
     def _table(self) -> tuple[Sequence[str], list[Sequence[str]]]:

@@ -111,7 +111,14 @@ def shows_its_curves(home, study, result):
         (2, False, "finished", 8 * EPOCHS),
         (4, True, "finished", 4 * EPOCHS),
     ]
-    one, two, four = scaling["summaries"]
+    one, two, four, *high = scaling["summaries"]
+    # The rate that no seed bears is told, and a single seed decides nothing.
+    assert [(found["workers"], found["repeats"], found["diverged"]) for found in high] == [
+        (1, 0, 1),
+        (2, 0, 1),
+        (4, 0, 1),
+    ]
+    assert {found["verdict"] for found in high} == {"undecided"}
     assert one["baseline"] and one["efficiency"]["value"] == pytest.approx(1)
     assert two["efficiency"]["value"] == pytest.approx(two["images_per_s"]["value"] / one["images_per_s"]["value"] / 2)
     assert four["step_s"] is None and four["loss"]["dice"]["value"] == pytest.approx(
