@@ -232,9 +232,11 @@ def times(told: Mapping[str, Any]) -> Figure:
     if ahead:
         x, y = ([one[key] for one in ahead] for key in ("workers", "speedup"))
         axes[1].plot(x, y, ".-", color="0.5", label="predicted")
+        axes[1].set_xticks([*counts, *x])
     axes[1].legend(fontsize=8, frameon=False)
     for place in axes:
         place.set_ylim(0, 1.05 * place.get_ylim()[1])
+    figure.suptitle("Bars: 95 % over seeds (Student's t)", fontsize=8, color="0.3")
     return figure
 
 

@@ -149,6 +149,16 @@ def test_more_workers_are_predicted_from_the_first_rule_s_steps(told):
     assert ahead[64]["efficiency"] < ahead[8]["efficiency"] < 1
 
 
+def test_what_two_numbers_of_workers_cannot_tell_is_said_above_the_predictions(told):
+    assert "Predicted from the steps of 1, 2 and 4 workers" in scale_report.table(told)
+    assert "is taken as 0" not in scale_report.table(told)
+    study = config.study(EXPERIMENT, [1, 2], [], RULES, 1)
+    two = scale_report.scaling(study, "parent", [run(child) for child in study.children()], 1)
+    page = scale_report.table(two)
+    assert two["model"]["latency_s"] == 0 and "of 1 and 2 workers" in page
+    assert page.index("is taken as 0") < page.index("| workers | step s")
+
+
 def test_it_is_written_with_tables_and_pictures_that_show_something(told, tmp_path):
     files = scale_report.write(tmp_path / "report", told)
     names = [path.name for path in files]
