@@ -12,8 +12,8 @@ from r2d2 import __version__
 from r2d2.errors import InputError
 
 CLIENT = "R2D2_CLIENT"
-"""The variable in which `r2d2 submit` tells the job who it is: its versions and the commit of its folder. Ray shows a
-job's variables on the job's page, so there is never a password among them."""
+"""The variable in which `r2d2 submit` tells the job who it is: its versions, the commit of its folder, who submits it.
+Ray shows a job's variables on the job's page, so there is never a password among them."""
 
 NODES = "`r2d2 up` does, and so do the files in infra/"
 """Who sets what a job must find in its nodes' environment."""

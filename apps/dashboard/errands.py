@@ -17,7 +17,8 @@ from r2d2.errors import InputError
 from r2d2.tracking import queries
 
 T = TypeVar("T")
-PREDICTIONS, JUDGEMENTS, CHECKS, SUBMISSIONS = Desk(), Desk(), Desk(), Desk()
+PREDICTIONS, JUDGEMENTS, CHECKS = Desk(), Desk(), Desk()
+SUBMISSIONS = Desk(keeps=True)  # who has pressed Train may close the page
 EVERY_S, AGAIN_S = 0.5, 4.0
 MOST_CHECKS = 20
 _checks: OrderedDict[tuple[str, str | None], Errand] = OrderedDict()

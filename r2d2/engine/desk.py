@@ -43,7 +43,8 @@ class Ask(Protocol):
 class Errand:
     """Something that was handed in.
 
-    Who handed it in keeps it: if nobody does any more before its turn comes, it is dropped with all that it holds.
+    Who handed it in keeps it: if nobody does any more before its turn comes, it is dropped with all that it holds,
+    unless its desk keeps it, too.
 
     Attributes:
         what, done, total: What it counts, how much is done, and of how much; 0 of 0 as long as it does not say.
@@ -85,10 +86,15 @@ class Errand:
 
 
 class Desk:
-    """A queue of errands, a thread that sees to them in turn, and the process that does the work."""
+    """A queue of errands, a thread that sees to them in turn, and the process that does the work.
 
-    def __init__(self) -> None:
-        self._waiting: list[weakref.ref[Errand]] = []
+    Args:
+        keeps: Whether it does what was handed in also where nobody waits for it any more.
+    """
+
+    def __init__(self, keeps: bool = False) -> None:
+        self._keeps = keeps
+        self._waiting: list[Callable[[], Errand | None]] = []
         self._current: weakref.ref[Errand] | None = None
         self._lock, self._bell = threading.Lock(), queue.SimpleQueue[None]()
         self._thread: threading.Thread | None = None
@@ -108,7 +114,7 @@ class Desk:
             self._waiting = [one for one in self._waiting if one() is not None]
             if len(self._waiting) >= MOST_WAITING:
                 raise WorkFailed(f"{len(self._waiting)} others wait already; try again in a few minutes")
-            self._waiting.append(weakref.ref(errand))
+            self._waiting.append((lambda: errand) if self._keeps else weakref.ref(errand))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._see_to_them, name="desk", daemon=True)
                 self._thread.start()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from r2d2 import config, job
-from r2d2.console import command, say
+from r2d2.console import command, person, say
 from r2d2.errors import InputError, WorkFailed
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ def submit(
     address: str | None = None,
     on_log: Callable[[str], None] | None = None,
     run_s: float = RUN_S,
+    by: str | None = None,
 ) -> JobRow:
     """Have a cluster do what `r2d2 WORDS` does, and return once its run is known, or with `wait` once it is over.
 
@@ -78,6 +79,7 @@ def submit(
         address: The cluster's; see `cluster.jobs.Cluster`.
         on_log: Called with every piece of what the job prints, if it is followed.
         run_s: How long its run is waited for, if it is not followed.
+        by: Who submits it, which its run records once it is there; the system's user if absent.
 
     Returns:
         The job. If it failed already, its `exit_code` says so; its log says why.
@@ -93,7 +95,8 @@ def submit(
     cluster = Cluster(address)
     if experiment is not None:
         cluster.check(experiment.cluster)
-    who = {job.CLIENT: json.dumps(job.versions() | {"commit": git_commit()})}
+    did = "resume" if "--resume" in words else "submit"
+    who = {job.CLIENT: json.dumps(job.versions() | {"commit": git_commit(), "by": by or person(), "did": did})}
     typed = shlex.join(["r2d2", *words, *([f"cluster.workers={workers}"] if workers else [])])
     with tempfile.TemporaryDirectory(prefix="r2d2-job-") as folder:
         if file is not None:
@@ -197,15 +200,10 @@ def submit_text(text: str, name: str, by: str) -> JobRow:
         InputError: As `submit`.
         WorkFailed: As `submit`.
     """
-    from r2d2.tracking import runs, store
-
     with tempfile.TemporaryDirectory(prefix="r2d2-experiment-") as folder:
         file = Path(folder) / f"{name}.yaml"
         file.write_text(text, encoding="utf-8")
-        row = submit(["train", str(file)])
-    if row.run_id:
-        runs.Run(store.connect(store.resolve()), row.run_id).note_action(by, f"submit as job {row.job}")
-    return row
+        return submit(["train", str(file)], by=by)
 
 
 def jobs(address: str | None = None) -> list[JobRow]:

@@ -43,13 +43,15 @@ def stop(name: str, after: str = "now", reason: str = "", by: str | None = None,
     if after not in WHEN:
         raise InputError(f"--after {after}: {', '.join(WHEN)} are known")
     client = store.connect(store.resolve())
-    run = runs.find(client, name)
-    if (status := client.get_run(run.run_id).info.status) != "RUNNING":
-        raise InputError(f"run {name}: it is {status.lower()}, there is nothing to stop")
-    run.ask_to_stop(after, by or person(), reason.strip())
-    if run.made_by() != "train":
+    with store.talking():
+        run = runs.find(client, name)
+        if (status := client.get_run(run.run_id).info.status) != "RUNNING":
+            raise InputError(f"run {name}: it is {status.lower()}, there is nothing to stop")
+        made_by, whole = run.made_by(), run.sweep()
+        run.ask_to_stop(after, by or person(), reason.strip())
+    if made_by != "train":
         say(f"Asked. What it trains leaves after {MOMENT[after]}, with checkpoints.")
-    elif run.sweep() is not None:
+    elif whole is not None:
         say(f"Asked. It leaves after {MOMENT[after]}; what it belongs to goes on.")
     else:
         say(f"Asked. It leaves after {MOMENT[after]}, then evaluates and registers what it has.")
@@ -58,7 +60,8 @@ def stop(name: str, after: str = "now", reason: str = "", by: str | None = None,
     asked = time.monotonic()
     deadline = asked + (PATIENCE_S if after == "now" else LONG_PATIENCE_S)
     while time.monotonic() < deadline:
-        found = client.get_run(run.run_id)
+        with store.talking():
+            found = client.get_run(run.run_id)
         if found.info.status != "RUNNING":
             reason = found.data.tags.get("r2d2.reason", "")
             return {"run_id": run.run_id, "status": found.info.status, "reason": reason}
@@ -83,15 +86,15 @@ def resume(name: str, by: str | None = None) -> "JobRow":
     from r2d2.tracking import runs, store
 
     client = store.connect(store.resolve())
-    run = runs.find(client, name)
-    found = client.get_run(run.run_id)
-    if found.info.status == "RUNNING":
-        raise InputError(f"run {name}: it goes on; stop it first")
-    run.check_unfinished()
-    run.check_made_by(run.made_by())  # not if it is a part of another
-    job = submit([run.made_by(), "--resume", run.run_id], run_s=0.0)
-    run.note_action(by or person(), f"resume as job {job.job}")
-    return job
+    with store.talking():
+        run = runs.find(client, name)
+        found = client.get_run(run.run_id)
+        if found.info.status == "RUNNING":
+            raise InputError(f"run {name}: it goes on; stop it first")
+        run.check_unfinished()
+        made_by = run.made_by()
+        run.check_made_by(made_by)  # not if it is a part of another
+    return submit([made_by, "--resume", run.run_id], run_s=0.0, by=by)
 
 
 def send(name: str | None = None) -> list[dict[str, Any]]:

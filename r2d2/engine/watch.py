@@ -3,6 +3,7 @@
 All viewers of one process share what is asked; see `r2d2.tracking.shared`.
 """
 
+import contextlib
 import os
 import socket
 import threading
@@ -122,7 +123,11 @@ def job_log(name: str) -> Answer[str]:
 def troubles(runs: "Iterable[RunView]", now: float | None = None) -> list[Trouble]:
     """What is wrong with runs that go on, the worst first."""
     now = time.time() if now is None else now
-    found = [one for run in runs if run.running for one in _troubles(run, now)]
+    found: list[Trouble] = []
+    for run in runs:
+        # What somebody else wrote onto one run takes the others' away from nobody.
+        with contextlib.suppress(ValueError, TypeError, LookupError):
+            found += [*_troubles(run, now)] if run.running else []
     order = ("diverging", "stalled", "waiting", "slow")
     return sorted(found, key=lambda one: order.index(one.kind))
 
@@ -153,7 +158,7 @@ def _troubles(run: "RunView", now: float) -> Iterable[Trouble]:
     silence, of = now - run.heard, "it"
     if "train/loss" in run.latest and now - run.latest["train/loss"].at > silence:
         silence, of = now - run.latest["train/loss"].at, "its training"
-    patience = STALLED_S + 5 * epoch_s + 3 * float(run.params.get("tracking.monitor_s") or 0)
+    patience = STALLED_S + 5 * epoch_s + 3 * run.number("tracking.monitor_s")
     if silence > patience and (of == "it" or epoch_s):
         yield Trouble(
             run,

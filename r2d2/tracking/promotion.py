@@ -20,6 +20,7 @@ from mlflow.exceptions import MlflowException
 
 from r2d2.console import say
 from r2d2.errors import InputError
+from r2d2.tracking import store
 
 LONGEST, MOST, LONGEST_NAME = 500, 100, 100
 """Characters of a reason, events of a trail, characters of a person's name: together what a tag takes."""
@@ -31,6 +32,7 @@ class HolderChanged(Exception):  # noqa: N818
     """The alias has another holder than the one that the candidate was judged against."""
 
 
+@store.talking()
 def holder(client: MlflowClient, name: str, alias: str) -> int | None:
     """The version that holds an alias, or None.
 
@@ -51,6 +53,7 @@ def history(client: MlflowClient, name: str, alias: str) -> list[dict[str, Any]]
     return json.loads(client.get_registered_model(name).tags.get(_tag(alias), "[]"))
 
 
+@store.talking()
 def take(
     client: MlflowClient,
     name: str,
@@ -85,6 +88,7 @@ def take(
         _write(client, name, alias, version, [*events, _event(did, version, reason, by)])
 
 
+@store.talking()
 def roll_back(
     client: MlflowClient, name: str, alias: str, reason: str, by: str | None = None
 ) -> tuple[int | None, int]:
@@ -107,6 +111,7 @@ def roll_back(
         return now, back
 
 
+@store.talking()
 def record(client: MlflowClient, name: str, version: int, alias: str, evidence: Mapping[str, Any]) -> str:
     """Keep a judgement: whole as a file of the version's run, in short as a tag of the version, `judgement`.
 

@@ -97,6 +97,13 @@ class RunView:
         """The last value of a metric, if there is one."""
         return self.latest[name].value if name in self.latest else None
 
+    def number(self, name: str) -> float:
+        """A setting as a number; 0 where it is none: `null` is recorded as None."""
+        try:
+            return float(self.params.get(name) or 0)
+        except ValueError:
+            return 0.0
+
     @property
     def heard(self) -> float:
         """When it was heard of last, in seconds of the clock."""
@@ -272,7 +279,7 @@ def _histories_of(run: RunView) -> _Histories:
 def _stride(run: RunView, name: str) -> float:
     """How far apart two values of a metric can lie without one between them."""
     if name.startswith(("system/", "cost/")):
-        return 1.5 * float(run.params.get("tracking.monitor_s") or 0)
+        return 1.5 * run.number("tracking.monitor_s")
     return 1
 
 

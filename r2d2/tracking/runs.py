@@ -1,5 +1,6 @@
 """One training run as one MLflow run: created by its driver, found again by people."""
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -99,10 +100,13 @@ class Run:
         return found.info.start_time / 1000, costs
 
     def start_again(self) -> None:
-        """Mark a run as running, in this Ray job if it is one."""
+        """Mark a run as running, in this Ray job if it is one; who submitted that is recorded."""
         self.client.set_tag(self.run_id, STOP_TAG, "false")
         if (own := job.submission()) is not None:
-            jobs = self.client.get_run(self.run_id).data.tags.get(JOB_TAG, "").split()
+            tags, told = self.client.get_run(self.run_id).data.tags, job.client()
+            jobs = tags.get(JOB_TAG, "").split()
+            if "by" in told and own not in jobs and PARENT_TAG not in tags:
+                self.note_action(str(told["by"]), f"{told.get('did', 'submit')} as job {own}")
             self.client.set_tag(self.run_id, JOB_TAG, " ".join([*(one for one in jobs if one != own), own]))
         self.client.update_run(self.run_id, status="RUNNING")
 
@@ -168,12 +172,17 @@ def _action(by: str, what: str, reason: str) -> dict[str, str]:
 
 
 def actions(tags: Mapping[str, str]) -> list[dict[str, Any]]:
-    """What people did with a run of these tags, in order: `at` (seconds of the clock), `by`, `what`, `why`."""
-    found = [
-        {"at": int(name.removeprefix(ACTION_TAG)) / 1000} | json.loads(text)
-        for name, text in tags.items()
-        if name.startswith(ACTION_TAG)
-    ]
+    """What people did with a run of these tags, in order: `at` (seconds of the clock), `by`, `what`, `why`.
+
+    A tag of such a name that R2D2 did not write is passed over.
+    """
+    found = []
+    for name, text in tags.items():
+        if re.fullmatch(rf"{re.escape(ACTION_TAG)}[0-9]{{1,14}}", name):
+            with contextlib.suppress(ValueError, TypeError, LookupError):
+                told = json.loads(text)
+                at = int(name.removeprefix(ACTION_TAG)) / 1000
+                found.append({"at": at} | {key: str(told[key]) for key in ("by", "what", "why")})
     return sorted(found, key=lambda one: one["at"])
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -13,7 +14,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from r2d2 import job, services
-from r2d2.errors import InputError
+from r2d2.errors import InputError, WorkFailed
 from r2d2.network import answers, without_passwords
 
 
@@ -70,6 +71,16 @@ def check(uri: str) -> None:
         raise InputError(f"tracking URI {told!r}: give an http(s) address of an MLflow server, or sqlite:///FILE")
     elif not answers(uri):
         raise InputError(f"tracking URI {told}: no server answers there; start it, or set tracking.uri to another")
+
+
+@contextlib.contextmanager
+def talking() -> Iterator[None]:
+    """Meanwhile what the store does not do is a WorkFailed, in a line."""
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError) as error:
+        told = without_passwords(" ".join(str(error).split()))[:200]
+        raise WorkFailed(f"the tracking server does not do as it is asked ({told})") from None
 
 
 def connect(uri: str) -> MlflowClient:

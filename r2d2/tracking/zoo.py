@@ -13,6 +13,7 @@ from mlflow.entities.model_registry import RegisteredModel
 from mlflow.exceptions import MlflowException
 
 from r2d2.errors import InputError
+from r2d2.tracking import store
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ def list_versions(client: MlflowClient, name: str | None = None) -> list[ModelVe
     return sorted(found, key=lambda one: (one.name, -one.version))
 
 
+@store.talking()
 def get(client: MlflowClient, model: str) -> ModelVersion:
     """A version by `name@alias` or `name/version`, optionally after `zoo:`.
 

@@ -7,10 +7,13 @@ import time
 import pyarrow as pa
 import pytest
 from helpers.pages import EXPERIMENT, make_run, opened, words
+from helpers.processes import wait_for
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from apps.dashboard import page
-from r2d2 import services
-from r2d2.tracking import queries, store
+from r2d2 import job, services
+from r2d2.tracking import queries, runs, store
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload``")  # of SQLAlchemy's, at MLflow
 HOSTILE = "<img src=x onerror=alert(1)> **../../x** :red[y] $z$"
@@ -121,6 +124,36 @@ def test_a_live_run_in_trouble_comes_first_and_is_stopped_with_a_name_and_a_reas
     assert done[["what", "why"]].to_numpy().tolist() == [["stop after checkpoint", "it diverges"]]
 
 
+def test_a_store_that_fails_in_the_middle_is_told_and_what_it_holds_of_others_breaks_no_list(client, monkeypatch):
+    tags = {"action.soon": "{}", "action.17": "no JSON", "action.18": "[1]", "action.19": '{"by": "ada"}'}
+    live = make_run(client, "live", "RUNNING", **tags)
+    assert not queries.view(live).value.actions and len(opened("overview").dataframe[0].value) == 1
+    app = opened("run", run=live)
+
+    def refuse(*_, **__):
+        raise MlflowException("the database is locked")
+
+    monkeypatch.setattr(MlflowClient, "log_batch", refuse)
+    app.button(key="stop").click().run()
+    assert not app.exception and "does not do as it is asked (the database is locked)" in words(app)
+
+
+def test_a_run_records_who_submitted_the_jobs_that_it_was(client, monkeypatch):
+    run_id = make_run(client, "small", "RUNNING")
+
+    def begun(job_id, **told):
+        monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"metadata": {"job_submission_id": job_id}}))
+        monkeypatch.setenv(job.CLIENT, json.dumps(told))
+        runs.Run(client, run_id).start_again()
+
+    begun("first", by="ada", did="submit")
+    begun("first", by="ada", did="submit")  # its driver was started again
+    begun("second", by="bob", did="resume")
+    begun("third")  # by an older client
+    done = [(one["by"], one["what"]) for one in queries.view(run_id).value.actions]
+    assert done == [("ada", "submit as job first"), ("bob", "resume as job second")]
+
+
 def test_a_run_that_was_stopped_says_what_it_is_gone_on_with(client):
     run_id = make_run(client, "stopped", "KILLED", reason="terminated")
     assert f"r2d2 train --resume {run_id}" in words(opened("run", run=run_id))
@@ -138,8 +171,17 @@ def test_a_sweep_is_shown_with_its_trials_and_what_matters(client):
     table = app.dataframe[0].value
     assert table["trial"].tolist() == [1, 0] and table["learning_rate"].tolist() == ["0.0002", "0.001"]
     assert "2 of 4 trials" in words(app)
-    trial = next(option for option in app.selectbox(key="stop-what").options if "trial" in option)
-    assert trial == "sizes-trial-1"  # the other one has ended
+    assert app.selectbox(key="stop-what").options == ["the whole sweep", "sizes-trial-1"]  # the other one has ended
+    assert app.selectbox(key="stop-what").value is None and app.button(key="stop").disabled
+    trial = client.search_runs(client.get_run(sweep).info.experiment_id.split(), "attributes.status = 'RUNNING'")
+    (trial,) = [found.info.run_id for found in trial if found.info.run_id != sweep]
+    app.selectbox(key="stop-what").set_value(trial).run()
+    client.set_terminated(trial)
+    queries.forget()
+    wait_for(lambda: not any(one.running for one in queries.parts(queries.view(sweep).value).value), 20)
+    app.button(key="stop").click().run()
+    assert not app.exception and app.selectbox(key="stop-what").value is None and "Asked" not in words(app)
+    assert not [one for one in (sweep, trial) if "r2d2.stop" in client.get_run(one).data.tags]
     assert [run["name"] for run in opened("overview").dataframe[0].value.to_dict("records")] == ["sizes"]
 
 

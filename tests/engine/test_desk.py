@@ -67,6 +67,15 @@ def test_what_nobody_waits_for_any_more_is_dropped_with_all_that_it_holds(desk):
     assert last.wait(30) and done == ["last"] and first.over
 
 
+def test_a_desk_that_keeps_errands_does_them_also_where_nobody_waits():
+    desk, go, done = desks.Desk(keeps=True), threading.Event(), threading.Event()
+    desk.hand_in(lambda ask: go.wait(30))
+    desk.hand_in(lambda ask: done.set())
+    gc.collect()
+    go.set()
+    assert done.wait(30)
+
+
 def test_a_full_queue_says_so(desk):
     go = threading.Event()
     held = [desk.hand_in(lambda ask: go.wait(30))]

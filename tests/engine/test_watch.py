@@ -103,6 +103,15 @@ def test_a_run_in_trouble_is_told_with_what_is_wrong_the_worst_first():
     assert kinds(run(slow, status="FAILED", **{"sentinel.1": "x"})) == []
 
 
+def test_what_somebody_else_wrote_onto_a_run_takes_no_warning_away():
+    epoch = [("train/loss", NOW - 500, 0.5), ("time/epoch_s", NOW - 500, 20.0)]
+    silent = run(epoch, {"tracking.monitor_s": "None"})  # `null`, as it is recorded
+    assert [kind for kind, _ in kinds(silent)] == ["stalled"]
+    parts = [(f"time/{name}_s", NOW, 1.0) for name in ("input", "compute", "communication")]
+    odd = run([*parts, ("train/loss", NOW, 0.5)], workers="many")
+    assert [trouble.run for trouble in watch.troubles([odd, silent], NOW)] == [silent]
+
+
 def test_a_run_of_which_nothing_is_heard_for_long_has_stalled():
     patience = watch.STALLED_S + 5 * 20.0 + 3 * 10.0
 

@@ -83,7 +83,7 @@ def _numbers(run: RunView) -> None:
     columns[2].metric("Best validation Dice", page.number(top.value if top else None), help="Mean over the patients.")
     columns[3].metric("Test Dice", page.number(run.metric("test/dice")), help="Of the best epoch, at the end.")
     if run.running and pace and epochs.isdigit():
-        every = int(run.params.get("evaluation.every_epochs", 1))
+        every = max(1.0, run.number("evaluation.every_epochs"))
         left = (int(epochs) - done) * (pace + (run.metric("time/validation_s") or 0.0) / every)
         columns[4].metric("Still to go", page.duration(left), help="At the pace of the last epoch.")
     else:

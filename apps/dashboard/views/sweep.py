@@ -146,13 +146,17 @@ def _actions(run: RunView) -> None:
         with st.popover("Stop", icon=":material/stop_circle:"):
             trials = {trial.run_id: trial.name for trial in queries.parts(run).value if trial.running}
             what = {run.run_id: "the whole sweep"} | trials
-            chosen = st.selectbox("What", list(what), format_func=what.__getitem__, key="stop-what")
+            # Nothing is chosen by itself: a trial that ends is no choice any more, and the sweep would be in its place.
+            chosen = st.selectbox(
+                "What", list(what), None, what.__getitem__, key="stop-what", placeholder="The sweep, or a trial"
+            )
             why = st.text_input("Why", key="stop-why", max_chars=500)
             st.caption("A trial that is stopped counts with what it has; a sweep that is stopped can go on later.")
-            if st.button("Stop it", type="primary", key="stop"):
-                done = page.act("Asking", lambda: work.stop(chosen, "now", why, page.who(), wait=False))
-                if done:
-                    st.success("Asked: it leaves after its present step.")
+            # Of a button that is disabled by now Streamlit takes no press.
+            pressed = st.button("Stop it", type="primary", key="stop", disabled=chosen is None)
+            asked = "Asking", lambda: work.stop(str(chosen), "now", why, page.who(), wait=False)
+            if pressed and chosen and page.act(*asked):
+                st.success("Asked: it leaves after its present step.")
     elif run.status in ("KILLED", "FAILED"):
         page.resume(run)
 
