@@ -8,7 +8,7 @@ import streamlit as st
 if (root := str(Path(__file__).parents[2])) not in sys.path:  # of the clone, or of the files in the wheel
     sys.path.insert(0, root)
 
-from apps.dashboard import page
+from apps.dashboard import door, page
 from r2d2 import __version__
 from r2d2.errors import InputError
 from r2d2.network import without_passwords
@@ -41,4 +41,6 @@ with st.sidebar:
     except InputError as error:
         where = str(error)
     st.caption(f"R2D2 {__version__} · {page.plain(where)}")
+if shown.title != "Predict":
+    door.shut()
 shown.run()

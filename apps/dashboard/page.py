@@ -218,18 +218,38 @@ def open_run(run: queries.RunView) -> None:
     run_link(run.run_id, run.name, "sweep" if run.kind == "sweep" else "run")
 
 
+def stalled(run: queries.RunView) -> bool:
+    """Whether it goes on as far as its store knows, and nothing is heard of it."""
+    return any(one.kind == "stalled" for one in watch.troubles([run]))
+
+
 def resume(run: queries.RunView) -> None:
-    """What a run or a sweep that did not finish can be gone on with."""
+    """What a run, a sweep or a study that did not finish, or has stalled, can be gone on with."""
+    resumed = run.run_id, run.ended
     with st.popover("Resume", icon=":material/resume:"):
         if watch.clustered():
             st.caption("The cluster goes on with it from its last checkpoint, as a job.")
-            if st.button("Resume it", type="primary", key="resume"):
-                job = act("The cluster takes the job", lambda: work.resume(run.run_id, who()))
+            told = "Its driver is gone: one that is there all the same loses the run to the job"
+            sure = not run.running or st.checkbox(told, key="resume-sure")
+            if st.button("Resume it", type="primary", key="resume", disabled=not sure):
+                job = act("The cluster takes the job", lambda: work.resume(run.run_id, who(), run.running))
                 if job:
                     st.success(plain(f"Job {job.job}: it goes on within half a minute."))
+                    st.session_state["resumed"] = resumed
         else:
             st.caption("No cluster takes jobs here. `r2d2 up` starts one; or, where its data are:")
-            st.code(f"r2d2 {'tune' if run.kind == 'sweep' else 'train'} --resume {run.run_id}", language=None)
+            verb = {"sweep": "tune", "scale": "scale"}.get(run.kind, "train")
+            st.code(f"r2d2 {verb} --resume {run.run_id}", language=None)
+    if not run.running and st.session_state.get("resumed") == resumed:
+        _until_it_goes_on(run.run_id)
+
+
+@st.fragment(run_every=LIVE_S)
+def _until_it_goes_on(run_id: str) -> None:
+    with contextlib.suppress(InputError):
+        if any(run.run_id == run_id and run.running for run in queries.latest_runs().value):
+            queries.forget()
+            st.rerun()
 
 
 def plain(text: Any) -> str:
@@ -283,28 +303,41 @@ def clock(at: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
 
 
-def choose_run(listed: queries.Answer[list[queries.RunView]], runs: Sequence[queries.RunView]) -> str | None:
+def choose_run(runs: Sequence[queries.RunView]) -> str | None:
     """Let a person choose a run, which the page's address then names; None, and what to do, if there is none.
 
     Args:
-        listed: All that is known.
-        runs: Those to choose from; one that the address names is added.
+        runs: Those to choose from; one that the address names, by its id or its name, is added.
     """
-    fresh(listed)
-    names = {run.run_id: f"{run.name} · {run.status.lower()} · {clock(run.began)}" for run in runs}
-    if (named := asked("run")) and named not in names:
-        names = {named: queries.view(named).value.name} | names
+    # No state of a run is in its name here: what is not among the options any more is taken for one that was typed.
+    names = {run.run_id: f"{run.name} · {clock(run.began)}" for run in runs}
+    at: int | None = 0
+    if told := asked("run"):
+        try:
+            found = queries.find(told).value if told not in names else None
+        except InputError as error:
+            st.error(plain(error), icon=":material/error:")
+            at = None
+        else:
+            if found is not None and found.run_id not in names:
+                names = {found.run_id: f"{found.name} · {clock(found.began)}"} | names
+            at = list(names).index(found.run_id if found else told)
     if not names:
         empty("No runs yet. The first one:", "r2d2 demo", "r2d2 train FILE")
         return None
-    ids = list(names)
     chosen = st.selectbox(
         "Run",
-        ids,
-        index=ids.index(named) if named else 0,
-        format_func=names.__getitem__,
-        key=f"run-{named}",
+        list(names),
+        at,
+        lambda one: names.get(one, one),
+        key=f"run-{told}",
+        placeholder="Choose a run, or type the name or id of one",
         label_visibility="collapsed",
+        accept_new_options=True,
     )
+    if chosen is None or (chosen not in names and chosen == told):
+        return None
     ask_for(run=chosen)
+    if chosen not in names:
+        st.rerun()
     return chosen

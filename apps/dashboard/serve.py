@@ -4,8 +4,14 @@ import contextlib
 import gc
 import sys
 import threading
+from pathlib import Path
 
 from streamlit.web.cli import main
+
+if (root := str(Path(__file__).parents[2])) not in sys.path:  # of the clone, or of the files in the wheel
+    sys.path.insert(0, root)
+
+from apps.dashboard import door
 
 
 def _warm() -> None:
@@ -24,5 +30,6 @@ def _warm() -> None:
 
 
 if __name__ == "__main__":
+    door.guard()
     threading.Thread(target=_warm, name="warm", daemon=True).start()
     sys.exit(main(prog_name="streamlit"))

@@ -71,12 +71,13 @@ def stop(name: str, after: str = "now", reason: str = "", by: str | None = None,
     )
 
 
-def resume(name: str, by: str | None = None) -> "JobRow":
-    """Have the cluster go on with a run or a sweep that did not finish, as a job.
+def resume(name: str, by: str | None = None, take_over: bool = False) -> "JobRow":
+    """Have the cluster go on with a run, a sweep or a study that did not finish, as a job.
 
     Args:
         name: Its id or name.
         by: Who asks; the system's user if absent.
+        take_over: Also if it goes on as far as its store knows: its driver is gone, or loses it.
 
     Raises:
         InputError: There is no such run, it goes on or is finished, or no cluster takes jobs.
@@ -89,7 +90,7 @@ def resume(name: str, by: str | None = None) -> "JobRow":
     with store.talking():
         run = runs.find(client, name)
         found = client.get_run(run.run_id)
-        if found.info.status == "RUNNING":
+        if found.info.status == "RUNNING" and not take_over:
             raise InputError(f"run {name}: it goes on; stop it first")
         run.check_unfinished()
         made_by = run.made_by()

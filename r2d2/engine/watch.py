@@ -126,8 +126,9 @@ def troubles(runs: "Iterable[RunView]", now: float | None = None) -> list[Troubl
     found: list[Trouble] = []
     for run in runs:
         # What somebody else wrote onto one run takes the others' away from nobody.
-        with contextlib.suppress(ValueError, TypeError, LookupError):
-            found += [*_troubles(run, now)] if run.running else []
+        with contextlib.suppress(InputError, ValueError, TypeError, LookupError):
+            for one in _troubles(run, now) if run.running else ():
+                found.append(one)
     order = ("diverging", "stalled", "waiting", "slow")
     return sorted(found, key=lambda one: order.index(one.kind))
 
@@ -153,20 +154,50 @@ def _troubles(run: "RunView", now: float) -> Iterable[Trouble]:
     if waits := run.tags.get("waiting"):
         yield Trouble(run, "waiting", f"It waits {waits}.")
         return
-    epoch_s = (run.metric("time/epoch_s") or 0.0) + (run.metric("time/validation_s") or 0.0)
-    # Until its first epoch is over nobody knows how long one takes; its nodes are heard of all the time.
-    silence, of = now - run.heard, "it"
-    if "train/loss" in run.latest and now - run.latest["train/loss"].at > silence:
-        silence, of = now - run.latest["train/loss"].at, "its training"
-    patience = STALLED_S + 5 * epoch_s + 3 * run.number("tracking.monitor_s")
-    if silence > patience and (of == "it" or epoch_s):
+    if (silent := _silent(run, now)) is not None:
         yield Trouble(
             run,
             "stalled",
-            f"Nothing has been heard of {of} for {silence / 60:.0f} min: its driver or a host may be gone.",
+            f"Nothing has been heard of {silent[0]} for {silent[1] / 60:.0f} min: its driver or a host may be gone.",
         )
     elif (said := verdict(run)).startswith("Input-bound"):
         yield Trouble(run, "slow", said)
+
+
+def _silent(run: "RunView", now: float) -> tuple[str, float] | None:
+    """Of what nothing has been heard for longer than it can be expected to take, and for how many seconds."""
+    if run.kind == "scale":
+        return _silent_study(run, now)
+    restart, loss = run.latest.get("time/restart"), run.latest.get("train/loss")
+    # An earlier driver, or workers that were lost, say nothing of the present ones.
+    since = max(run.began, float(run.tags.get("since", 0)), restart.at if restart else 0.0)
+    epoch_s = (run.metric("time/epoch_s") or 0.0) + (run.metric("time/validation_s") or 0.0)
+    patience = STALLED_S + 5 * epoch_s + 3 * run.number("tracking.monitor_s")
+    # Nodes are heard of all the time; of trials, and of what a study trains beside others, the whole watches them.
+    watched = run.number("tracking.monitor_s") > 0
+    watched = watched and (run.parent is None or any(name.startswith("system/") for name in run.latest))
+    if watched and now - max(run.heard, since) > patience:
+        return "it", now - max(run.heard, since)
+    # Until its first epoch is over nobody knows how long one takes.
+    if loss is not None and epoch_s and now - max(loss.at, since) > patience:
+        return "its training", now - max(loss.at, since)
+    return None
+
+
+def _silent_study(run: "RunView", now: float) -> tuple[str, float] | None:
+    """The same of a scaling study, which says nothing itself until its report."""
+    from r2d2.tracking import queries
+
+    parts = queries.parts(run).value
+    if not parts:
+        return None
+    newest = max(parts, key=lambda part: part.began)
+    if newest.running:
+        return _silent(newest, now)
+    # Its next one begins, or its report is written.
+    silence = now - max(newest.ended or newest.heard, float(run.tags.get("since", 0)))
+    took = (newest.ended or newest.heard) - newest.began
+    return ("its next run", silence) if silence > STALLED_S + took else None
 
 
 class _Watch:

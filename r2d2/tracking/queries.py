@@ -39,6 +39,7 @@ POINTS = 500
 HISTORIES = 200
 """Runs whose histories are kept."""
 MANY = 1_000
+GOING_ON = " AND attributes.status = 'RUNNING'"
 _shared = Shared()
 _clients: dict[str, MlflowClient] = {}
 _merged: dict[Hashable, tuple[list["RunView"], list["RunView"], list["RunView"]]] = {}
@@ -134,6 +135,21 @@ def view(run_id: str) -> Answer[RunView]:
     return shared(("run", run_id), question, _age)
 
 
+def find(told: str) -> Answer[RunView]:
+    """One run, by its id or name.
+
+    Raises:
+        InputError: As `view`.
+    """
+
+    def question() -> RunView:
+        client = _client()
+        found = _asked(lambda: client.get_run(runs.find(client, told).run_id), f"run {told}")
+        return _view(found, client.tracking_uri)
+
+    return shared(("found", told), question, _age)
+
+
 def latest_runs(limit: int = SHOWN) -> Answer[list[RunView]]:
     """The latest runs of every experiment, the latest first; a sweep is one."""
     return _listed(f"tags.`r2d2.version` LIKE '%' AND tags.`{runs.PARENT_TAG}` IS NULL", None, limit)
@@ -144,31 +160,41 @@ def parts(run: RunView) -> Answer[list[RunView]]:
     return _listed(f"tags.`{runs.PARENT_TAG}` = '{run.run_id}'", run.experiment_id, MANY)
 
 
+def running_parts() -> Answer[list[RunView]]:
+    """The runs below a sweep or a study that go on, whichever it is."""
+    which = f"tags.`r2d2.version` LIKE '%' AND tags.`{runs.PARENT_TAG}` LIKE '%'"
+    return shared(("going on", which), lambda: _search(which + GOING_ON, None, MANY), LIVE_S)
+
+
+def _search(which: str, experiment: str | None, limit: int) -> list[RunView]:
+    if store.is_new(uri := store.resolve()):
+        return []
+    client = _client()
+
+    def ask() -> Any:
+        found = [experiment] if experiment else [one.experiment_id for one in client.search_experiments()]
+        return client.search_runs(found, which, ViewType.ACTIVE_ONLY, limit)
+
+    return [_view(run, uri) for run in _asked(ask, "the runs")]
+
+
 def _listed(which: str, experiment: str | None, limit: int) -> Answer[list[RunView]]:
-    """The runs of a search. All of them are read now and then; meanwhile those that go on, and those that began."""
+    """The runs of a search. All of them are read now and then; meanwhile those that go on, and those that began.
 
-    def search(more: str, most: int) -> list[RunView]:
-        if store.is_new(uri := store.resolve()):
-            return []
-        client = _client()
-
-        def ask() -> Any:
-            found = [experiment] if experiment else [one.experiment_id for one in client.search_experiments()]
-            return client.search_runs(found, which + more, ViewType.ACTIVE_ONLY, most)
-
-        return [_view(run, uri) for run in _asked(ask, "the runs")]
-
-    every = shared(("runs", which, limit), lambda: search("", limit), SETTLED_S)
-    going = shared(("going on", which), lambda: search(" AND attributes.status = 'RUNNING'", MANY), LIVE_S)
+    Those that go on are in it, however many began since.
+    """
+    every = shared(("runs", which, limit), lambda: _search(which, experiment, limit), SETTLED_S)
+    going = shared(("going on", which), lambda: _search(which + GOING_ON, experiment, MANY), LIVE_S)
     on = {run.run_id: run for run in going.value}
     if any(run.running and run.run_id not in on for run in every.value):  # it has ended since
         _shared.forget((store.resolve(), ("runs", which, limit)))
-        every = shared(("runs", which, limit), lambda: search("", limit), SETTLED_S)
+        every = shared(("runs", which, limit), lambda: _search(which, experiment, limit), SETTLED_S)
     key = (store.resolve(), which, limit)
     before = _merged.get(key)
     if before is None or before[0] is not every.value or before[1] is not going.value:
         known = {run.run_id: run for run in every.value} | on
-        found = sorted(known.values(), key=lambda run: run.began, reverse=True)[:limit]
+        ordered = sorted(known.values(), key=lambda run: run.began, reverse=True)
+        found = [run for place, run in enumerate(ordered) if place < limit or run.run_id in on]
         _merged[key] = before = (every.value, going.value, found)
     return Answer(before[2], going.age_s, going.problem or every.problem)
 

@@ -26,6 +26,8 @@ from r2d2.tracking.delivery import STOP_BY_TAG, STOP_REASON_TAG, STOP_TAG
 
 JOB_TAG = "r2d2.job"
 """The Ray jobs that a run's drivers were: their submission ids, the latest last."""
+SINCE_TAG = "r2d2.since"
+"""Since when a run has its present driver, in seconds of the clock."""
 ACTION_TAG = "r2d2.action."
 """What tags begin with that say who did what with a run; then the time, in milliseconds."""
 PARENT_TAG = MLFLOW_PARENT_RUN_ID
@@ -108,6 +110,7 @@ class Run:
             if "by" in told and own not in jobs and PARENT_TAG not in tags:
                 self.note_action(str(told["by"]), f"{told.get('did', 'submit')} as job {own}")
             self.client.set_tag(self.run_id, JOB_TAG, " ".join([*(one for one in jobs if one != own), own]))
+        self.client.set_tag(self.run_id, SINCE_TAG, f"{time.time():.0f}")
         self.client.update_run(self.run_id, status="RUNNING")
 
 

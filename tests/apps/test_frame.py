@@ -2,11 +2,13 @@
 
 import getpass
 import tomllib
+from types import SimpleNamespace
 
 import pytest
+from starlette.exceptions import HTTPException
 from streamlit.testing.v1 import AppTest
 
-from apps.dashboard import figures, page
+from apps.dashboard import door, figures, page
 from r2d2 import resources, services
 from r2d2.engine.services import commands
 from r2d2.engine.services.settings import Settings
@@ -90,6 +92,43 @@ def test_where_others_can_reach_it_the_dashboard_does_not_start_without_a_login(
         commands.dashboard("10.0.0.7", 8501, Settings())
     services.login_file().write_text("[auth]\nredirect_uri = 'https://h/oauth2callback'\ncookie_secret = 'x'\n")
     assert commands.dashboard("10.0.0.7", 8501, Settings())[1]["R2D2_LOGIN_BY"] == "oidc"
+
+
+def test_files_are_taken_where_a_page_waits_for_them_and_not_without_an_end(app, monkeypatch):
+    class Files(door.Files):
+        """Streamlit's, apart."""
+
+    class Runtime:
+        is_active_session = lambda *_: True  # noqa: E731
+
+    monkeypatch.setattr(door, "Files", Files)
+    monkeypatch.setattr(door, "Runtime", Runtime)
+    monkeypatch.setattr(door, "MOST_OF_ONE", 10)
+    monkeypatch.setattr(door, "MOST", 15)
+    door.guard()
+    files = Files("")
+
+    def put(session, name, size):
+        files.add_file(session, SimpleNamespace(file_id=name, data=bytes(size)))
+        return sorted(files.file_storage[session])
+
+    def refused(session, size):
+        with pytest.raises(HTTPException) as caught:
+            put(session, "refused", size)
+        return caught.value.status_code
+
+    assert refused("ada", 1) == 403 and not Runtime().is_active_session("ada")
+    monkeypatch.setattr(door, "_taking", {"ada", "bob"})
+    assert Runtime().is_active_session("ada") and put("ada", "a", 8) == ["a"]
+    assert refused("ada", 3) == 413 and refused("bob", 8) == 413
+    files.remove_session_files("ada")
+    assert put("bob", "b", 8) == ["b"] and refused("ada", 1) == 403
+
+
+def test_whoever_leaves_predict_uploads_nothing_any_more(app, monkeypatch):
+    monkeypatch.setattr(door, "_taking", {"test session id", "another"})
+    app.run()
+    assert door._taking == {"another"}
 
 
 @pytest.mark.parametrize(

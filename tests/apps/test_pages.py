@@ -2,7 +2,9 @@
 
 import json
 import re
+import shutil
 import time
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
@@ -11,9 +13,13 @@ from helpers.processes import wait_for
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from apps.dashboard import page
+from apps.dashboard import errands, page
 from r2d2 import job, services
+from r2d2.engine import jobs, watch
+from r2d2.engine import runs as work
+from r2d2.errors import InputError
 from r2d2.tracking import queries, runs, store
+from r2d2.tracking.shared import Answer
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload``")  # of SQLAlchemy's, at MLflow
 HOSTILE = "<img src=x onerror=alert(1)> **../../x** :red[y] $z$"
@@ -28,8 +34,18 @@ trials: 4
 """
 
 
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory):
+    """A store without runs, whose tables take seconds to make."""
+    path = tmp_path_factory.mktemp("tables") / "mlflow.db"
+    store.connect(f"sqlite:///{path}")
+    return path
+
+
 @pytest.fixture
-def client(monkeypatch):
+def client(home, tables, monkeypatch):
+    home.mkdir()
+    shutil.copy(tables, home / "mlflow.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", services.file_store())
     monkeypatch.setenv("R2D2_LOGIN_BY", "loopback")
     yield store.connect(store.resolve())
@@ -73,6 +89,59 @@ def test_many_runs_are_compared_by_what_differs_and_by_their_patients(client):
     assert len(opened("overview").dataframe[0].value) == 22
     alone = opened("compare", runs=[first])
     assert "Choose two runs or more" in words(alone)
+    gone = "0" * 32  # one that is not there takes neither the others nor the chooser away
+    app = opened("compare", runs=[first, gone, "second"])
+    assert gone in words(app) and "+0.080" in words(app) and app.query_params["runs"] == [first, second]
+    app = opened("run", run=gone)
+    assert gone in words(app) and app.selectbox(key=f"run-{gone}").value is None and not app.metric
+    assert opened("run", run="second").metric[2].value == page.number(0.8 - 0.1 / 3)
+
+
+def test_a_run_that_goes_on_is_never_too_old_to_be_listed(client):
+    live = make_run(client, "live", "RUNNING")
+    sweep = make_run(client, "sweep", "RUNNING", sweep="random")
+    make_run(client, "trial", "RUNNING", parent=sweep, trial=0, **{"sentinel.1": "the loss is NaN"})
+    for number in range(3):
+        make_run(client, f"later-{number}")
+    assert [run.name for run in queries.latest_runs(2).value] == ["later-2", "later-1", "sweep", "live"]
+    assert "It fell apart once: the loss is NaN" in words(opened("overview")) and live
+
+
+def test_pages_come_back_by_themselves_after_an_outage(client, monkeypatch):
+    runs_there = [make_run(client, "first"), make_run(client, "second", "RUNNING")]
+    again = []
+    monkeypatch.setattr(errands, "again", lambda: again.append(1))
+    addresses = {"run": {"run": runs_there[0]}, "sweep": {}, "compare": {"runs": runs_there}}
+    for view, address in addresses.items():
+        opened(view, **address)
+    assert not again
+    known = queries.latest_runs().value
+    for answer in (Answer(known, 70.0, "no server answers there"), InputError("no server answers there")):
+
+        def away(answer=answer):
+            if isinstance(answer, InputError):
+                raise answer
+            return answer
+
+        for view, address in addresses.items():
+            monkeypatch.setattr(queries, "latest_runs", away)
+            assert "no server answers there" in words(opened(view, **address)) and again.pop(), view
+
+
+def test_what_has_stalled_is_taken_up_after_a_confirmation(client, monkeypatch):
+    run_id, asked = make_run(client, "silent", "RUNNING"), []
+    monkeypatch.setattr(watch, "clustered", lambda: True)
+    monkeypatch.setattr(watch, "jobs", lambda: Answer([], 0.0))
+    monkeypatch.setattr(jobs, "submit", lambda words, **told: asked.append((words, told)) or SimpleNamespace(job="j1"))
+    assert [one.key for one in opened("run", run=run_id).button] == ["stop"]
+    monkeypatch.setattr(watch, "STALLED_S", -1000.0)
+    app = opened("run", run=run_id)
+    assert app.button(key="resume").disabled
+    app.checkbox(key="resume-sure").check().run()
+    app.button(key="resume").click().run()
+    assert not app.exception and asked == [(["train", "--resume", run_id], {"run_s": 0.0, "by": page.who()})]
+    with pytest.raises(InputError, match="it goes on"):
+        work.resume(run_id)
 
 
 def test_a_study_without_one_worker_is_compared_with_its_least_and_a_single_seed_has_no_bar(client):
@@ -157,6 +226,8 @@ def test_a_run_records_who_submitted_the_jobs_that_it_was(client, monkeypatch):
 def test_a_run_that_was_stopped_says_what_it_is_gone_on_with(client):
     run_id = make_run(client, "stopped", "KILLED", reason="terminated")
     assert f"r2d2 train --resume {run_id}" in words(opened("run", run=run_id))
+    study = make_run(client, "study", "KILLED", scale="1, 2")
+    assert f"r2d2 scale --resume {study}" in words(opened("run", run=study))
     assert "not in sqlite" in words(opened("run", run="0" * 32))
 
 

@@ -1,5 +1,6 @@
 """What people watch: nodes with their last minutes, also when the cluster goes away; runs that are in trouble."""
 
+import dataclasses
 import os
 import socket
 
@@ -8,7 +9,9 @@ from helpers.processes import wait_for
 
 from r2d2.engine import watch
 from r2d2.errors import InputError
+from r2d2.tracking import queries
 from r2d2.tracking.queries import Point, RunView
+from r2d2.tracking.shared import Answer
 
 NOW = 10_000.0
 
@@ -124,3 +127,29 @@ def test_a_run_of_which_nothing_is_heard_for_long_has_stalled():
     assert kind == "stalled" and "Nothing has been heard of it" in text
     ((kind, text),) = heard(patience + 1, monitor_ago=1)  # its nodes live, its workers do not get on
     assert kind == "stalled" and "of its training" in text
+
+
+def test_what_cannot_be_heard_of_yet_has_not_stalled(monkeypatch):
+    null = {"tracking.monitor_s": "None"}
+    assert kinds(run(params=null)) == []  # its first epoch may take hours
+    assert [kind for kind, _ in kinds(run())] == ["stalled"]
+    trial = dataclasses.replace(run(trial="3"), parent="0")  # whose sweep watches the nodes
+    assert kinds(trial) == []
+    yesterday = [("train/loss", NOW - 80_000, 0.5), ("time/epoch_s", NOW - 80_000, 20.0)]
+    assert [kind for kind, _ in kinds(run(yesterday, null))] == ["stalled"]
+    assert kinds(run(yesterday, null, since=NOW - 60)) == []  # it was resumed a minute ago
+
+
+def test_a_study_is_heard_of_by_its_runs(monkeypatch):
+    study, parts = run(scale="1, 2"), []
+    monkeypatch.setattr(queries, "parts", lambda _: Answer(parts, 0.0))
+    assert kinds(study) == []
+    alive = [("system/node-1/cpu", NOW - 5, 50.0)]
+    parts.append(dataclasses.replace(run(alive), parent="1"))
+    assert kinds(study) == []
+    parts[0] = dataclasses.replace(run([("system/node-1/cpu", NOW - 900, 50.0)]), parent="1")
+    assert [kind for kind, _ in kinds(study)] == ["stalled"]
+    parts[0] = dataclasses.replace(run(status="FINISHED"), parent="1", ended=NOW - 300)  # the next one is prepared
+    assert kinds(study) == []
+    parts[0] = dataclasses.replace(parts[0], began=NOW - 600, ended=NOW - 500)
+    assert "its next run" in kinds(study)[0][1]

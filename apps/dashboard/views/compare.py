@@ -6,7 +6,7 @@ from typing import Any
 
 import streamlit as st
 
-from apps.dashboard import figures, page
+from apps.dashboard import errands, figures, page
 from r2d2 import segeval
 from r2d2.errors import InputError
 from r2d2.tracking import queries
@@ -31,47 +31,66 @@ Interval = tuple[float, float, float | None, float | None]
 def main() -> None:
     """The whole page."""
     st.title("Compare")
-    with page.sentences():
-        listed = queries.latest_runs()
-        page.fresh(listed)
-        chosen = _choose(listed.value)
-        if len(chosen) == 1 and chosen[0].kind == "scale":
-            _scaling(chosen[0])
-        elif len(chosen) < 2:
-            page.empty(
-                "Choose two runs or more above, or one scaling study."
-                if len(listed.value) > 1
-                else "There are no two runs yet. Settings to compare are changed from the command line:",
-                *([] if len(listed.value) > 1 else ["r2d2 train FILE training.learning_rate=1e-3"]),
-            )
-        else:
-            _differences(chosen)
-            every = page.live(any(run.running for run in chosen))
-            st.fragment(_curves, run_every=every, key="curves")([run.run_id for run in chosen])
-            _patients(chosen)
-            for run in chosen:
-                if run.kind == "scale":
-                    _scaling(run)
+    with errands.asking():
+        listed = errands.answered(queries.latest_runs())
+        chosen = _choose(listed)
+        with page.sentences():
+            _compare(chosen, len(listed))
+
+
+def _compare(chosen: Sequence[RunView], known: int) -> None:
+    if len(chosen) == 1 and chosen[0].kind == "scale":
+        _scaling(chosen[0])
+    elif len(chosen) < 2:
+        page.empty(
+            "Choose two runs or more above, or one scaling study."
+            if known > 1
+            else "There are no two runs yet. Settings to compare are changed from the command line:",
+            *([] if known > 1 else ["r2d2 train FILE training.learning_rate=1e-3"]),
+        )
+    else:
+        _differences(chosen)
+        running = any(run.running for run in chosen)
+        st.fragment(_curves, run_every=page.live(running), key="curves")([run.run_id for run in chosen], running)
+        _patients(chosen)
+        for run in chosen:
+            if run.kind == "scale":
+                _scaling(run)
 
 
 def _choose(listed: Sequence[RunView]) -> list[RunView]:
     known = {run.run_id: run for run in listed}
-    named = [run_id for run_id in st.query_params.get_all("runs") if run_id]
-    for run_id in named:
-        if run_id not in known:
-            known[run_id] = queries.view(run_id).value
+    named = _known([told for told in st.query_params.get_all("runs") if told], known)
     chosen = st.multiselect(
         "Runs",
         list(known),
         default=named[:MOST],
-        format_func=lambda run_id: f"{known[run_id].name} · {page.clock(known[run_id].began)}",
+        format_func=lambda one: f"{known[one].name} · {page.clock(known[one].began)}" if one in known else one,
         max_selections=MOST,
-        placeholder="Choose runs",
+        placeholder="Choose runs, or type the name or id of one",
         key="chosen",
         label_visibility="collapsed",
+        accept_new_options=True,
     )
-    st.query_params["runs"] = chosen
-    return [known[run_id] for run_id in chosen]
+    ids = _known(chosen, known)
+    st.query_params["runs"] = ids
+    return [known[run_id] for run_id in ids]
+
+
+def _known(told: Sequence[str], known: dict[str, RunView]) -> list[str]:
+    """The ids of runs by their ids or names, each once; new ones become known, and what is none is said."""
+    found = []
+    for one in told:
+        if one not in known:
+            try:
+                run = queries.find(one).value
+            except InputError as error:
+                st.error(page.plain(error), icon=":material/error:")
+                continue
+            one = run.run_id
+            known[one] = run
+        found.append(one)
+    return list(dict.fromkeys(found))
 
 
 def _differences(chosen: Sequence[RunView]) -> None:
@@ -100,9 +119,13 @@ def _differences(chosen: Sequence[RunView]) -> None:
     st.dataframe(rows, hide_index=True, width="stretch")
 
 
-def _curves(ids: Sequence[str]) -> None:
+def _curves(ids: Sequence[str], were_running: bool) -> None:
     with page.sentences():
-        chosen = [queries.view(run_id).value for run_id in ids]
+        answers = [queries.view(run_id) for run_id in ids]
+        chosen = [answer.value for answer in answers]
+        if any(run.running for run in chosen) != were_running:  # what is over is read no more
+            st.rerun()
+        page.fresh(*answers)
         columns = st.columns(2)
         for column, (metric, title, unit) in zip(
             columns,

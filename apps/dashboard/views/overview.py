@@ -27,7 +27,7 @@ def main() -> None:
 def _troubles_and_work() -> None:
     with page.sentences():
         listed = queries.latest_runs()
-        for trouble in watch.troubles(listed.value):
+        for trouble in watch.troubles([*listed.value, *queries.running_parts().value]):
             with st.container(border=True, horizontal=True, vertical_alignment="center"):
                 st.markdown(f"{page.TROUBLES[trouble.kind]} **{trouble.kind}** {page.plain(trouble.text)}")
                 page.open_run(trouble.run)

@@ -9,7 +9,7 @@ from niivue_component import niivue_viewer
 from streamlit import runtime
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
-from apps.dashboard import errands, page
+from apps.dashboard import door, errands, page
 from apps.dashboard.legend import legend
 from r2d2.engine import uploads, zoo
 from r2d2.engine.looking import Segmented, segmenting
@@ -68,6 +68,7 @@ def main() -> None:
 
 def _uploaded(model: str, channels: Sequence[str]) -> None:
     """Take a scan from whoever is there: a file for each channel, or one with all."""
+    door.unlock()
     if told := st.session_state.pop("refused", None):
         st.error(page.plain(told), icon=":material/error:")
     number = st.session_state.setdefault("uploads", 0)
@@ -91,8 +92,8 @@ def _uploaded(model: str, channels: Sequence[str]) -> None:
     left, right = st.columns([1, 3], vertical_alignment="center")
     pressed = left.button("Predict", type="primary", icon=":material/neurology:", disabled=not given)
     right.caption(
-        "Checked, read without what the file says of the person, and deleted. The mask stays until you discard it or "
-        "close this page."
+        "Checked, read without what the file says of the person, and deleted, at the latest when you leave this page. "
+        "The mask stays until you discard it or close this page."
     )
     if not pressed:
         return

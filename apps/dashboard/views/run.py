@@ -7,7 +7,7 @@ from typing import Any
 import streamlit as st
 import yaml
 
-from apps.dashboard import figures, page
+from apps.dashboard import errands, figures, page
 from apps.dashboard.legend import legend
 from r2d2.engine import runs as work
 from r2d2.engine import watch
@@ -31,12 +31,15 @@ LOADS = {
 def main() -> None:
     """The whole page."""
     st.title("Run")
-    with page.sentences():
-        listed = queries.latest_runs()
-        run_id = page.choose_run(listed, [run for run in listed.value if run.kind == "run"])
+    with errands.asking():
+        listed = errands.answered(queries.latest_runs())
+        run_id = page.choose_run([run for run in listed if run.kind == "run"])
         if run_id is None:
             return
-        run = queries.view(run_id).value
+        answer = queries.view(run_id)
+        run = answer.value
+        if answer.problem:  # which its head says
+            errands.again()
         with st.container(horizontal=True, vertical_alignment="center"):
             section = st.segmented_control(
                 "Show",
@@ -49,15 +52,16 @@ def main() -> None:
             )
             _actions(run)
         every = page.live(run.running)
-        st.fragment(_head, run_every=every, key="head")(run_id, run.running)
+        st.fragment(_head, run_every=every, key="head")(run_id, run.running, page.stalled(run))
         st.fragment(_section, run_every=every, key="section")(run_id, str(section))
 
 
-def _head(run_id: str, was_running: bool) -> None:
+def _head(run_id: str, was_running: bool, was_stalled: bool) -> None:
     with page.sentences():
         answer = queries.view(run_id)
         run = answer.value
-        if run.running != was_running:  # what is over is read no more; what began again is
+        # What is over is read no more; what began again is; what has stalled may be taken up.
+        if (run.running, page.stalled(run)) != (was_running, was_stalled):
             st.rerun()
         page.fresh(answer)
         for trouble in watch.troubles([run]):
@@ -330,6 +334,8 @@ def _actions(run: RunView) -> None:
                 asked = page.act("Asking", lambda: work.stop(run.run_id, when, why, page.who(), wait=False))
                 if asked:
                     st.success(f"Asked: it leaves {WHEN[when]}.")
+        if run.parent is None and page.stalled(run):
+            page.resume(run)
     elif run.status in ("KILLED", "FAILED") and run.parent is None:
         page.resume(run)
 

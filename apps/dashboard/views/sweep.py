@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import altair as alt
 import streamlit as st
 
-from apps.dashboard import figures, page
+from apps.dashboard import errands, figures, page
 from r2d2 import config
 from r2d2.engine import runs as work
 from r2d2.engine import sweep_report, watch
@@ -18,19 +18,20 @@ from r2d2.tracking.queries import RunView
 def main() -> None:
     """The whole page."""
     st.title("Sweep")
-    with page.sentences():
-        listed = queries.latest_runs()
-        sweeps = [run for run in listed.value if run.kind == "sweep"]
+    with errands.asking():
+        sweeps = [run for run in errands.answered(queries.latest_runs()) if run.kind == "sweep"]
         if not sweeps and not page.asked("run"):
-            page.fresh(listed)
             page.empty(
                 "No sweeps yet. A sweep file says which settings are tried:", "r2d2 tune experiments/sweeps/FILE"
             )
             return
-        run_id = page.choose_run(listed, sweeps)
+        run_id = page.choose_run(sweeps)
         if run_id is None:
             return
-        run = queries.view(run_id).value
+        answer = queries.view(run_id)
+        run = answer.value
+        if answer.problem:  # which is said below
+            errands.again()
         if run.kind != "sweep":
             st.info("This run is no sweep.")
             page.open_run(run)
@@ -157,6 +158,8 @@ def _actions(run: RunView) -> None:
             asked = "Asking", lambda: work.stop(str(chosen), "now", why, page.who(), wait=False)
             if pressed and chosen and page.act(*asked):
                 st.success("Asked: it leaves after its present step.")
+        if page.stalled(run):
+            page.resume(run)
     elif run.status in ("KILLED", "FAILED"):
         page.resume(run)
 
