@@ -1,5 +1,7 @@
 """An experiment file as a form: every key is there, and what it makes is the file."""
 
+from itertools import pairwise
+
 import pytest
 import yaml
 
@@ -53,5 +55,12 @@ def test_what_a_form_holds_is_the_file_in_its_order():
     assert (experiment.name, str(experiment.data.path)) == ("007", "/scans of: a #1")
     assert experiment.data.patient_pattern == PATTERN and experiment.training.deterministic
     assert experiment.training.augmentation is not None and experiment.training.augmentation.zoom == (0.9, 1.1)
-    with pytest.raises(InputError, match="the value is not YAML"):
-        form.as_file([settings["preprocess.window"].change("[1")])
+    many = (
+        "[&a [x,x,x,x,x,x,x,x,x]"
+        + "".join(f", &{b} [{','.join([f'*{a}'] * 9)}]" for a, b in pairwise("abcdefghi"))
+        + "]"
+    )
+    for wrong in ("[1", many, "[" * 3000, f"[{'1,' * 10_000}]"):
+        with pytest.raises(InputError, match="the value is not YAML") as caught:
+            form.as_file([settings["preprocess.window"].change(wrong)])
+        assert len(str(caught.value)) < 300

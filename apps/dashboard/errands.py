@@ -1,6 +1,9 @@
 """What takes long: handed to a desk, followed on the page, never done by the server's own threads of a page."""
 
 import contextlib
+import hashlib
+import itertools
+import os
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -15,13 +18,18 @@ from r2d2.engine import data
 from r2d2.engine.desk import Desk, Errand
 from r2d2.errors import InputError
 from r2d2.tracking import queries
+from r2d2.tracking.shared import NotAnswered, Shared
 
 T = TypeVar("T")
-PREDICTIONS, JUDGEMENTS, CHECKS = Desk(), Desk(), Desk()
+PREDICTIONS, JUDGEMENTS, CHECKS = Desk(most=2), Desk(), Desk()
 SUBMISSIONS = Desk(keeps=True)  # who has pressed Train may close the page
 EVERY_S, AGAIN_S = 0.5, 4.0
 MOST_CHECKS = 20
-_checks: OrderedDict[tuple[str, str | None], Errand] = OrderedDict()
+MOST_FILES = 200_000
+LISTED_S = 5.0
+"""How old the list of a dataset's cases may be."""
+_checks: OrderedDict[tuple[str, str | None], tuple[str, Errand]] = OrderedDict()
+_listings = Shared(2)
 
 
 def follow(errand: Errand, doing: str) -> bool:
@@ -154,20 +162,57 @@ def _known() -> dict[str, str | None]:
 def cases_of(path: str, labels: str | None) -> "data.Dataset | None":
     """The cases of a dataset; None if it is none, which is said."""
     try:
-        return data.listed(path, labels)
+        return _listed(path, labels)
     except InputError as error:
         st.error(page.plain(error), icon=":material/error:")
+        if isinstance(error, NotAnswered):
+            again()
         return None
 
 
+def _listed(path: str, labels: str | None) -> "data.Dataset":
+    """The cases of a dataset, as they were some seconds ago at most; all viewers share them."""
+
+    def question() -> "data.Dataset":
+        # Without a list of its own a folder is walked, and what looks like DICOM opened: of `/`, all there is.
+        files = (name for _, _, names in os.walk(path) for name in names)
+        if not (Path(path) / "dataset.json").exists() and next(itertools.islice(files, MOST_FILES, None), None):
+            raise LookupError(f"{path}: more than {MOST_FILES} files are in it, which a page does not list")
+        try:
+            return data.listed(path, labels)
+        except InputError as error:  # what it was before is no answer
+            raise LookupError(str(error)) from None
+
+    return _listings.ask((path, labels), question, LISTED_S).value
+
+
+def _state(path: str, labels: str | None) -> str:
+    """What tells whether a dataset's files are still the same: which, how large, how old."""
+    told = []
+    for case in _listed(path, labels).cases:
+        for path_of in (*case.images, case.label):
+            with contextlib.suppress(OSError):
+                for file in sorted(path_of.iterdir()) if path_of.is_dir() else (path_of,):
+                    found = file.stat()
+                    told.append(f"{file} {found.st_size} {found.st_mtime_ns}")
+    return hashlib.sha256("\n".join(told).encode(errors="surrogateescape")).hexdigest()
+
+
 def check_of(path: str, labels: str | None) -> Errand | None:
-    """The check of a dataset that somebody has asked for, whoever it was."""
-    return _checks.get((path, labels))
+    """The check of a dataset that somebody has asked for, whoever it was; None if its files are other ones since."""
+    if (path, labels) not in _checks:
+        return None
+    state, errand = _checks[path, labels]
+    with contextlib.suppress(InputError):
+        if state == _state(path, labels):
+            return errand
+    return None
 
 
 def check(path: str, labels: str | None) -> None:
     """Have a dataset checked; whoever looks at it sees what was found."""
     with page.sentences():
-        _checks[path, labels] = CHECKS.hand_in(lambda ask: ask("check", path=path, labels=labels))
+        state = _state(path, labels)
+        _checks[path, labels] = state, CHECKS.hand_in(lambda ask: ask("check", path=path, labels=labels))
         while len(_checks) > MOST_CHECKS:
             _checks.popitem(last=False)

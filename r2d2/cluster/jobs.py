@@ -292,18 +292,32 @@ def _page(named: str | None) -> str:
     return named.rstrip("/")
 
 
+_lock = threading.Lock()
+_entered: dict[str, tuple[int, str | None]] = {}
+"""Variables that are set now: by how many threads, and what they were before the first of them."""
+
+
 @contextlib.contextmanager
 def _variable(name: str, value: str) -> Iterator[None]:
-    """A variable of the environment, for as long as this is entered: Ray lets its own win over what it is told."""
-    before = os.environ.get(name)
-    os.environ[name] = value
+    """A variable of the environment, for as long as this is entered: Ray lets its own win over what it is told.
+
+    The last of several threads that have entered puts back what was there before the first.
+    """
+    with _lock:
+        inside, before = _entered.get(name, (0, os.environ.get(name)))
+        _entered[name] = inside + 1, before
+        os.environ[name] = value
     try:
         yield
     finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
+        with _lock:
+            inside, before = _entered.pop(name)
+            if inside > 1:
+                _entered[name] = inside - 1, before
+            elif before is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = before
 
 
 def _job(told: Any) -> Job:

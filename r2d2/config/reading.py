@@ -11,6 +11,9 @@ from r2d2.config.experiment import Experiment
 from r2d2.config.networks import NETWORKS
 from r2d2.errors import InputError
 
+LONGEST = 10_000
+"""Characters of an override's value."""
+
 
 def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Experiment:
     """Read an experiment file and apply dotted overrides.
@@ -54,6 +57,8 @@ def read_yaml(text: str, source: str, rule: str) -> dict[str, Any]:
         values = yaml.load(text, _Loader)
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
         raise InputError(f"{source}: not YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise InputError(f"{source}: its sections lie too deep in each other") from None
     if not isinstance(values, dict):
         raise InputError(f"{source}: {rule}, not {values!r:.40}")
     return values
@@ -70,15 +75,39 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def read_value(text: str) -> Any:
+    """The value that a line of YAML holds, as in an override or in a page's address.
+
+    Raises:
+        ValueError: It is no YAML, nested too deep, longer than `LONGEST`, or has aliases: a line of these can stand for
+            more than memory holds.
+    """
+    if len(text) > LONGEST:
+        raise ValueError(f"{len(text)} characters, more than {LONGEST}")
+    try:
+        return yaml.load(text, _Line)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(str(error)) from None
+
+
+class _Line(yaml.SafeLoader):
+    """YAML's safe loader without aliases."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.MarkedYAMLError(problem="an alias")
+        return super().compose_node(parent, index)
+
+
 def override(values: dict[str, Any], override: str, whole: bool = False) -> None:
     """Change a value by `section.key=value`, the value read as YAML; `whole`: the dots are part of one key."""
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise InputError(f"override {override!r}: write it as section.key=value, e.g. training.epochs=5")
     try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError):
-        raise InputError(f"override {override!r}: the value is not YAML") from None
+        value = read_value(text)
+    except ValueError:
+        raise InputError(f"override {override!r:.200}: the value is not YAML") from None
     *parents, last = [key] if whole else key.split(".")
     place = values
     for parent in parents:

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from r2d2 import config
 from r2d2.console import bar, bars
 from r2d2.data.fingerprint import Fingerprint
@@ -220,6 +218,6 @@ def _told(found: Fingerprint, labels: dict[int, str]) -> list[str]:
 
 def _settings(folder: Path | str, labels: str | None) -> config.Data:
     try:
-        return config.Data(path=folder, labels=yaml.safe_load(f"{{{labels}}}") if labels else None)
-    except (yaml.YAMLError, ValueError):
+        return config.Data(path=folder, labels=config.read_value(f"{{{labels}}}") if labels else None)
+    except ValueError:
         raise InputError(f'--labels {labels!r}: write numbers and names, like "0: background, 1: lesion"') from None

@@ -90,10 +90,11 @@ class Desk:
 
     Args:
         keeps: Whether it does what was handed in also where nobody waits for it any more.
+        most: How many errands may wait.
     """
 
-    def __init__(self, keeps: bool = False) -> None:
-        self._keeps = keeps
+    def __init__(self, keeps: bool = False, most: int = MOST_WAITING) -> None:
+        self._keeps, self._most = keeps, most
         self._waiting: list[Callable[[], Errand | None]] = []
         self._current: weakref.ref[Errand] | None = None
         self._lock, self._bell = threading.Lock(), queue.SimpleQueue[None]()
@@ -112,7 +113,7 @@ class Desk:
         errand = Errand(self, work)
         with self._lock:
             self._waiting = [one for one in self._waiting if one() is not None]
-            if len(self._waiting) >= MOST_WAITING:
+            if len(self._waiting) >= self._most:
                 raise WorkFailed(f"{len(self._waiting)} others wait already; try again in a few minutes")
             self._waiting.append((lambda: errand) if self._keeps else weakref.ref(errand))
             if self._thread is None:

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import tempfile
+import threading
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -26,6 +27,9 @@ MOST_VOXELS = 1 << 28
 """Of all channels together: 512 x 512 x 1024, a gigabyte as float32."""
 MOST_FILES = 16
 PREFIX = "r2d2-upload-"
+_one_at_a_time = threading.Lock()
+"""A scan of that size takes 3.5 GB while it is read."""
+_making = threading.Lock()
 
 
 def read(contents: Sequence[bytes]) -> "Volume":
@@ -45,7 +49,7 @@ def read(contents: Sequence[bytes]) -> "Volume":
 
     if not 1 <= len(contents) <= MOST_FILES:
         raise InputError(f"{len(contents)} files; a scan is one, or one for each of at most {MOST_FILES} channels")
-    with private_folder() as folder:
+    with _one_at_a_time, private_folder() as folder:
         try:
             paths = [_entered(content, folder / f"file {number}") for number, content in enumerate(contents, start=1)]
             voxels = 0
@@ -67,18 +71,34 @@ def private_folder() -> Iterator[Path]:
     What a process that was killed left is removed with the next one: a living one holds a lock on its own.
     """
     sweep()
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX))
-    held = os.open(folder, os.O_RDONLY)
+    folder, held = _held()
     try:
-        fcntl.flock(held, fcntl.LOCK_EX)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(held)
 
 
+def _held() -> tuple[Path, int]:
+    """A new folder, and what holds its lock."""
+    while True:
+        with _making:  # else another thread's sweep would take it before it is locked
+            folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+            with suppress(FileNotFoundError):  # as another process' may
+                held = os.open(folder, os.O_RDONLY)
+                fcntl.flock(held, fcntl.LOCK_EX)
+                if folder.exists():
+                    return folder, held
+                os.close(held)
+
+
 def sweep() -> None:
     """Remove the private folders whose owners were killed."""
+    with _making:
+        _sweep()
+
+
+def _sweep() -> None:
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         with suppress(OSError):  # another user's, in use, or removed meanwhile
             held = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY)

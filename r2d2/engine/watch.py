@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from r2d2 import services
-from r2d2.errors import InputError, WorkFailed
+from r2d2.errors import InputError
 from r2d2.tracking.shared import Answer, Shared, sentence
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 EVERY_S = 5.0
 """How often nodes are looked at."""
+LATE_S = 15.0
+"""So old may be what they said, without a word about it."""
 KEPT = 60
 """Looks that are kept: five minutes."""
 UNWATCHED_S = 600.0
@@ -222,7 +224,8 @@ class _Watch:
         with self._lock:
             if not self._nodes:
                 raise InputError(self._problem or "the nodes do not answer yet; this page asks again")
-            return Answer(self._nodes, time.monotonic() - self._answered, self._problem)
+            age_s = time.monotonic() - self._answered
+            return Answer(self._nodes, age_s, self._problem or ("the nodes do not answer" if age_s > LATE_S else ""))
 
     def _watch(self) -> None:
         look = _looker()
@@ -230,7 +233,7 @@ class _Watch:
             began, problem = time.monotonic(), ""
             try:
                 seen = look()
-            except (InputError, WorkFailed, OSError, ValueError, KeyError) as error:
+            except Exception as error:  # whatever it is, it is looked again
                 problem, look = sentence(error), _looker()
                 seen = None
             with self._lock:

@@ -71,7 +71,7 @@ def show(model: str) -> Shown:
 
     client = store.connect(store.resolve())
     found = zoo.get(client, model)
-    card = package.verify(zoo.fetch(client, found.reference))
+    card = package.read_card(zoo.read(client, found.reference, package.CARD), found.reference)
     tags = client.get_model_version(found.name, str(found.version)).tags
     holders = {alias for version in zoo.list_versions(client, found.name) for alias in version.aliases}
     trails = {alias: promotion.history(client, found.name, alias) for alias in sorted(holders)}

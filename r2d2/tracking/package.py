@@ -27,6 +27,7 @@ from r2d2.files import check_zip, whole_file, whole_folder
 from r2d2.tracking import card as cards
 
 SUMS = "SHA256SUMS"
+CARD = "card.json"
 LARGEST_BYTES = 4 * 2**30
 """What a package may take unpacked: ten times the largest of the networks here."""
 MLFLOW_S_OWN = "registered_model_meta"
@@ -87,6 +88,21 @@ def _as_installed() -> Iterator[None]:
         environment.warn_dependency_requirement_mismatches = compare
 
 
+def read_card(content: bytes, package: str) -> dict[str, Any]:
+    """The card that a package's `card.json` holds.
+
+    Raises:
+        InputError: It is none that R2D2 wrote.
+    """
+    try:
+        card = json.loads(content.decode())
+        cards.text(card)
+        _ = [float(text) for key, text in cards.tags(card).items() if "dice" in key and text]
+    except (UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError):
+        raise InputError(f"{package}/{CARD}: no card that R2D2 wrote; get the package again") from None
+    return card
+
+
 def verify(folder: Path) -> dict[str, Any]:
     """Return the card of a package whose files are all there and as they were written.
 
@@ -113,12 +129,7 @@ def verify(folder: Path) -> dict[str, Any]:
             raise InputError(f"{folder}: {name} is not in {SUMS}; the package was changed after it was made")
         if told[name] != now:
             raise InputError(f"{folder}: {name} is not what it was ({SUMS}); the package was changed, get it again")
-    try:
-        card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
-        cards.text(card)
-        _ = [float(text) for key, text in cards.tags(card).items() if "dice" in key and text]
-    except (UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError):
-        raise InputError(f"{folder}/card.json: no card that R2D2 wrote; get the package again") from None
+    card = read_card((folder / CARD).read_bytes(), str(folder))
     try:
         flavors = yaml.safe_load((folder / "MLmodel").read_text(encoding="utf-8"))["flavors"]
         strange = [name for name, about in flavors.items() if LOADERS.get(name, "") != about.get("loader_module")]

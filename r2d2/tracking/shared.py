@@ -43,6 +43,10 @@ class Answer(Generic[T]):
     problem: str = ""
 
 
+class NotAnswered(InputError):  # noqa: N818
+    """A question is on its way, and there is no answer yet."""
+
+
 @dataclass
 class _Known:
     """A question: its last answer and when it came (of a clock that only goes on), what is wrong, when to ask again."""
@@ -94,7 +98,9 @@ class Shared:
                 asking.result(FIRST_S if first else PATIENCE_S)
         with self._lock:
             if known.at is None or known.refused:
-                raise InputError(known.problem or "it does not answer yet; this page asks again")
+                if not known.problem:
+                    raise NotAnswered("it does not answer yet; this page asks again")
+                raise InputError(known.problem)
             return Answer(known.value, time.monotonic() - known.at, known.problem)
 
     def forget(self, *keys: Hashable) -> None:

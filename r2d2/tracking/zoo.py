@@ -1,5 +1,6 @@
 """The model zoo: MLflow's registry, by names that people use."""
 
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +90,22 @@ def fetch(client: MlflowClient, model: str) -> Path:
         return Path(mlflow.artifacts.download_artifacts(f"models:/{found.reference}"))
     except (MlflowException, OSError) as error:
         raise InputError(f"model {model!r}: its files cannot be read ({' '.join(str(error).split())[:200]})") from None
+
+
+def read(client: MlflowClient, model: str, path: str) -> bytes:
+    """A file of a registered model, without the others.
+
+    Raises:
+        InputError: As `fetch`.
+    """
+    found = get(client, model)
+    with tempfile.TemporaryDirectory(prefix="r2d2-zoo-") as folder:
+        try:
+            made = mlflow.artifacts.download_artifacts(f"models:/{found.reference}/{path}", dst_path=folder)
+            return Path(made).read_bytes()
+        except (MlflowException, OSError) as error:
+            told = " ".join(str(error).split())[:200]
+            raise InputError(f"model {model!r}: its {path} cannot be read ({told})") from None
 
 
 def version_of_run(client: MlflowClient, run_id: str) -> ModelVersion:

@@ -382,7 +382,8 @@ def test_a_check_is_seen_by_all_and_a_training_takes_what_it_accepts(virtual_pat
 def test_a_training_is_a_job(virtual_patients, monkeypatch):
     path, words = str(virtual_patients), []
 
-    def submit(told):
+    def submit(told, by):
+        assert by == page.who()
         words.append((told[0], yaml.safe_load(Path(told[1]).read_text())))
         return jobs.JobRow("job-7", "RUNNING", "", None, None, None, "0" * 32, "RUNNING", None, None, "http://a", None)
 

@@ -1,6 +1,7 @@
 """The dashboard's pages on stores with no, one and many runs, without a browser."""
 
 import json
+import os
 import re
 import shutil
 import time
@@ -8,6 +9,7 @@ from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
+from helpers.datasets import decathlon
 from helpers.pages import EXPERIMENT, make_run, opened, words
 from helpers.processes import wait_for
 from mlflow import MlflowClient
@@ -17,6 +19,7 @@ from apps.dashboard import errands, page
 from r2d2 import job, services
 from r2d2.engine import jobs, watch
 from r2d2.engine import runs as work
+from r2d2.engine.jobs import JobRow
 from r2d2.errors import InputError
 from r2d2.tracking import queries, runs, store
 from r2d2.tracking.shared import Answer
@@ -254,6 +257,72 @@ def test_a_sweep_is_shown_with_its_trials_and_what_matters(client):
     assert not app.exception and app.selectbox(key="stop-what").value is None and "Asked" not in words(app)
     assert not [one for one in (sweep, trial) if "r2d2.stop" in client.get_run(one).data.tags]
     assert [run["name"] for run in opened("overview").dataframe[0].value.to_dict("records")] == ["sizes"]
+
+
+def test_the_slider_of_pictures_follows_the_run_until_somebody_moves_it(client):
+    told = json.dumps({"labels": {"0": "background", "1": "lesion"}, "slices": []})
+    drawn = {f"overlays/validation/epoch-{epoch:04d}.json": told for epoch in (5, 10_000)}
+    run_id = make_run(client, "live", "RUNNING", files=drawn)
+    app = opened("run", run=run_id, show="Pictures")
+
+    def later(epoch):
+        client.log_text(run_id, told, f"overlays/validation/epoch-{epoch:04d}.json")
+        queries.forget()
+        wait_for(lambda: any(str(epoch) in path for path in drawn_now()), 20)
+        app.run()
+        return app.select_slider[0].value
+
+    def drawn_now():
+        return queries.files(queries.view(run_id).value, "overlays/validation").value
+
+    assert app.select_slider[0].value == 10_000
+    assert later(10_005) == 10_005
+    app.select_slider[0].set_value(5).run()
+    assert later(10_010) == 5
+    app.select_slider[0].set_value(10_010).run()
+    assert later(10_015) == 10_015
+
+
+def test_names_that_strangers_choose_are_text_also_as_options_and_of_jobs(client, tmp_path, monkeypatch):
+    path = decathlon(tmp_path / "data", modality={"0": HOSTILE, "1": "T1w"}).path
+    (channels,) = [one for one in opened("data", data=str(path)).get("button_group") if "T1w" in str(one.proto)]
+    assert channels.proto.options[0].content == page.plain(HOSTILE)
+    job = JobRow("a` ![x](http://y) `b", "PENDING", "train", None, None, None, None, None, None, "1 CPU", "", None)
+    monkeypatch.setattr(watch, "clustered", lambda: True)
+    monkeypatch.setattr(watch, "jobs", lambda: Answer([job], 0.0))
+    (shown,) = [one.value for one in opened("overview").markdown if "pending" in one.value]
+    assert not re.search(r"(?<!\\)[`!\[]", shown.removeprefix(":material/pending:"))
+
+
+def test_what_is_trained_is_what_was_checked_on_a_cluster_that_is_there(client, tmp_path, monkeypatch):
+    folder = decathlon(tmp_path / "data").path
+    path, real = str(folder), queries.shared
+    accepted = SimpleNamespace(over=True, error="", result={"errors": [], "warnings": [], "cases": [{}, {}]})
+    monkeypatch.setattr(errands.CHECKS, "hand_in", lambda _: accepted)
+    errands.check(path, None)
+    cluster = Answer("http://a:8265", 1.0)
+
+    def shared(key, *asked):
+        return cluster if key == "takes jobs" else real(key, *asked)
+
+    monkeypatch.setattr(queries, "shared", shared)
+
+    def train(app):
+        return {one.label: one.disabled for one in app.button}.get("Train")
+
+    deep = "training.epochs=" + "[" * 3000
+    app = opened("train", data=path, set=[deep, "training.batch_size=3", "training.epochs=&a [*a, *a]"])
+    assert train(app) is False and app.number_input(key="set training.batch_size").value == 3
+    cluster = Answer("http://a:8265", 60.0, "no cluster answers there")
+    app.run()
+    assert train(app) is True and "no cluster answers there" in words(app)
+    mask = folder / "labelsTr" / "BRATS_001.nii.gz"
+    os.utime(mask, (1, 1))
+    assert train(app.run()) is None and "takes a dataset that the check accepts" in words(app)
+    monkeypatch.setattr(errands, "MOST_FILES", 3)
+    (folder / "dataset.json").unlink()
+    errands._listings.forget()
+    wait_for(lambda: "more than 3 files" in words(app.run()), 20)
 
 
 def test_what_is_read_of_a_history_grows_and_a_run_that_went_back_is_read_again(client):

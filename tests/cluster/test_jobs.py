@@ -1,8 +1,9 @@
 """Who waits for whose slots, from Ray's own lists."""
 
+import os
 from types import SimpleNamespace
 
-from r2d2.cluster.jobs import _waits
+from r2d2.cluster.jobs import _variable, _waits
 
 
 def group(whose, state, *bundles):
@@ -15,6 +16,17 @@ def program(number, submission, what):
 
 
 PROGRAMS = [program("01", "raysubmit_a", "r2d2 train a.yaml"), program("02", None, "python mine.py")]
+
+
+def test_a_variable_is_as_it_was_once_the_last_of_several_is_done(monkeypatch):
+    monkeypatch.delenv("R2D2_TRIED", raising=False)
+    first, second = _variable("R2D2_TRIED", "page"), _variable("R2D2_TRIED", "page")
+    first.__enter__()
+    second.__enter__()  # another thread, before the first is done
+    first.__exit__(None, None, None)
+    assert os.environ["R2D2_TRIED"] == "page"
+    second.__exit__(None, None, None)
+    assert "R2D2_TRIED" not in os.environ
 
 
 def test_nobody_waits_where_all_have_what_they_asked_for():

@@ -87,6 +87,17 @@ def test_a_full_queue_says_so(desk):
     assert held[-1].wait(30)
 
 
+def test_a_desk_may_let_fewer_wait():
+    desk, go = desks.Desk(most=1), threading.Event()
+    held = [desk.hand_in(lambda ask: go.wait(30))]
+    wait_for(lambda: not desk._waiting, 30)
+    held.append(desk.hand_in(lambda ask: None))
+    with pytest.raises(WorkFailed, match="1 others wait already"):
+        desk.hand_in(lambda ask: None)
+    go.set()
+    assert held[-1].wait(30)
+
+
 def test_errors_are_sentences_and_the_desk_goes_on(desk, capsys):
     def broken(ask):
         raise ZeroDivisionError("inside")

@@ -6,7 +6,9 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import nibabel as nib
 import numpy as np
@@ -135,6 +137,23 @@ def test_a_private_folder_is_its_owners_alone_and_gone_whatever_happens(temporar
             assert other != folder and (folder / "scan").exists()
         raise ZeroDivisionError
     assert not folder.exists()
+
+
+def test_nobody_sweeps_a_folder_away_that_another_is_just_making(temporary):
+    together = threading.Barrier(8)
+
+    def enter(_):
+        kept = 0
+        for _ in range(20):
+            together.wait(30)
+            with uploads.private_folder() as folder:
+                (folder / "scan").touch()
+                together.wait(30)
+                kept += (folder / "scan").exists()
+        return kept
+
+    with ThreadPoolExecutor(8) as threads:
+        assert [*threads.map(enter, range(8))] == [20] * 8
 
 
 def test_what_a_killed_server_left_goes_with_the_next_upload(temporary):

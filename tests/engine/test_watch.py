@@ -1,5 +1,6 @@
 """What people watch: nodes with their last minutes, also when the cluster goes away; runs that are in trouble."""
 
+import contextlib
 import dataclasses
 import os
 import socket
@@ -77,6 +78,29 @@ def test_what_was_known_of_a_cluster_stays_while_it_is_away_and_it_comes_back_by
     assert away.problem == "no cluster answers there" and away.value[0].name == first.name
     state["away"] = False
     wait_for(lambda: not nodes.answer().problem, 10)
+
+
+def test_whatever_a_cluster_answers_the_nodes_are_watched_on_and_what_is_old_says_so(nodes, monkeypatch):
+    looks = iter([TypeError("'NoneType' object is not subscriptable")])
+
+    def here():
+        def look():
+            for error in looks:
+                raise error
+            return [("one", "1 CPU", True, None)]
+
+        return look
+
+    monkeypatch.setattr(watch, "_here", here)
+    (node,) = wait_for(lambda: known(nodes), 10).value
+    assert node.name == "one"
+    monkeypatch.setattr(watch, "LATE_S", -1.0)
+    assert nodes.answer().problem == "the nodes do not answer"
+
+
+def known(nodes):
+    with contextlib.suppress(InputError):
+        return nodes.answer()
 
 
 def run(metrics=(), params=(), status="RUNNING", **tags):

@@ -52,7 +52,7 @@ def _slices(dataset: Dataset) -> None:
         channel = channels[0]
         if len(channels) > 1:
             key = errands.remember("channel", channel, channels)
-            channel = st.pills("Channel", channels, key=key, required=True)
+            channel = st.pills("Channel", channels, key=key, format_func=page.plain, required=True)
         case = dataset.cases[names.index(name)]
         files = [*case.images, case.label]
         with page.sentences():

@@ -41,7 +41,7 @@ def _troubles_and_work() -> None:
         for job in jobs:
             with st.container(border=True):
                 waits = f"It waits for slots: {job.waits}" if job.waits else "It has no run yet."
-                st.markdown(f":material/pending: `{job.job}` {page.plain(job.what)}  \n{page.plain(waits)}")
+                st.markdown(f":material/pending: {page.plain(job.job)}: {page.plain(job.what)}  \n{page.plain(waits)}")
 
 
 def _jobs() -> list:

@@ -229,12 +229,22 @@ def _load(found: dict[str, list[Point]], kind: str) -> dict[str, list[Point]]:
 
 def _pictures(run: RunView) -> None:
     drawn = {path.rpartition("/")[2]: path for path in queries.files(run, "overlays/validation").value}
-    epochs = {int(name[6:10]): path for name, path in drawn.items() if name.endswith(".json")}
+    numbered = {name.removeprefix("epoch-").removesuffix(".json"): path for name, path in drawn.items()}
+    epochs = {int(name): path for name, path in numbered.items() if name.isdecimal()}
     if epochs:
         st.subheader("The worst patients of a validation")
         options = sorted(epochs)
         # While the run goes on the slider follows the last one, unless somebody has moved it.
-        epoch = st.select_slider("Epoch", options, value=options[-1], key="epoch") if len(options) > 1 else options[0]
+        key, moved = f"epoch {run.run_id}", f"epoch moved {run.run_id}"
+        if st.session_state.get(key) not in options:
+            st.session_state[moved] = False
+        if not st.session_state[moved]:
+            st.session_state[key] = options[-1]
+
+        def move() -> None:
+            st.session_state[moved] = st.session_state[key] != options[-1]
+
+        epoch = st.select_slider("Epoch", options, key=key, on_change=move) if len(options) > 1 else options[0]
         told = json.loads(queries.content(run, epochs[epoch]))
         legend(dict(foreground({int(value): name for value, name in told["labels"].items()})))
         for one in told["slices"]:

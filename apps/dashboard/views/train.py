@@ -120,8 +120,8 @@ def _asked() -> dict[str, Any]:
     for change in st.query_params.get_all("set"):
         key, _, text = change.partition("=")
         try:
-            found[key] = yaml.safe_load(text)
-        except (yaml.YAMLError, ValueError):
+            found[key] = config.read_value(text)
+        except ValueError:
             continue
     return found
 
@@ -192,16 +192,18 @@ def _until_a_cluster_answers() -> None:
 
 def _submit(text: str, name: str) -> None:
     try:
-        cluster = queries.shared("takes jobs", jobs.takes_jobs, 10.0).value
+        answer = queries.shared("takes jobs", jobs.takes_jobs, 10.0)
     except InputError as error:
         st.info(page.plain(f"No cluster takes jobs: {error}"), icon=":material/cloud_off:")
         page.empty("Start one and come back to this page; or save the file and train it at a terminal:", "r2d2 up")
         st.code(f"r2d2 train {name}.yaml", language=None)
         _until_a_cluster_answers()
         return
+    cluster = errands.answered(answer)
     errand = st.session_state.get("submission")
     waiting = errand is not None and not errand.over
-    if st.button("Train", type="primary", icon=":material/play_circle:", disabled=waiting):
+    off = waiting or bool(answer.problem)
+    if st.button("Train", type="primary", icon=":material/play_circle:", disabled=off):
         who = page.who()
         submission = page.act(
             "Submitting", lambda: errands.SUBMISSIONS.hand_in(lambda _: jobs.submit_text(text, name, who))
