@@ -23,17 +23,14 @@ PAGES = {
     "Do": [("predict", "Predict", "neurology"), ("train", "Train", "play_circle"), ("data", "Data", "database")],
 }
 views = Path(__file__).parent / "views"
-shown = st.navigation(
-    {
-        section: [
-            st.Page(
-                views / f"{name}.py", title=title, icon=f":material/{icon}:", url_path=name, default=name == "overview"
-            )
-            for name, title, icon in pages
-        ]
-        for section, pages in PAGES.items()
-    }
-)
+made = {
+    name: st.Page(
+        views / f"{name}.py", title=title, icon=f":material/{icon}:", url_path=name, default=name == "overview"
+    )
+    for pages in PAGES.values()
+    for name, title, icon in pages
+}
+shown = st.navigation({section: [made[name] for name, *_ in pages] for section, pages in PAGES.items()})
 with st.sidebar:
     st.caption(f":material/person: {page.plain(page.who())}" + ("" if page.may_act() else " · read-only"))
     try:
@@ -41,6 +38,6 @@ with st.sidebar:
     except InputError as error:
         where = str(error)
     st.caption(f"R2D2 {__version__} · {page.plain(where)}")
-if shown.title != "Predict":
+if shown is not made["predict"]:
     door.shut()
 shown.run()

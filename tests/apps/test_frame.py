@@ -129,6 +129,11 @@ def test_whoever_leaves_predict_uploads_nothing_any_more(app, monkeypatch):
     monkeypatch.setattr(door, "_taking", {"test session id", "another"})
     app.run()
     assert door._taking == {"another"}
+    door._taking.add("test session id")
+    app.switch_page("views/predict.py").run()
+    assert door._taking == {"another", "test session id"}
+    app.switch_page("views/data.py").run()
+    assert door._taking == {"another"}
 
 
 @pytest.mark.parametrize(
