@@ -11,7 +11,7 @@ from r2d2.config.flat import differences, parameters
 from r2d2.config.folders import home
 from r2d2.config.form import Setting
 from r2d2.config.networks import NETWORKS, DistFCN, DistUNet, Freeze, Model
-from r2d2.config.reading import load, parse, read_value
+from r2d2.config.reading import load, parse
 from r2d2.config.scale import RULES, Child, Study, parse_study, study
 from r2d2.config.section import Name
 from r2d2.config.sweep import Asha, Dimension, Pbt, Sweep, load_sweep, parse_sweep, shown, with_values
@@ -53,7 +53,6 @@ __all__ = [
     "parse",
     "parse_study",
     "parse_sweep",
-    "read_value",
     "shown",
     "study",
     "with_values",

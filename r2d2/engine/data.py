@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from r2d2 import config
+from r2d2.config.reading import read_value
 from r2d2.console import bar, bars
 from r2d2.data.fingerprint import Fingerprint
 from r2d2.engine.prepare import storage
@@ -218,6 +219,6 @@ def _told(found: Fingerprint, labels: dict[int, str]) -> list[str]:
 
 def _settings(folder: Path | str, labels: str | None) -> config.Data:
     try:
-        return config.Data(path=folder, labels=config.read_value(f"{{{labels}}}") if labels else None)
+        return config.Data(path=folder, labels=read_value(f"{{{labels}}}") if labels else None)
     except ValueError:
         raise InputError(f'--labels {labels!r}: write numbers and names, like "0: background, 1: lesion"') from None

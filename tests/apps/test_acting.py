@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from urllib.parse import quote, urlsplit
 
 import cv2
+import mlflow
 import nibabel as nib
 import numpy as np
 import pytest
@@ -206,6 +207,19 @@ def test_a_refused_model_takes_a_reason_and_evidence_that_is_out_of_date_is_none
     pressed(app, "Roll back")
     pressed(app, "Roll back")
     assert promotion.holder(store.connect(store.resolve()), "tissue", "champion") == 1
+
+
+def test_what_is_shown_of_a_model_is_its_card_alone_and_nothing_of_it_stays(monkeypatch, tmp_path):
+    asked, real = [], mlflow.artifacts.download_artifacts
+
+    def download(uri, **told):
+        asked.append(uri)
+        return real(uri, **told)
+
+    monkeypatch.setattr(mlflow.artifacts, "download_artifacts", download)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert zoo.show("tissue/1").card["labels"] and asked == ["models:/tissue/1/card.json"]
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_read_only_dashboard_acts_on_nothing(monkeypatch, virtual_patients):

@@ -28,6 +28,8 @@ def _troubles_and_work() -> None:
     with page.sentences():
         listed = queries.latest_runs()
         for trouble in watch.troubles([*listed.value, *queries.running_parts().value]):
+            if trouble.run.parent is not None and trouble.kind == "slow":  # of many trials that is no news
+                continue
             with st.container(border=True, horizontal=True, vertical_alignment="center"):
                 st.markdown(f"{page.TROUBLES[trouble.kind]} **{trouble.kind}** {page.plain(trouble.text)}")
                 page.open_run(trouble.run)

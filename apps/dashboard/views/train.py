@@ -11,6 +11,7 @@ import yaml
 from apps.dashboard import errands, page
 from r2d2 import config
 from r2d2.config import Setting, form
+from r2d2.config.reading import read_value
 from r2d2.engine import jobs
 from r2d2.errors import InputError
 from r2d2.tracking import queries
@@ -120,7 +121,7 @@ def _asked() -> dict[str, Any]:
     for change in st.query_params.get_all("set"):
         key, _, text = change.partition("=")
         try:
-            found[key] = config.read_value(text)
+            found[key] = read_value(text)
         except ValueError:
             continue
     return found
