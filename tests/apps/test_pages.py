@@ -132,6 +132,11 @@ def test_pages_come_back_by_themselves_after_an_outage(client, monkeypatch):
         for view, address in addresses.items():
             monkeypatch.setattr(queries, "latest_runs", away)
             assert "no server answers there" in words(opened(view, **address)) and again.pop(), view
+    client.set_terminated(runs_there[1])  # which the list does not know yet
+    queries.forget()
+    wait_for(lambda: not queries.view(runs_there[1]).value.running, 20)
+    monkeypatch.setattr(queries, "latest_runs", lambda: Answer(known, 0.0))
+    assert "Training loss" in words(opened("compare", runs=runs_there))
 
 
 def test_what_has_stalled_is_taken_up_after_a_confirmation(client, monkeypatch):

@@ -50,7 +50,8 @@ def _compare(chosen: Sequence[RunView], known: int) -> None:
         )
     else:
         _differences(chosen)
-        running = any(run.running for run in chosen)
+        # As the curves are told it: a list that is some seconds older would have them begin again and again.
+        running = any(queries.view(run.run_id).value.running for run in chosen)
         st.fragment(_curves, run_every=page.live(running), key="curves")([run.run_id for run in chosen], running)
         _patients(chosen)
         for run in chosen:
