@@ -58,8 +58,11 @@ def test_a_run_is_watched_and_stopped_by_a_person_with_a_reason(board):
     page.get_by_text(why).first.wait_for()
     tags = dict(query(board.home, "select key, value from tags where run_uuid = ?", board.run_id))
     assert tags["r2d2.reason"] == why
-    (done,) = [json.loads(value) for key, value in tags.items() if key.startswith("r2d2.action.")]
-    assert done == {"by": person(), "what": "stop after epoch", "why": "It <b>is</b> good enough"}
+    did = [json.loads(tags[key]) for key in sorted(tags) if key.startswith("r2d2.action.")]
+    assert did == [
+        {"by": person(), "what": f"submit as job {tags['r2d2.job']}", "why": ""},
+        {"by": person(), "what": "stop after epoch", "why": "It <b>is</b> good enough"},
+    ]
     assert query(board.home, "select name, version, run_id from model_versions") == [("small", 1, board.run_id)]
 
     page.get_by_text("Pictures", exact=True).first.click()
