@@ -47,10 +47,10 @@ $(KERNELS): $(PROJECT)
 demo: setup
 	$(BIN)/r2d2 demo
 
-# Two files of tests side by side: most of their time is waiting for processes to start.
+# Three files of tests side by side: of two, a third of the time of two cores is waiting.
 test: setup
 	@bash infra/preflight.sh browser
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 check: setup
 	$(BIN)/ruff format --check .
