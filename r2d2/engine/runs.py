@@ -93,8 +93,8 @@ def resume(name: str, by: str | None = None, take_over: bool = False) -> "JobRow
         if found.info.status == "RUNNING" and not take_over:
             raise InputError(f"run {name}: it goes on; stop it first")
         run.check_unfinished()
+        run.check_whole()
         made_by = run.made_by()
-        run.check_made_by(made_by)  # not if it is a part of another
     return submit([made_by, "--resume", run.run_id], run_s=0.0, by=by)
 
 

@@ -278,11 +278,9 @@ class _Histories:
         last, known = run.latest[name], self._known.get(name, [])
         if not known or len(known) > 2 * POINTS:
             return 0
-        # Not only the last one: another viewer may have been told later.
-        if any((last.step, last.at) == (point.step, point.at) for point in reversed(known)):
-            return None
         if last.step <= known[-1].step:
-            return 0
+            # Known, if another viewer has been told later; else recorded anew.
+            return None if any((last.step, last.at) == (one.step, one.at) for one in reversed(known)) else 0
         if last.step - known[-1].step <= _stride(run, name):
             self._known[name] = [*known, last]
             return None

@@ -65,6 +65,10 @@ class Run:
         """Raise an InputError if another command goes on with it, or with what it is a part of."""
         if (made_by := self.made_by()) != verb:
             raise InputError(f"run {self.run_id}: {command()} {made_by} made it, and goes on with it: --resume")
+        self.check_whole()
+
+    def check_whole(self) -> None:
+        """Raise an InputError if it is a part of a sweep or a study, which goes on with it."""
         if (parent := self.sweep()) is not None:
             whole = Run(self.client, parent)
             raise InputError(f"run {self.run_id}: a part of {parent}: {command()} {whole.made_by()} --resume {parent}")
