@@ -67,12 +67,11 @@ def scale(study: config.Study | None, resume: str | None = None) -> ScaleResult:
     run = None
     if resume is not None:
         run = runs.find(store.connect(store.resolve(study.experiment.tracking.uri if study else None)), resume)
-        run.check_made_by("scale")
+        run.check_resumable("scale")
         recorded = runs.read_study(run)
         if study is not None and study != recorded:
             raise InputError(f"--resume {resume}: it was another study; it goes on with the settings it began with")
         study = recorded
-        run.check_unfinished()
     assert study is not None
     base = started(study.experiment)
     uri = store.resolve(base.tracking.uri)

@@ -71,14 +71,11 @@ def tune(sweep: config.Sweep | None, resume: str | None = None) -> SweepResult:
     run = None
     if resume is not None:
         run = runs.find(store.connect(store.resolve(sweep.experiment.tracking.uri if sweep else None)), resume)
-        if (parent := run.sweep()) is not None:
-            raise InputError(f"--resume {resume}: a trial; its sweep is {parent}")
-        run.check_made_by("tune")
+        run.check_resumable("tune")
         recorded = runs.read_sweep(run)
         if sweep is not None and sweep != recorded:
             raise InputError(f"--resume {resume}: its settings were others; a sweep goes on with those it began with")
         sweep = recorded
-        run.check_unfinished()
     assert sweep is not None
     base = started(sweep.experiment)
     uri = store.resolve(base.tracking.uri)
