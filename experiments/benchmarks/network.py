@@ -26,7 +26,8 @@ import sys
 import time
 from datetime import date
 
-from common import HOSTS, Figure, flops_an_image, keep, rendezvous
+from common import Figure, flops_an_image, keep
+from rings import SCRIPT, begun, gradient_bytes, laid_out, network, rendezvous
 
 SIZE, BATCH, CLASSES = 128, 8, 4
 NETWORKS = {
@@ -53,29 +54,16 @@ def rank(name: str, way: str, steps: int) -> None:
     from r2d2.training import device
 
     device.limit_threads(1)
-    import keras
-    import numpy as np
-    import tensorflow as tf
-
     from r2d2.models.losses import dice_cross_entropy
-    from r2d2.models.precision import with_precision
-    from r2d2.training import optimizers
     from r2d2.training.ring import Ring
     from r2d2.training.step import Step
 
     ring = Ring(config.Ring(**WAYS[way]))
-    keras.utils.set_random_seed(0)
-    model = with_precision(network(name), "bfloat16")
-    optimizer = optimizers.build(config.Training())
-    optimizer.build(model.trainable_variables)
+    model, optimizer, images, labels = begun(lambda: plain(name), ring, (BATCH, SIZE, SIZE), CLASSES)
     seeds = [(v, int(v.numpy()[0])) for v in model.variables if v.name == "seed_generator_state"]
     step = Step(
         model, model.trainable_variables, optimizer, dice_cross_entropy, seeds, BATCH, [ring.rank], ring.size, ring
     )
-    ring.broadcast(model.variables)
-    rng = np.random.default_rng(ring.rank)
-    images = tf.constant(rng.normal(size=(BATCH, SIZE, SIZE, 1)), tf.float32)
-    labels = tf.constant(rng.integers(0, CLASSES, (BATCH, SIZE, SIZE)), tf.uint8)
     for number in range(3):
         step(images, labels, number, 1e-3)
     taken = []
@@ -83,16 +71,13 @@ def rank(name: str, way: str, steps: int) -> None:
         began = time.perf_counter()
         told = step(images, labels, number, 1e-3)
         taken.append((time.perf_counter() - began, told.communication_s))
-    print(json.dumps({"taken": taken, "bytes": 4 * sum(int(np.prod(v.shape)) for v in model.trainable_variables)}))
+    print(json.dumps({"taken": taken, "bytes": gradient_bytes(model)}))
     ring.close()
 
 
-def network(name: str):
-    """Its plain model."""
-    from r2d2 import config, models
-
-    settings = config.DistFCN if "fcn" in NETWORKS[name]["network"] else config.DistUNet
-    return models.build(settings(**NETWORKS[name]), 1, CLASSES, (SIZE, SIZE))
+def plain(name: str):
+    """The network of a name."""
+    return network(NETWORKS[name], CLASSES, SIZE)
 
 
 def run(rings: list[list[int]], name: str, way: str, steps: int) -> tuple[float, float, int]:
@@ -107,7 +92,7 @@ def run(rings: list[list[int]], name: str, way: str, steps: int) -> tuple[float,
         server, environments = rendezvous(hosts)
         servers.append(server)
         for i, environment in zip(hosts, environments, strict=True):
-            command = [HOSTS, "run", str(i), "taskset", "-c", str(i), sys.executable, __file__, "--network", name]
+            command = [SCRIPT, "run", str(i), "taskset", "-c", str(i), sys.executable, __file__, "--network", name]
             command += ["--way", way, "--steps", str(steps)]
             processes.append(
                 subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment)
@@ -145,12 +130,9 @@ def main() -> None:
     measured = {name: {} for name in NETWORKS}
     for name in NETWORKS:
         for rate in given.rates.split(","):
-            subprocess.run([HOSTS, "up", "2", f"{rate}gbit"], check=True)
-            try:
+            with laid_out(2, f"{rate}gbit"):
                 alone = run([[0], [1]], name, "default", given.steps)
                 measured[name][rate] = (alone, {way: run([[0, 1]], name, way, given.steps) for way in WAYS})
-            finally:
-                subprocess.run([HOSTS, "down", "2"], check=True)
             print(page(measured, given.steps), flush=True)
     # Hosts alone and in a ring are measured one after the other, not in turn: the ratio has no interval.
     figures = [

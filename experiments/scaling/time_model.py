@@ -34,11 +34,10 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "benchmarks"))
-from common import HOSTS, NOTES, flops_an_image, machine, rendezvous  # noqa: E402
+from common import NOTES, flops_an_image, machine  # noqa: E402
+from rings import SCRIPT, begun, gradient_bytes, laid_out, network, rendezvous  # noqa: E402
 
 GROUPS = Path("/sys/fs/cgroup/cpu")
-LOCK = "/var/tmp/r2d2-hosts.lock"
-"""Held as long as the hosts are there, as by the tests: their names exist once on a machine."""
 PERIOD_US, QUOTA, WEIGHT = 4000, 0.25, 262_144
 SIZE, CLASSES, WARM_UP = 64, 4, 3
 NETWORKS = {
@@ -81,27 +80,14 @@ def host(name: str) -> None:
     from r2d2.training import device
 
     device.limit_threads(1)
-    import keras
-    import numpy as np
-    import tensorflow as tf
-
     from r2d2.models.losses import dice_cross_entropy
-    from r2d2.models.precision import with_precision
-    from r2d2.training import optimizers
     from r2d2.training.ring import Ring
     from r2d2.training.step import Step
 
-    ring = Ring(config.Ring())
-    keras.utils.set_random_seed(0)
-    model, batch = with_precision(network(name), "bfloat16"), NETWORKS[name][1]
-    optimizer = optimizers.build(config.Training())
-    optimizer.build(model.trainable_variables)
-    ring.broadcast(model.variables)
+    ring, batch = Ring(config.Ring()), NETWORKS[name][1]
+    model, optimizer, images, labels = begun(lambda: plain(name), ring, (batch, SIZE, SIZE), CLASSES)
     late = Ring.__new__(Ring)
     late.rank, late.size, late._settings = ring.rank, ring.size, config.Ring(overlap=False)
-    rng = np.random.default_rng(ring.rank)
-    images = tf.constant(rng.normal(size=(batch, SIZE, SIZE, 1)), tf.float32)
-    labels = tf.constant(rng.integers(0, CLASSES, (batch, SIZE, SIZE)), tf.uint8)
 
     def step(joined, size, number):
         return Step(model, model.trainable_variables, optimizer, dice_cross_entropy, [], batch, [number], size, joined)
@@ -114,7 +100,7 @@ def host(name: str) -> None:
     for one in steps.values():
         for number in range(WARM_UP):
             one(images, labels, number, 1e-3)
-    print(json.dumps({"bytes": 4 * sum(int(np.prod(v.shape)) for v in model.trainable_variables)}), flush=True)
+    print(json.dumps({"bytes": gradient_bytes(model)}), flush=True)
     for line in sys.stdin:
         way, count = line.split()
         taken = []
@@ -126,25 +112,19 @@ def host(name: str) -> None:
     ring.close()
 
 
-def network(name: str):
-    """Its plain model."""
-    from r2d2 import config, models
-
-    settings = config.DistFCN if "fcn" in NETWORKS[name][0]["network"] else config.DistUNet
-    return models.build(settings(**NETWORKS[name][0]), 1, CLASSES, (SIZE, SIZE))
+def plain(name: str):
+    """The network of a name."""
+    return network(NETWORKS[name][0], CLASSES, SIZE)
 
 
 class Layout:
     """So many hosts that train one network, each in a group of its own share of a core; to be used in a `with`."""
 
     def __init__(self, hosts: int, name: str) -> None:
-        from filelock import FileLock
-
-        self.hosts, self.name, self.lock = hosts, name, FileLock(LOCK)
+        self.hosts, self.name, self.laid_out = hosts, name, laid_out(hosts, "40gbit")
 
     def __enter__(self) -> "Layout":
-        self.lock.acquire()
-        subprocess.run([HOSTS, "up", str(self.hosts), "40gbit"], check=True)
+        self.laid_out.__enter__()
         self.processes: list[subprocess.Popen] = []
         try:
             self._start()
@@ -157,7 +137,7 @@ class Layout:
         self.server, environments = rendezvous(range(self.hosts))
         for i, environment in enumerate(environments):
             cores = sorted(os.sched_getaffinity(0))
-            command = [HOSTS, "run", str(i), "taskset", "-c", str(cores[i % len(cores)])]
+            command = [SCRIPT, "run", str(i), "taskset", "-c", str(cores[i % len(cores)])]
             command += [sys.executable, __file__, "--host", self.name]
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
             self.processes.append(subprocess.Popen(command, text=True, env=environment, **pipes))
@@ -179,8 +159,7 @@ class Layout:
         self.server.stop()
         for group in GROUPS.glob("r2d2-host*"):
             group.rmdir()
-        subprocess.run([HOSTS, "down", str(self.hosts)], check=False)
-        self.lock.release()
+        self.laid_out.__exit__(None, None, None)
 
     def link(self, rate: float) -> None:
         """Shape all links anew."""
@@ -346,8 +325,8 @@ def ahead(fitted) -> list[dict]:
 
     found = []
     for name, (_, batch) in NETWORKS.items():
-        size = 4 * network(name).count_params()
-        work = batch * flops_an_image(network(name)) * (GPU_SIZE / SIZE) ** 2
+        size = 4 * plain(name).count_params()
+        work = batch * flops_an_image(plain(name)) * (GPU_SIZE / SIZE) ** 2
         for gpu, speed in GPUS.items():
             for link, rate in LINKS.items():
                 # A GPU's gradients are copied and added by the GPU and the card, and a message takes microseconds.
