@@ -135,6 +135,8 @@ def _one(chosen: ModelVersion, versions: Sequence[ModelVersion]) -> None:
     reference = chosen.reference
     st.subheader(page.plain(reference), divider="gray")
     shown = errands.answered(queries.shared(("shown", reference), lambda: zoo.show(reference), SHOWN_S))
+    if shown.changed:
+        st.warning(page.plain(shown.changed), icon=":material/warning:")
     tabs = st.tabs(["Card", "Versions", "Lineage", "Promote", "Download"])
     with tabs[0]:
         card.show(shown.card, chosen)
