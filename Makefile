@@ -57,14 +57,14 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# An hour: the long commands of docs/ and the long tests; kills, a server that goes away, and what is lost by them. Leaves dated records,
-# experiments/{soak,outage,sweep_kill}.md.
+# An hour: kills, a server that goes away, and what is lost by them; the long tests and the long commands of docs/. Leaves
+# dated records, experiments/{soak,outage,sweep_kill}.md. What fails keeps nothing else from being run.
 soak: setup
-	$(BIN)/pytest --long tests/test_docs.py
-	$(BIN)/pytest --long -m long
-	$(BIN)/python experiments/soak.py
-	@if [ "$$(id -u)" = 0 ]; then $(BIN)/python experiments/outage.py && $(BIN)/python experiments/sweep_kill.py; \
-	else echo "experiments/outage.py and sweep_kill.py are left out: they need root"; fi
+	@failed=; run() { echo "$$@"; "$$@" || failed=yes; }; \
+	run $(BIN)/python experiments/soak.py; \
+	if [ "$$(id -u)" = 0 ]; then run $(BIN)/python experiments/outage.py; run $(BIN)/python experiments/sweep_kill.py; \
+	else echo "experiments/outage.py and sweep_kill.py are left out: they need root"; fi; \
+	run $(BIN)/pytest --long -m long; run $(BIN)/pytest --long tests/test_docs.py; test -z "$$failed"
 
 # An hour; each leaves a dated record beside it, all of them results.md and the README's figures. The network's needs root.
 bench: setup

@@ -2,12 +2,14 @@
 
     python experiments/soak.py --kills 20 --seed 0
 
-trains one small experiment undisturbed, and then once for each kill: at a random step a SIGKILL goes to a victim: a
-rank (Ray starts the workers again), the driver (the script calls `r2d2 train --resume`), or, on two hosts made of
-network namespaces (infra/several_hosts.sh; needs root), the raylet of the second host (the script starts it again).
-Every run must finish as one MLflow run with each metric's step once, take up the latest checkpoint that was on the disk
-when the victim died, and, the training being deterministic, end with the undisturbed run's weights, optimizer and
-scores to the last bit. The record goes to `soak.md` beside this file; the exit code is 1 if anything was lost.
+trains one small experiment undisturbed, and then once for each kill: a SIGKILL goes to a victim: a rank, one or the
+other (Ray starts the workers again), the driver (the script calls `r2d2 train --resume`), or, on two hosts made of
+network namespaces (infra/several_hosts.sh; needs root), the raylet of the second host (the script starts it again). It
+comes at a random step, once as soon as there are workers, and once for each victim when all steps are done and the
+network is tested and handed over. Every run must finish as one MLflow run with each metric's step once and the cause
+on it, take up the latest checkpoint on the disk when the victim died, all that were due having got there, and, the
+training being deterministic, end with the undisturbed run's weights, optimizer and scores to the last bit. The record
+goes to `soak.md` beside this file; the exit code is 1 if anything was lost.
 """
 
 import argparse
@@ -19,8 +21,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
-from collections import Counter
 from datetime import date
 from pathlib import Path
 
@@ -29,12 +31,17 @@ import psutil
 import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
+from common import machine
 from helpers.hosts import BIN, Hosts, below, end, line, missing, processes, ranks, wait_until
 
 ROOM = Path("/var/tmp/r2d2-soak")
 """What the hosts share lies here: each has a /tmp of its own."""
 EPOCHS, EVERY_STEPS = 30, 4
+START = -1
+"""Before the first checkpoint."""
 LIMIT_S = 400
+TWICE = "select key, step from metrics group by key, step having count(*) > 1 order by key, step"
 COURSE = (
     "select key, step, value from metrics where key not like 'time/%' and key not like 'system/%' "
     "and key not like 'cost/%' order by key, step, value"
@@ -59,7 +66,7 @@ def main() -> None:
     experiment = make_experiment(ROOM)
 
     started = time.monotonic()
-    undisturbed = finished(OneHost(experiment, ROOM / "undisturbed"), None, 0)
+    undisturbed = finished(OneHost(experiment, ROOM / "undisturbed"), None, 0, chance)
     total_steps = undisturbed["step"]
     print(f"undisturbed: {total_steps} steps, {undisturbed['seconds']:.0f} s", flush=True)
     rows = []
@@ -68,8 +75,12 @@ def main() -> None:
         if number % len(victims) == 0:
             turn = chance.sample(victims, len(victims))
         victim, step = turn[number % len(victims)], chance.randrange(1, total_steps - EVERY_STEPS)
+        if number < len(victims):
+            step = total_steps
+        elif number == len(victims):
+            step = START
         place = (TwoHosts if victim == "raylet" else OneHost)(experiment, ROOM / f"run{number:02d}")
-        row = {"number": number + 1, "victim": victim} | finished(place, victim, step)
+        row = {"number": number + 1, "victim": victim} | finished(place, victim, step, chance)
         row["lost"] = compared(row, undisturbed)
         rows.append(row)
         print(
@@ -173,18 +184,19 @@ class TwoHosts(OneHost):
         self.hosts.join()
 
 
-def finished(place: OneHost, victim: str | None, at_step: int) -> dict:
+def finished(place: OneHost, victim: str | None, at_step: int, chance: random.Random) -> dict:
     """Train to the end with one kill on the way: what the run is then, and what it cost."""
     started = time.monotonic()
-    found: dict = {"killed_at": 0, "resumed_at": 0}
-    with place:
+    found: dict = {"killed_at": 0, "resumed_at": 0, "skipped": []}
+    with place, Seen(place.home) as seen:
         driver = place.train(str(place.experiment))
         try:
             if victim:
                 wait_until(lambda: latest_step(place.home) >= at_step and place.ranks(driver), LIMIT_S, driver)
-                target = chosen(place, driver, victim)
+                target = chosen(place, driver, victim, chance)
                 found["killed_at"] = latest_step(place.home)
                 target.send_signal(signal.SIGKILL)
+                found["skipped"] = seen.skipped(found["killed_at"])
                 place.mend()
             if victim == "driver":
                 driver.wait()
@@ -198,7 +210,7 @@ def finished(place: OneHost, victim: str | None, at_step: int) -> dict:
         tags = dict(query(place.store, "select key, value from tags"))
         found |= {"status": status, "resumed_at": int(tags.get("r2d2.started_at_step", 0))}
         found["restarts"] = [value for key, value in tags.items() if key.startswith("r2d2.restart.")]
-        found["metrics"] = query(place.store, COURSE)
+        found["metrics"], found["twice"] = query(place.store, COURSE), query(place.store, TWICE)
         if driver.returncode:
             return found | {"step": latest_step(place.home)}
         latest = max((place.home / "runs" / run_id).glob("attempt-*/checkpoints/step-*"))
@@ -212,13 +224,14 @@ def compared(row: dict, undisturbed: dict) -> str:
     """What was lost, in words; empty if nothing was."""
     if row["code"] or row["status"] != "FINISHED":
         return f"exit code {row['code']}, the run is {row['status']}"
-    doubled = [key for key, count in Counter((key, step) for key, step, _ in row["metrics"]).items() if count > 1]
-    if doubled:
-        return f"{doubled[0]} is recorded twice"
+    if row["twice"]:
+        return f"{row['twice'][0]} is recorded twice"
+    if row["skipped"]:
+        return f"checkpoint {row['skipped'][0]} was due and never there"
     if row["resumed_at"] < row["killed_at"]:
         return f"checkpoint {row['killed_at']} was on the disk, it went on from {row['resumed_at']}"
-    if row["victim"] != "driver" and not row["restarts"]:
-        return "the restart and its cause are not on the run"
+    if len(row["restarts"]) != 1:
+        return f"{len(row['restarts'])} restarts with their cause are on the run"
     same = len(row["variables"]) == len(undisturbed["variables"]) and all(
         np.array_equal(left, right) for left, right in zip(row["variables"], undisturbed["variables"], strict=True)
     )
@@ -227,10 +240,34 @@ def compared(row: dict, undisturbed: dict) -> str:
     return "" if row["metrics"] == undisturbed["metrics"] else "other metrics than the undisturbed run's"
 
 
-def chosen(place: OneHost, driver: subprocess.Popen, victim: str) -> psutil.Process:
+class Seen:
+    """Looks all the time which checkpoints come to be in a home."""
+
+    def __init__(self, home: Path) -> None:
+        self._home, self._steps, self._over = home, {0}, threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> "Seen":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._over.wait(0.01):
+            self._steps |= set(steps(self._home))
+
+    def skipped(self, until: int) -> list[int]:
+        """Those that were due by then and were not seen."""
+        return sorted(set(range(0, until, EVERY_STEPS)) - self._steps)
+
+
+def chosen(place: OneHost, driver: subprocess.Popen, victim: str, chance: random.Random) -> psutil.Process:
     """The process to kill."""
     if victim == "rank":
-        return place.ranks(driver)[-1]
+        return chance.choice(place.ranks(driver))
     if victim == "driver":
         return psutil.Process(driver.pid)
     (raylet,) = [process for process in processes(1) if "raylet/raylet" in line(process)]
@@ -239,7 +276,12 @@ def chosen(place: OneHost, driver: subprocess.Popen, victim: str) -> psutil.Proc
 
 def latest_step(home: Path) -> int:
     """The step of the latest checkpoint on the disk, 0 if there is none."""
-    return max((int(path.name[5:]) for path in home.glob("runs/*/attempt-*/checkpoints/step-*")), default=0)
+    return max(steps(home), default=0)
+
+
+def steps(home: Path) -> list[int]:
+    """The steps of the checkpoints on the disk."""
+    return [int(path.name[5:]) for path in home.glob("runs/*/attempt-*/checkpoints/step-*")]
 
 
 def only_run(place: OneHost) -> tuple[str, str]:
@@ -258,7 +300,7 @@ def record(rows: list[dict], undisturbed: dict, seed: int, seconds: float) -> st
     """The page."""
     whole = sum(not row["lost"] for row in rows)
     lines = [
-        f"# {len(rows)} kills, {date.today()}",
+        f"# {len(rows)} kills, {date.today()}, commit {machine()['commit']}",
         "",
         f"`python experiments/soak.py --kills {len(rows)} --seed {seed}`: {whole} of {len(rows)} runs lost nothing.",
         f"{undisturbed['step']} steps, 2 ranks of one thread, a checkpoint every {EVERY_STEPS} steps;",
@@ -268,7 +310,13 @@ def record(rows: list[dict], undisturbed: dict, seed: int, seconds: float) -> st
         "|---|---|---|---|---|---|",
     ]
     for row in rows:
-        cells = [row["number"], row["victim"], row["killed_at"], row["resumed_at"], f"{row['seconds']:.0f} s"]
+        cells: list[object] = [
+            row["number"],
+            row["victim"],
+            row["killed_at"],
+            row["resumed_at"],
+            f"{row['seconds']:.0f} s",
+        ]
         lines.append(f"| {' | '.join(map(str, cells))} | {row['lost'] or 'nothing'} |")
     return "\n".join(lines) + "\n"
 

@@ -12,6 +12,8 @@ TAGGED = "stopped"
 WHEN = ("now", "epoch", "checkpoint")
 """When a run that is asked to stop leaves: after its present step, its present epoch, or its next checkpoint."""
 EVERY_S = 0.2
+GRACE_S = 3.0
+"""How long Ray waits, unless it is told otherwise, from a stopped job's SIGTERM to its SIGKILL."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from r2d2 import config
-from r2d2.cluster.leaving import ASKED, STOP, STOPPED, TIME_IS_UP, Reason, StopAsked
+from r2d2.cluster.leaving import ASKED, GRACE_S, STOP, STOPPED, TIME_IS_UP, Reason, StopAsked
 from r2d2.errors import InputError
 from r2d2.files import whole_file
 from r2d2.lean import import_keras_alone
@@ -120,7 +120,7 @@ class _Worker:
         from r2d2.data.prepare import open_prepared
         from r2d2.inference import Predictor
         from r2d2.training.learner import Learner
-        from r2d2.training.state import Checkpoints, Writer
+        from r2d2.training.state import Checkpoints, Writer, read_state
 
         self.task, self.ring = task, ring
         self.stages = stages  # of the start, each with the time on the clock when it ended
@@ -129,9 +129,12 @@ class _Worker:
         prepared, read = cache.nearest(Path(task.prepared), experiment)
         self.data_read = sorted(set(ring.gather_objects(f"{socket.gethostname()}: {read}")))
         self.prepared = open_prepared(prepared)
-        self.learner = Learner(self.experiment, self.prepared, task.split["training"], ring, lanes)
-        self.predictor = Predictor(self.learner.model, self.experiment.preprocess)
         self.checkpoints = Checkpoints(Path(task.run_folder), self.training.checkpoints.keep)
+        latest = self.checkpoints.latest() if ring.rank == 0 else None
+        # A run keeps its precision, whatever hosts it goes on with.
+        precision = ring.broadcast_object(read_state(latest).precision if latest else "")
+        self.learner = Learner(self.experiment, self.prepared, task.split["training"], ring, lanes, precision)
+        self.predictor = Predictor(self.learner.model, self.experiment.preprocess)
         self.writer = Writer(self.checkpoints)
         self.stop: StopAsked | None = None
 
@@ -198,6 +201,8 @@ class _Worker:
             carried = carry_over(self.learner.model, Path(self.task.weights))
             self.outbox.tag(weights=str(carried)[:5000])
         self._stand_at(latest)
+        if self.task.donor:
+            self.state.left = ""  # it is the donor that was to learn no more
         if self.ring.rank == 0:
             self.outbox.tag(
                 attempts=attempt + 1,
@@ -213,7 +218,7 @@ class _Worker:
                 )
                 self.outbox.forget_after(self.state.epoch)
             self.outbox.log_history(self.state.history)
-            if latest is None:  # what the sentinel can go back to
+            if not self.checkpoints.best(self.state).exists():  # at the beginning: what the sentinel can go back to
                 self._save()
         return True
 
@@ -223,15 +228,24 @@ class _Worker:
 
         if checkpoint is not None:
             self.state = restore(checkpoint, self.learner.variables)
+            if not self.checkpoints.best(self.state).exists():  # it went when a later one took its place
+                self.state.best_score, self.state.best_elapsed_s = None, self.state.elapsed_s
+                self.state.best_epoch, self.state.best_step = self.state.epoch, self.state.step
+        self.state.precision = self.learner.precision
         self.state = self.ring.broadcast_object(self.state)
         self.ring.broadcast(self.learner.variables)
         self.learner.start(self.state)
         self.last_save = self.mark = time.monotonic()
+        self.saved_step = self.state.step
 
     def _train(self) -> "Reason":
         """Step after step until all are done or there is a reason to leave: the same one, at the same step, on all."""
         while True:
-            if self._epoch_is_open() and self.learner.ends_epoch(self.state):  # also after a resume
+            trouble: Trouble | None = None
+            leave: Reason | None = None
+            if self.state.left:  # before a resume
+                leave = Reason(self.state.left)
+            elif self._epoch_is_open() and self.learner.ends_epoch(self.state):  # also after a resume
                 trouble, leave = self._end_epoch()
             elif self.state.step < self.learner.total_steps:
                 trouble, leave = self._one_step()
@@ -241,6 +255,7 @@ class _Worker:
                 leave = self._go_back(trouble)
             if leave:
                 if leave.evaluate and self._epoch_is_open():
+                    self.state.left = leave.text
                     self._end_epoch(leaving=True)
                 return leave
 
@@ -292,7 +307,8 @@ class _Worker:
         often = self.training.checkpoints
         if self.ring.rank > 0 or not self.writer.idle:
             return False
-        due = often.every_steps is not None and step % often.every_steps == 0
+        every = often.every_steps  # one that was due while another was written comes behind it
+        due = every is not None and step // every > self.saved_step // every
         waited = time.monotonic() - self.last_save
         return due or (often.every_minutes is not None and waited >= 60 * often.every_minutes)
 
@@ -300,7 +316,7 @@ class _Worker:
         """Write the checkpoint first, then tell the run; what a crash keeps from the run is told after it."""
         if self.ring.rank == 0:
             self.writer.save(self.state, self.learner.variables, lambda state: self.outbox.log_history(state.history))
-            self.last_save = time.monotonic()
+            self.last_save, self.saved_step = time.monotonic(), self.state.step
 
     def _end_epoch(self, leaving: bool = False) -> "tuple[Trouble | None, Reason | None]":
         """Close the epoch, validate if it is time, keep a checkpoint.
@@ -311,23 +327,31 @@ class _Worker:
         from r2d2.cluster import teaching
         from r2d2.training import sentinel
 
-        row, state, early = self.learner.end_epoch(self.state), self.state, self.training.early_stopping
+        state, early = self.state, self.training.early_stopping
         done = leaving or state.step == self.learner.total_steps
-        if done or state.epoch % self.experiment.evaluation.every_epochs == 0:
+        validates = done or (state.epoch + 1) % self.experiment.evaluation.every_epochs == 0
+        if validates and self._validates_slowly():  # who is killed meanwhile has only that to do again
+            self._save()
+        row = self.learner.end_epoch(state)
+        trouble = sentinel.after_epoch(state, (one.numpy() for one in self.learner.model.variables))
+        if validates and not trouble:
             row |= self._validate()
         self._count_time()
         state.history.append(row)
-        score, trouble = row.get("val/dice"), None
+        score = row.get("val/dice")
         if score is not None:
             trouble = sentinel.after_validation(self.training.sentinel, state, score)
-            if state.best_score is None or score > state.best_score + (early.improvement if early else 0.0):
-                state.improved_epoch = state.epoch
-        # Of two equal scores the later one: it has seen more images. Nothing validated yet, or no patient with
-        # anything to find: the latest.
-        if state.best_score is None or (score is not None and score >= state.best_score):
-            state.best_score, state.best_epoch, state.best_step = score, state.epoch, state.step
-            state.best_elapsed_s = state.elapsed_s
+            least = early.improvement if early else 0.0
+            if state.improved_score is None or score > state.improved_score + least:
+                state.improved_score, state.improved_epoch = score, state.epoch
         if not trouble:
+            # Of two equal scores the later one: it has seen more images. Nothing validated yet, or no patient with
+            # anything to find: the latest.
+            if state.best_score is None or (score is not None and score >= state.best_score):
+                state.best_score, state.best_epoch, state.best_step = score, state.epoch, state.step
+                state.best_elapsed_s = state.elapsed_s
+            if early and state.best_score is not None and state.epoch - state.improved_epoch >= early.patience:
+                state.left = state.left or f"no better validation Dice in {early.patience} epochs"
             self._save()
         if self.task.teaches and self.ring.rank == 0:
             self.writer.wait()  # who is to learn from it must find it
@@ -335,24 +359,33 @@ class _Worker:
                 self._report(row, checkpoint=pointer)
         else:
             self._report(row)
-        if early and state.best_score is not None and state.epoch - state.improved_epoch >= early.patience:
-            return trouble, Reason(f"no better validation Dice in {early.patience} epochs")
-        return trouble, None
+        return trouble, Reason(state.left) if state.left else None
+
+    def _validates_slowly(self) -> bool:
+        """Whether a validation may take longer than a process that is told to end is given."""
+        took = [row["time/validation_s"] for row in self.state.history if "time/validation_s" in row]
+        return not took or took[-1] > GRACE_S / 2
 
     def _go_back(self, trouble: "Trouble") -> "Reason | None":
         """Go back to the last checkpoint from before the trouble at a lower rate, or say why not."""
-        settings, before = self.training.sentinel, self.state
+        settings, before, hopeless = self.training.sentinel, self.state, ""
+        checkpoint: Path | None = None
         if settings.action == "stop":
-            return Reason(f"{trouble.text}; try a lower training.learning_rate", evaluate=False, failed=True)
-        if before.sentinel_restarts >= settings.max_restarts:
-            told = f"{trouble.text}, after {before.sentinel_restarts} restarts at lower rates"
-            return Reason(told, evaluate=False, failed=True)
-        checkpoint = None
-        if self.ring.rank == 0:
-            self.writer.wait()
-            best = self.checkpoints.best(before)
-            # What creeps in may be in the latest checkpoint already.
-            checkpoint = self.checkpoints.latest() if trouble.sudden or not best.exists() else best
+            hopeless = "; try a lower training.learning_rate"
+        elif before.sentinel_restarts >= settings.max_restarts:
+            hopeless = f", after {before.sentinel_restarts} restarts at lower rates"
+        else:
+            if self.ring.rank == 0:
+                self.writer.wait()
+                # What creeps in may be in the latest checkpoint already.
+                sudden = trouble.before is not None
+                checkpoint = self.checkpoints.latest(trouble.before) if sudden else self.checkpoints.best(before)
+            if not self.ring.broadcast_object(checkpoint is not None):
+                hopeless = ", and there is no checkpoint from before"
+        if hopeless:
+            if self.ring.rank == 0:
+                self.outbox.log_history(before.history)
+            return Reason(f"{trouble.text}{hopeless}", evaluate=False, failed=True)
         self._stand_at(checkpoint)
         self.state.elapsed_s = before.elapsed_s
         self.state.rate_factor = before.rate_factor * settings.rate_factor
@@ -360,6 +393,8 @@ class _Worker:
         if self.ring.rank == 0:
             self.checkpoints.forget_after(self.state.step)
             self.outbox.forget_after(self.state.epoch)
+            self._save()  # a run that is lost now goes on from here at the lower rate
+            self.writer.wait()
             number, factor = self.state.sentinel_restarts, self.state.rate_factor
             told = f"{trouble.text}; back to step {self.state.step} at {factor:g} times the rate"
             self.outbox.tag(**{f"sentinel.{number}": told})

@@ -34,12 +34,14 @@ class Driven:
         outbox: Where its driver writes down what it records.
         delivery: The line to its server, in a thread of its own.
         began_s: When it was created, in seconds of the clock, and `spent`, its costs so far.
+        restarts: How often it has gone on after workers or a driver were lost.
     """
 
     def __init__(self, run: "Run", folder: Path) -> None:
         from r2d2.cluster.leaving import STOP
         from r2d2.tracking.delivery import Delivery
         from r2d2.tracking.outbox import FOLDER, Outbox, seal
+        from r2d2.tracking.runs import PARENT_TAG, SINCE_TAG
         from r2d2.training.state import Checkpoints
 
         self.run, self.folder, self._stop = run, folder, folder / STOP
@@ -51,10 +53,23 @@ class Driven:
         self.delivery = Delivery(run.client, run.run_id, outbox, take_over=True, on_stop=self._asked_to_stop)
         seal(outbox)
         self.delivery.catch_up()
-        run.start_again()
+        before = run.start_again()
         self.outbox = Outbox(outbox, f"driver-{time.time_ns()}")
         self.delivery.start()
-        self.began_s, self.spent = run.so_far()
+        self.began_s, self.spent = before.info.start_time / 1000, run.costs(before)
+        tags = before.data.tags
+        self.restarts = int(tags.get("r2d2.restarts", 0))
+        # A sweep's or a study's driver lets go of the runs below it, and begins them again, by itself.
+        if before.info.status == "RUNNING" and SINCE_TAG in tags and PARENT_TAG not in tags:
+            self.restarted("its driver was lost, or another has taken the run over from it")
+
+    def restarted(self, cause: str, traceback: str = "") -> None:
+        """Write down that it goes on after a loss, and why."""
+        self.restarts += 1
+        self.outbox.tag(restarts=self.restarts, **{f"restart.{self.restarts}": cause})
+        self.outbox.log({"time/restart": self.restarts}, step=self.restarts)  # when it was
+        if traceback:
+            self.outbox.attach_text(f"failures/restart-{self.restarts}.txt", traceback)
 
     def task(
         self,

@@ -172,7 +172,7 @@ class _Study(Many["_Running"]):
             self._note(child, outcome="stopped", reason=told, seconds=running.seconds)
         else:
             running.end("FINISHED", told)
-            costs = running.driven.run.so_far()[1]
+            costs = running.driven.run.costs()
             with whole_file(self.measured(child)) as beside:
                 beside.write_text(json.dumps(_measured(running.folder) | {"costs": costs}))
             self._note(child, outcome="finished", reason=told, seconds=running.seconds)
@@ -187,13 +187,12 @@ class _Study(Many["_Running"]):
         child, told = running.child, f"{kind}: {said}"
         restarts = self.known[child.number]["restarts"]
         again = kind != InputError.__name__ and restarts < self.study.experiment.cluster.max_restarts
-        where = f"failures/restart-{restarts + 1}.txt" if again else "failures/last.txt"
-        running.driven.outbox.attach_text(where, traceback)
         if again:
-            running.driven.outbox.tag(restarts=restarts + 1, **{f"restart.{restarts + 1}": told})
+            running.driven.restarted(told, traceback)
             self._note(child, restarts=restarts + 1)
             self._waiting.insert(0, child)
         else:
+            running.driven.outbox.attach_text("failures/last.txt", traceback)
             self._note(child, outcome="failed", reason=told, seconds=running.seconds)
         running.end(None if again else "FAILED", told)
         self._show(f"{_told(child)}: lost ({told})" + ("; it goes on from its last checkpoint" if again else ""))

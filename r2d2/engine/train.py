@@ -41,7 +41,7 @@ class RunResult:
         metrics: Means over the test patients, by the names `segeval.summary` gives them.
         rows: A row a test case, likewise.
         best_epoch: The epoch whose weights are the model.
-        restarts: How often the run lost a worker and went on.
+        restarts: How often the run has gone on after workers or its driver were lost.
         reason: Why the training ended.
         verdict: What limited its speed, in words.
     """
@@ -144,7 +144,7 @@ def fit(
     monitors = Monitors(experiment.tracking.monitor_s, driven.outbox, driven.began_s, placement, driven.spent)
     try:
         with Queue(say), leaving_well(driven.leave):
-            result, restarts = _follow(experiment, task, placement, driven, monitors)
+            result = _follow(experiment, task, placement, driven, monitors)
         status = "FINISHED" if "model" in result else "FAILED" if result.get("failed") else "KILLED"
         if "superseded" not in result:
             monitors.close(result.get("test", {}).get("dice"))
@@ -167,7 +167,7 @@ def fit(
         metrics=result["test"],
         rows=result["rows"],
         best_epoch=result["best_epoch"],
-        restarts=restarts,
+        restarts=driven.restarts,
         reason=driven.why(result["left"]),
         verdict=result["verdict"],
     )
@@ -175,11 +175,10 @@ def fit(
 
 def _follow(
     experiment: config.Experiment, task: "Task", placement: "Placement", driven: Driven, monitors: "Monitors"
-) -> tuple[dict[str, Any], int]:
-    """Run the workers to their end under a bar; what rank 0 reported last, and how often workers were lost."""
+) -> dict[str, Any]:
+    """Run the workers to their end under a bar; what rank 0 reported last."""
     from r2d2.cluster import trainer
 
-    restarts: list[str] = []
     outbox, cluster = driven.outbox, experiment.cluster
     with bar(f"Training {experiment.name}", experiment.training.epochs) as advance:
 
@@ -189,10 +188,7 @@ def _follow(
                 advance(f"loss {row['train/loss']:.4f}{dice}", done=int(row["epoch"]))
 
         def on_restart(cause: str, traceback: str) -> None:
-            restarts.append(cause)
-            outbox.tag(restarts=len(restarts), **{f"restart.{len(restarts)}": cause})
-            outbox.log({"time/restart": len(restarts)}, step=len(restarts))  # when it was
-            outbox.attach_text(f"failures/restart-{len(restarts)}.txt", traceback)
+            driven.restarted(cause, traceback)
             say(f"A worker was lost ({cause}); going on from the last checkpoint")
 
         def on_workers(workers: int) -> None:
@@ -207,8 +203,7 @@ def _follow(
 
         advance("starting the workers", done=0)
         try:
-            result = trainer.fit(task, cluster, placement, on_epoch, on_restart, on_workers, on_wait)
-            return result, len(restarts)
+            return trainer.fit(task, cluster, placement, on_epoch, on_restart, on_workers, on_wait)
         except InputError as error:
             outbox.end("FAILED", str(error))
             raise

@@ -358,10 +358,8 @@ class _Running(Part):
 
     def restarted(self, cause: str, traceback: str) -> None:
         """Write a restart down."""
-        self.restarts += 1
-        self.driven.outbox.tag(restarts=self.restarts, **{f"restart.{self.restarts}": cause})
-        self.driven.outbox.log({"time/restart": self.restarts}, step=self.restarts)  # when it was
-        self.driven.outbox.attach_text(f"failures/restart-{self.restarts}.txt", traceback)
+        self.restarts += 1  # while this process drives it
+        self.driven.restarted(cause, traceback)
 
     def renewed(self) -> "Task":
         """The task of its next attempt."""

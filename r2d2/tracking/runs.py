@@ -109,23 +109,28 @@ class Run:
         """Whether an epoch of training has been recorded."""
         return bool(self.client.get_metric_history(self.run_id, "train/loss"))
 
-    def so_far(self) -> tuple[float, dict[str, float]]:
-        """When it was created, in seconds of the clock, and what it has cost so far: its metrics `cost/...`."""
-        found = self.client.get_run(self.run_id)
-        costs = {name: value for name, value in found.data.metrics.items() if name.startswith("cost/")}
-        return found.info.start_time / 1000, costs
+    def costs(self, found: "mlflow.entities.Run | None" = None) -> dict[str, float]:
+        """What it has cost so far: its metrics `cost/...`; of the run as it was `found`, or as it is now."""
+        metrics = (found or self.client.get_run(self.run_id)).data.metrics
+        return {name: value for name, value in metrics.items() if name.startswith("cost/")}
 
-    def start_again(self) -> None:
-        """Mark a run as running, in this Ray job if it is one; who submitted that is recorded."""
+    def start_again(self) -> "mlflow.entities.Run":
+        """Mark a run as running, in this Ray job if it is one; who submitted that is recorded.
+
+        Returns:
+            The run as it was before.
+        """
+        before = self.client.get_run(self.run_id)
         self.client.set_tag(self.run_id, STOP_TAG, "false")
         if (own := job.submission()) is not None:
-            tags, told = self.client.get_run(self.run_id).data.tags, job.client()
+            tags, told = before.data.tags, job.client()
             jobs = tags.get(JOB_TAG, "").split()
             if "by" in told and own not in jobs and PARENT_TAG not in tags:
                 self.note_action(str(told["by"]), f"{told.get('did', 'submit')} as job {own}")
             self.client.set_tag(self.run_id, JOB_TAG, " ".join([*(one for one in jobs if one != own), own]))
         self.client.set_tag(self.run_id, SINCE_TAG, f"{time.time():.0f}")
         self.client.update_run(self.run_id, status="RUNNING")
+        return before
 
 
 def create(

@@ -28,6 +28,7 @@ class Learner:
         cases: The names of the cases to train on.
         ring: The ring that this worker is in.
         lanes: How many share a minibatch, see `r2d2.training.device.lanes`.
+        precision: What the run has computed in so far; empty if it begins.
 
     Attributes:
         model: The network that learns, in the precision it computes in.
@@ -36,7 +37,13 @@ class Learner:
     """
 
     def __init__(
-        self, experiment: config.Experiment, prepared: Prepared, cases: Sequence[str], ring: Ring, lanes: int = 1
+        self,
+        experiment: config.Experiment,
+        prepared: Prepared,
+        cases: Sequence[str],
+        ring: Ring,
+        lanes: int = 1,
+        precision: str = "",
     ) -> None:
         self.experiment, self.training, self.ring, self._lanes = experiment, experiment.training, ring, lanes
         keras.utils.set_random_seed(self.training.seed)
@@ -45,7 +52,7 @@ class Learner:
         )
         # The same for all, also where only some of the nodes' processors compute in bfloat16.
         able = ring.sum(np.array(choose(self.training.precision) == "bfloat16", np.int64), "precision")
-        self.precision = "bfloat16" if able == ring.size else "float32"
+        self.precision = precision or ("bfloat16" if able == ring.size else "float32")
         self.model = with_precision(self._plain, self.precision, fuse=not self.training.xla)
         self._optimizer = optimizers.build(self.training)
         self._optimizer.build(self.model.trainable_variables)

@@ -1,7 +1,10 @@
 """The sentinel: tells when a training falls apart."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+import numpy as np
 
 from r2d2 import config
 from r2d2.training.state import State
@@ -10,16 +13,18 @@ SMOOTHING = 0.9
 """Of exponential means, which thus look back some ten steps."""
 SETTLING = 20
 """Steps whose values are not compared yet: the first ones swing."""
+NEARLY_NONE = 0.01
+"""A loss below this is as good as none: what rises from far below it has not fallen apart."""
 LOW = 0.1
 """Below this share of the best validation score a network has forgotten what it knew."""
 
 
 @dataclass(frozen=True)
 class Trouble:
-    """What is wrong, in words; `sudden` if the step before was still well."""
+    """What is wrong, in words; if it came suddenly, checkpoints `before` this step are from before it."""
 
     text: str
-    sudden: bool = False
+    before: int | None = None
 
 
 def after_step(settings: config.Sentinel, state: State, loss: float, gradient_norm: float) -> Trouble | None:
@@ -33,17 +38,26 @@ def after_step(settings: config.Sentinel, state: State, loss: float, gradient_no
     """
     for name, value in (("loss", loss), ("norm of the gradient", gradient_norm)):
         if not math.isfinite(value):
-            return Trouble(f"the {name} became {value} in step {state.step}", sudden=True)
+            # They are those of the weights that the update before has left.
+            return Trouble(f"the {name} became {value} in step {state.step}", before=state.step - 1)
     seen = state.watched
     seen.loss, seen.least_loss = _smoothed(seen.loss, seen.least_loss, loss, state.step)
     seen.gradient, seen.least_gradient = _smoothed(seen.gradient, seen.least_gradient, gradient_norm, state.step)
+    least_loss = None if seen.least_loss is None else max(seen.least_loss, NEARLY_NONE)
     for name, value, least, factor in (
-        ("loss", seen.loss, seen.least_loss, settings.loss_factor),
+        ("loss", seen.loss, least_loss, settings.loss_factor),
         ("norm of the gradient", seen.gradient, seen.least_gradient, settings.gradient_factor),
     ):
         if factor and least is not None and value > factor * least:
             return Trouble(f"the {name} rose to {value:.3g} by step {state.step}, {value / least:.0f} times its least")
     return None
+
+
+def after_epoch(state: State, weights: Iterable[np.ndarray]) -> Trouble | None:
+    """The same of the weights that an epoch's last step has left, which no loss has told of yet."""
+    if all(np.isfinite(array).all() for array in weights):
+        return None
+    return Trouble(f"weights became NaN or infinite in step {state.step}", before=state.step)
 
 
 def after_validation(settings: config.Sentinel, state: State, score: float) -> Trouble | None:

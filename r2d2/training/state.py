@@ -56,13 +56,16 @@ class State:
 
     Attributes:
         loss_sum: Of the steps of the epoch that is not whole.
-        best_score: The best validation score, and `best_epoch` and `best_step` where it was; `improved_epoch` is the
-            last one that was better by as much as early stopping asks for.
+        best_score: The best validation score, and `best_epoch` and `best_step` where it was.
+        improved_score: The last one that was better than the one of its kind before by as much as early stopping asks
+            for, and `improved_epoch` where it was.
         history: Every epoch's metrics, so that a restarted run can deliver those that were lost on the way.
         elapsed_s: Time of training and validation so far, without what was lost; `best_elapsed_s` at the best epoch.
         epoch_s: Where the time of the epoch went that is not whole, `run_s` that of the whole ones.
         rate_factor: What the sentinel has multiplied the rate with, in `sentinel_restarts` restarts.
         watched: What the sentinel has seen.
+        precision: What the network computes in; empty before its first checkpoint.
+        left: Why the training is over, if it ended early: what is left to do is the test. Else empty.
     """
 
     epoch: int = 0
@@ -71,6 +74,7 @@ class State:
     best_score: float | None = None
     best_epoch: int = 0
     best_step: int = 0
+    improved_score: float | None = None
     improved_epoch: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     elapsed_s: float = 0.0
@@ -80,6 +84,8 @@ class State:
     rate_factor: float = 1.0
     sentinel_restarts: int = 0
     watched: Watched = field(default_factory=Watched)
+    precision: str = ""
+    left: str = ""
 
 
 class Checkpoints:
@@ -156,9 +162,17 @@ class Checkpoints:
             raise self._superseded() from None
         return self.attempt
 
-    def latest(self) -> Path | None:
-        """The newest complete checkpoint, or None."""
-        return max((self.folder / "checkpoints").glob("step-*"), default=None)
+    def latest(self, before: int | None = None) -> Path | None:
+        """The newest complete checkpoint, or None.
+
+        Args:
+            before: Of those of earlier steps than this.
+        """
+        for place in ("checkpoints", "best"):  # the best weights are one, too, should there be no other
+            known = (self.folder / place).glob("step-*")
+            if found := [path for path in known if before is None or _step(path) < before]:
+                return max(found)
+        return None
 
     def best(self, state: State) -> Path:
         """The folder of the best weights, as `state` knows them."""
@@ -209,7 +223,7 @@ class Checkpoints:
             if latest is None:
                 return
             try:
-                best = other.best(State(**json.loads((latest / "state.json").read_text())))
+                best = other.best(read_state(latest))
                 taken = [(best, self.folder / "best" / best.name), (latest, self.folder / "checkpoints" / latest.name)]
                 for source, place in taken:
                     with whole_folder(place, replace=True) as beside:
@@ -228,7 +242,7 @@ class Checkpoints:
     def forget_after(self, step: int) -> None:
         """Remove the checkpoints of later steps, which a run that goes back will come to again."""
         for path in (self.folder / "checkpoints").glob("step-*"):
-            if int(path.name.removeprefix("step-")) > step:
+            if _step(path) > step:
                 remove_folder(path)
 
     def _newest(self) -> str | None:
@@ -242,6 +256,10 @@ class Checkpoints:
 
 def _name(attempt: int) -> str:
     return f"attempt-{attempt:04d}"
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))
 
 
 class Writer:
@@ -285,11 +303,17 @@ def restore(checkpoint: Path, variables: "Sequence[keras.Variable]") -> State:
     Raises:
         ValueError: The checkpoint belongs to another network or optimizer.
     """
-    values: dict[str, Any] = json.loads((checkpoint / "state.json").read_text())
+    state = read_state(checkpoint)
     with np.load(checkpoint / "variables.npz", allow_pickle=False) as arrays:
         if len(arrays.files) != len(variables):
             raise ValueError(f"{checkpoint} holds {len(arrays.files)} variables, the network has {len(variables)}")
         for number, variable in enumerate(variables):
             variable.assign(arrays[f"{number:04d}"])
+    return state
+
+
+def read_state(checkpoint: Path) -> State:
+    """A checkpoint's state alone."""
+    values: dict[str, Any] = json.loads((checkpoint / "state.json").read_text())
     parts = {"epoch_s": Seconds, "run_s": Seconds, "watched": Watched}
     return State(**{key: parts[key](**value) if key in parts else value for key, value in values.items()})

@@ -1,12 +1,18 @@
+import json
+import math
 from functools import partial
 from types import SimpleNamespace
 
+import keras
 import pytest
 
 from r2d2 import config
-from r2d2.cluster.leaving import ASKED, STOPPED, TAGGED, TERMINATED, TIME_IS_UP, StopAsked
+from r2d2.cluster.leaving import ASKED, GRACE_S, STOPPED, TAGGED, TERMINATED, TIME_IS_UP, StopAsked
 from r2d2.cluster.worker import _Worker, is_drawn
-from r2d2.training.state import State
+from r2d2.tracking.outbox import Outbox
+from r2d2.training.state import Checkpoints, State, Writer, read_state
+
+A_STEP = SimpleNamespace(loss=1.0, gradient_norm=1.0, code=0)
 
 
 def code(elapsed_s, limit, asked=0, rank_0=True):
@@ -46,7 +52,7 @@ def test_a_run_that_is_to_leave_later_goes_on_until_its_epoch_or_its_checkpoint_
     worker._leaves_with = partial(_Worker._leaves_with, worker)
     left = []
     for step in range(5, 10):  # the next one is step + 1
-        worker.state = State(step=step)
+        worker.state, worker.saved_step = State(step=step), step // 4 * 4
         left += [step + 1] * (_Worker._code(worker) == STOPPED)
     assert left == steps
 
@@ -63,3 +69,180 @@ def test_the_driver_s_wish_to_stop_is_found_with_its_reason(tmp_path, said, expe
         assert stop.code == expected and stop.when == ("epoch" if "epoch" in said else "now")
     finally:
         stop.close()
+
+
+class Scripted(_Worker):
+    """A worker alone in its ring whose network is one number, the step; losses, scores and wishes come from a script.
+
+    Args:
+        folder: The run's.
+        training: Settings, the sentinel's among them.
+        steps: By step, what is told of it where that is not A_STEP.
+        dice: By epoch, of its validation.
+        weight: By step, what the update leaves as the weight.
+        validation_s: What a validation is said to take.
+    """
+
+    def __init__(self, folder, training, steps=None, dice=None, weight=None, validation_s=0.0):
+        self.taken, self.told_steps, self.dice, self.weights = [], steps or {}, dice or {}, weight or {}
+        self.validation_s, self.saved_before = validation_s, []
+        self.task = SimpleNamespace(teaches=False, donor=None)
+        self.training = config.Training(
+            checkpoints={"every_minutes": None} | training.pop("checkpoints", {}), **training
+        )
+        self.experiment = SimpleNamespace(evaluation=SimpleNamespace(every_epochs=1))
+        self.ring = SimpleNamespace(rank=0, broadcast_object=lambda one: one, broadcast=lambda variables: None)
+        variable = keras.Variable([0.0])
+        self.learner = SimpleNamespace(
+            variables=[variable],
+            model=SimpleNamespace(variables=[variable]),
+            precision="float32",
+            steps_per_epoch=4,
+            total_steps=16,
+            start=lambda state: None,
+            step=self._step,
+            end_epoch=self._epoch,
+            ends_epoch=lambda state: state.step % 4 == 0,
+        )
+        self.checkpoints = Checkpoints(folder, self.training.checkpoints.keep)
+        self.checkpoints.begin_attempt(self.checkpoints.take_over())
+        self.writer, self.outbox = Writer(self.checkpoints), Outbox(folder / "outbox", self.checkpoints.owner)
+        self.stop, self.stages, self.state = None, [], State()
+        self._stand_at(self.checkpoints.latest())
+        if not self.checkpoints.best(self.state).exists():
+            self._save()
+
+    def train(self):
+        """Train as a worker does; why it left."""
+        left = self._train()
+        self.writer.wait()
+        return left
+
+    def _step(self, state, code):
+        state.step += 1
+        self.taken.append(state.step)
+        self.learner.variables[0].assign([self.weights.get(state.step, float(state.step))])
+        told = self.told_steps.get(state.step, A_STEP)
+        if callable(told):
+            told = told(self)
+        return told
+
+    def _epoch(self, state):
+        state.epoch += 1
+        return {"epoch": float(state.epoch), "train/loss": 1.0}
+
+    def _validate(self):
+        self.writer.wait()
+        self.saved_before.append(self.checkpoints.latest().name)
+        return {"val/dice": self.dice.get(self.state.epoch, 0.5), "time/validation_s": self.validation_s}
+
+    def _report(self, row, **more):
+        pass
+
+
+def told(**values):
+    """What is told of a step."""
+    return SimpleNamespace(**vars(A_STEP) | values)
+
+
+def standing(worker):
+    """The steps of a worker's checkpoints, and the state of the latest."""
+    found = sorted((worker.checkpoints.folder / "checkpoints").iterdir())
+    return [int(path.name[5:]) for path in found], read_state(found[-1])
+
+
+def once(trouble):
+    """A step that is trouble the first time it is taken."""
+    return lambda worker: trouble if worker.taken.count(worker.state.step) == 1 else A_STEP
+
+
+def tags_of(worker):
+    """What its outbox says."""
+    lines = (worker.checkpoints.run_folder / "outbox").glob("*.jsonl")
+    entries = [json.loads(line) for path in lines for line in path.read_text().splitlines()]
+    return {key: value for one in entries if one["kind"] == "tags" for key, value in one["values"].items()}
+
+
+RESTART = {"action": "restart", "collapse": 2}
+
+
+def test_weights_that_were_gone_back_to_are_a_checkpoint_at_once_with_the_lower_rate(tmp_path):
+    seen = []
+
+    def nan_again(worker):
+        seen.append(standing(worker))
+        return told(loss=math.nan) if len(seen) == 1 else A_STEP
+
+    # The best is step 4; Dice collapses at 8 and 12; and after going back to 4 the loss is NaN before an epoch is over.
+    dice = {1: 0.9, 2: 0.01, 3: 0.01}
+
+    def better(worker):
+        worker.dice = {}
+        return nan_again(worker)
+
+    worker = Scripted(
+        tmp_path, {"sentinel": RESTART}, {7: lambda one: better(one) if 12 in one.taken else A_STEP}, dice
+    )
+    assert worker.train().text == "all epochs done"
+    steps, state = seen[0]
+    assert steps == [4] and (state.rate_factor, state.sentinel_restarts) == (0.5, 1)
+    assert worker.taken == [*range(1, 13), 5, 6, 7, *range(5, 17)]
+    assert worker.state.rate_factor == 0.25 and [row["epoch"] for row in worker.state.history] == [1, 2, 3, 4]
+    assert tags_of(worker)["r2d2.sentinel.2"] == "the loss became nan in step 7; back to step 4 at 0.25 times the rate"
+
+
+def test_a_checkpoint_that_an_update_has_ruined_is_not_gone_back_to(tmp_path):
+    often = {"checkpoints": {"every_steps": 2}, "sentinel": {"action": "restart"}}
+    worker = Scripted(tmp_path, often, {7: once(told(loss=math.nan))})
+    assert worker.train().text == "all epochs done"
+    assert worker.taken == [*range(1, 8), *range(5, 17)]  # step 6 is saved, and of the weights that made NaN of 7
+
+
+def test_weights_that_are_no_numbers_are_no_epoch_s_end(tmp_path):
+    worker = Scripted(tmp_path, {"sentinel": {"action": "restart", "max_restarts": 1}}, weight={8: math.inf})
+    left = worker.train()
+    assert left.failed and left.text == "weights became NaN or infinite in step 8, after 1 restarts at lower rates"
+    assert standing(worker)[0] == [0, 4]
+    assert worker.state.best_step == 4
+
+
+def test_without_a_checkpoint_from_before_the_run_fails(tmp_path):
+    worker = Scripted(tmp_path, {"sentinel": {"action": "restart"}}, {1: told(loss=math.nan)})
+    left = worker.train()
+    assert left.failed and left.text == "the loss became nan in step 1, and there is no checkpoint from before"
+
+
+def test_a_training_that_ended_early_is_over_for_whoever_takes_it_up(tmp_path):
+    early = {"early_stopping": {"patience": 2}}
+    first = Scripted(tmp_path, dict(early), dice={1: 0.9})
+    left = first.train()
+    assert left.text == "no better validation Dice in 2 epochs" and first.taken[-1] == 12
+    second = Scripted(tmp_path, dict(early))
+    assert second.train() == left and second.taken == [] and second.state == first.state
+
+
+def test_a_run_that_left_within_an_epoch_closes_it_once_also_if_it_is_lost_in_its_validation(tmp_path):
+    first = Scripted(tmp_path, {}, {6: told(code=STOPPED)}, validation_s=GRACE_S)
+    validate, first._validate = first._validate, lambda: validate() if first.state.epoch == 1 else 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        first.train()
+    first.writer.wait()
+    second = Scripted(tmp_path, {})
+    assert second.train() == ASKED[STOPPED] and second.taken == []
+    assert (second.state.step, second.state.epoch, len(second.state.history)) == (6, 2, 2)
+    third = Scripted(tmp_path, {})
+    assert third.train() == ASKED[STOPPED] and third.state == second.state and third.saved_before == []
+
+
+def test_gains_that_are_small_but_steady_add_up(tmp_path):
+    steady = {epoch: 0.5 + 0.004 * epoch for epoch in range(1, 5)}
+    worker = Scripted(tmp_path, {"early_stopping": {"patience": 2, "improvement": 0.005}}, dice=steady)
+    assert worker.train().text == "all epochs done"
+    assert worker.state.improved_epoch == 3 and worker.state.best_epoch == 4
+
+
+@pytest.mark.parametrize(("takes_s", "before"), [(0.0, [4, 4, 8, 12]), (GRACE_S, [4, 8, 12, 16])])
+def test_before_a_validation_that_takes_long_there_is_a_checkpoint(tmp_path, takes_s, before):
+    worker = Scripted(tmp_path, {}, validation_s=takes_s)
+    worker.train()
+    assert worker.saved_before == [f"step-{step:08d}" for step in before]
