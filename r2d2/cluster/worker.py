@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from r2d2 import config
 from r2d2.cluster.leaving import ASKED, STOP, STOPPED, TIME_IS_UP, Reason, StopAsked
 from r2d2.errors import InputError
@@ -251,7 +253,7 @@ class _Worker:
         """Take a step; what the sentinel says of it, and whether somebody asked to leave after it."""
         from r2d2.training import sentinel
 
-        told = self.learner.step(self.state, self._code())
+        told = self.learner.step(self.state, self._code(self.state.step + 1))
         self._count_time()
         if self.stages and self.state.step == 1 and self.ring.rank == 0:
             self.stages.append(("first step", time.time()))
@@ -267,14 +269,14 @@ class _Worker:
             self._save()
         return trouble, leave
 
-    def _code(self) -> int:
-        """What rank 0 tells the others with this step: why to leave after it, or 0."""
+    def _code(self, step: int) -> int:
+        """What rank 0 tells the others: why to leave after this step, or 0."""
         if self.stop is None:
             return 0
         limit = self.training.max_minutes
         if limit is not None and self.state.elapsed_s >= 60 * limit:
             return TIME_IS_UP
-        if self.stop.code == STOPPED and not self._leaves_with(self.state.step + 1, self.stop.when):
+        if self.stop.code == STOPPED and not self._leaves_with(step, self.stop.when):
             return 0
         return self.stop.code
 
@@ -306,14 +308,14 @@ class _Worker:
         """Close the epoch, validate if it is time, keep a checkpoint.
 
         Returns:
-            What the sentinel says, and a reason to stop early.
+            What the sentinel says, and a reason to leave: it gets no better, or somebody has asked meanwhile.
         """
         from r2d2.cluster import teaching
         from r2d2.training import sentinel
 
         row, state, early = self.learner.end_epoch(self.state), self.state, self.training.early_stopping
         done = leaving or state.step == self.learner.total_steps
-        if done or state.epoch % self.experiment.evaluation.every_epochs == 0:
+        if validates := done or state.epoch % self.experiment.evaluation.every_epochs == 0:
             row |= self._validate()
         self._count_time()
         state.history.append(row)
@@ -337,6 +339,8 @@ class _Worker:
             self._report(row)
         if early and state.best_score is not None and state.epoch - state.improved_epoch >= early.patience:
             return trouble, Reason(f"no better validation Dice in {early.patience} epochs")
+        if validates and not done:  # which took its time, and what it has ended is whole and kept
+            return trouble, ASKED.get(int(self.ring.sum(np.array([self._code(state.step)]), "asked")[0]))
         return trouble, None
 
     def _go_back(self, trouble: "Trouble") -> "Reason | None":
@@ -374,6 +378,8 @@ class _Worker:
         cases = self.prepared.select(self.task.split[part])
         if not cases:
             return Tally(self.prepared.labels)
+        if self.ring.rank == 0:  # who looks on knows by it how long nothing may be heard
+            self.outbox.tag(evaluating=f"{time.time():.0f} {sum(case.slices for case in cases)}")
         slices = self.ring.sum(self.predictor.confusions(self.prepared, cases, self.ring.rank, self.ring.size), part)
         return tallied(self.prepared, cases, slices)
 
