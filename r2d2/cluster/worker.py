@@ -1,7 +1,6 @@
 """What one worker of a run does, from its start to the registered model."""
 
 import contextlib
-import json
 import socket
 import time
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ import numpy as np
 from r2d2 import config
 from r2d2.cluster.leaving import ASKED, STOP, STOPPED, TIME_IS_UP, Reason, StopAsked
 from r2d2.errors import InputError
-from r2d2.files import whole_file
 from r2d2.lean import import_keras_alone
 from r2d2.tracking.outbox import FOLDER, Outbox
 
@@ -24,10 +22,6 @@ if TYPE_CHECKING:
 
 TIMELINE = "timeline.json"
 """The file in an attempt's folder that says what Horovod did."""
-VALIDATION = "validation"
-"""The folder beside it with every validation's scores, patient by patient."""
-VALIDATIONS_DRAWN = 12
-"""At how many of a run's validations, evenly spread, the worst patients are drawn; and at the first ones."""
 
 
 @dataclass(frozen=True)
@@ -58,16 +52,6 @@ class Task:
     trial: bool = False
     teaches: bool = False
     donor: str | None = None
-
-
-def is_drawn(number: int, of: int) -> bool:
-    """Whether the worst patients of a validation are drawn: evenly spread, and at powers of two.
-
-    Args:
-        number: Of the validation, from 1.
-        of: How many there are, if nobody stops the run.
-    """
-    return number % -(-of // VALIDATIONS_DRAWN) == 0 or number == of or number & (number - 1) == 0
 
 
 def work(values: dict[str, Any]) -> None:
@@ -384,14 +368,12 @@ class _Worker:
         return tallied(self.prepared, cases, slices)
 
     def _validate(self) -> dict[str, float]:
-        from r2d2.segeval import plain
+        from r2d2.cluster import validations
 
         started = time.perf_counter()
         tally = self._scores("validation")
         if self.ring.rank == 0 and tally.rows:
-            (folder := self.checkpoints.folder / VALIDATION).mkdir(exist_ok=True)
-            with whole_file(folder / f"epoch-{self.state.epoch:04d}.json") as beside:
-                beside.write_text(json.dumps(plain(tally.rows), indent=1))
+            validations.keep(self.checkpoints.folder, self.state.epoch, tally)
             self._draw_validation(tally)
         return {f"val/{key}": value for key, value in tally.means().items()} | {
             "time/validation_s": time.perf_counter() - started
@@ -399,13 +381,13 @@ class _Worker:
 
     def _draw_validation(self, tally: "Tally") -> None:
         """Draw the worst patients, if this is one of the validations at which they are drawn."""
-        from r2d2.cluster import handover
+        from r2d2.cluster import handover, validations
 
         evaluation = self.experiment.evaluation
         of, number = (-(-epoch // evaluation.every_epochs) for epoch in (self.training.epochs, self.state.epoch))
-        if evaluation.overlays and not self.task.trial and is_drawn(number, of):
+        if evaluation.overlays and not self.task.trial and validations.is_drawn(number, of):
             worst = handover.worst(self.prepared, self.predictor, tally, evaluation.overlays)
-            handover.draw_validation(self.outbox, self.state.epoch, worst, self.prepared.labels)
+            validations.draw(self.outbox, self.state.epoch, worst, self.prepared.labels)
 
     def _finish(self) -> dict[str, Any]:
         """Score the best weights on the test patients, store and register the model."""
@@ -432,7 +414,7 @@ class _Worker:
         if (folder / TIMELINE).exists():
             self.outbox.attach_file(folder / TIMELINE, "horovod")
         plane = self.experiment.preprocess.plane
-        handover.write_scores(self.outbox, tally, means, self.state.best_epoch, plane, folder / VALIDATION)
+        handover.write_scores(self.outbox, tally, means, self.state.best_epoch, plane, folder)
         worst = handover.worst(self.prepared, self.predictor, tally, self.experiment.evaluation.overlays)
         handover.draw_worst(self.outbox, worst, self.prepared.labels)
         task, made = self.task, folder / handover.MODEL

@@ -5,7 +5,8 @@ import pytest
 
 from r2d2 import config
 from r2d2.cluster.leaving import ASKED, STOPPED, TAGGED, TERMINATED, TIME_IS_UP, StopAsked
-from r2d2.cluster.worker import _Worker, is_drawn
+from r2d2.cluster.validations import is_drawn
+from r2d2.cluster.worker import _Worker
 from r2d2.training.state import State
 
 
