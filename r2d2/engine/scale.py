@@ -301,11 +301,10 @@ def _measured(folder: Path) -> dict[str, Any]:
 
 
 def _last_validation(folder: Path) -> list[dict[str, Any]]:
-    from r2d2.cluster.worker import VALIDATION
+    from r2d2.cluster import validations
     from r2d2.training.state import Checkpoints
 
-    last = max((Checkpoints(folder).folder / VALIDATION).glob("epoch-*.json"))
-    return json.loads(last.read_text())
+    return validations.last(Checkpoints(folder).folder)
 
 
 def _fresh(child: "Child") -> dict[str, Any]:

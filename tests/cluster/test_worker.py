@@ -8,7 +8,8 @@ import pytest
 
 from r2d2 import config
 from r2d2.cluster.leaving import ASKED, GRACE_S, STOPPED, TAGGED, TERMINATED, TIME_IS_UP, StopAsked
-from r2d2.cluster.worker import _Worker, is_drawn
+from r2d2.cluster.validations import is_drawn
+from r2d2.cluster.worker import _Worker
 from r2d2.tracking.outbox import Outbox
 from r2d2.training.state import Checkpoints, State, Writer, read_state
 
@@ -22,7 +23,7 @@ def code(elapsed_s, limit, asked=0, rank_0=True):
         training=config.Training(max_minutes=limit),
         state=State(elapsed_s=elapsed_s),
     )
-    return _Worker._code(worker)
+    return _Worker._code(worker, 1)
 
 
 def test_rank_0_tells_when_the_minutes_are_over_and_the_others_tell_nothing():
@@ -51,9 +52,9 @@ def test_a_run_that_is_to_leave_later_goes_on_until_its_epoch_or_its_checkpoint_
     worker._save_is_due = partial(_Worker._save_is_due, worker)
     worker._leaves_with = partial(_Worker._leaves_with, worker)
     left = []
-    for step in range(5, 10):  # the next one is step + 1
-        worker.state, worker.saved_step = State(step=step), step // 4 * 4
-        left += [step + 1] * (_Worker._code(worker) == STOPPED)
+    for step in range(6, 11):
+        worker.state, worker.saved_step = State(), (step - 1) // 4 * 4
+        left += [step] * (_Worker._code(worker, step) == STOPPED)
     assert left == steps
 
 
@@ -91,7 +92,9 @@ class Scripted(_Worker):
             checkpoints={"every_minutes": None} | training.pop("checkpoints", {}), **training
         )
         self.experiment = SimpleNamespace(evaluation=SimpleNamespace(every_epochs=1))
-        self.ring = SimpleNamespace(rank=0, broadcast_object=lambda one: one, broadcast=lambda variables: None)
+        self.ring = SimpleNamespace(
+            rank=0, broadcast_object=lambda one: one, broadcast=lambda variables: None, sum=lambda array, name: array
+        )
         variable = keras.Variable([0.0])
         self.learner = SimpleNamespace(
             variables=[variable],
@@ -246,3 +249,24 @@ def test_before_a_validation_that_takes_long_there_is_a_checkpoint(tmp_path, tak
     worker = Scripted(tmp_path, {}, validation_s=takes_s)
     worker.train()
     assert worker.saved_before == [f"step-{step:08d}" for step in before]
+
+
+@pytest.mark.parametrize(
+    ("when", "epoch", "left"),
+    [("now", 2, ASKED[STOPPED].text), ("epoch", 2, ASKED[STOPPED].text), ("now", 4, "all epochs done")],
+)
+def test_who_is_asked_to_leave_during_a_validation_leaves_at_its_end_if_there_is_more_to_train(
+    tmp_path, when, epoch, left
+):
+    worker = Scripted(tmp_path, {})
+    worker.stop = SimpleNamespace(code=0, when=when)
+    validate = worker._validate
+
+    def asked_meanwhile():
+        worker.stop.code = STOPPED * (worker.state.epoch == epoch)
+        return validate()
+
+    worker._validate = asked_meanwhile
+    assert worker.train().text == left and worker.taken[-1] == 4 * epoch
+    again = Scripted(tmp_path, {})
+    assert again.train().text == left and again.taken == []
