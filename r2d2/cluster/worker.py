@@ -417,12 +417,8 @@ class _Worker:
         from r2d2.cluster import handover
         from r2d2.segeval import plain
         from r2d2.tracking.card import lineage
-        from r2d2.training.verdict import verdict
 
         means, folder = tally.means(), self.checkpoints.folder
-        wasted, said = self.state.elapsed_s - self.state.best_elapsed_s, verdict(self.state.run_s, self.ring.size)
-        self.outbox.log({"time/wasted_s": wasted, "time/training_s": self.state.elapsed_s}, once="time")
-        self.outbox.tag(verdict=said)
         if (folder / TIMELINE).exists():
             self.outbox.attach_file(folder / TIMELINE, "horovod")
         plane = self.experiment.preprocess.plane
@@ -443,5 +439,4 @@ class _Worker:
             "best_epoch": self.state.best_epoch,
             "test": means,
             "rows": plain(tally.rows),
-            "verdict": said,
         }

@@ -325,7 +325,7 @@ class _Running:
             rows = _last_validation(self.folder)
             self.driven.outbox.attach_text("evaluation/validation.json", json.dumps(rows, indent=1))
         if status is not None:
-            self.driven.outbox.end(status, reason)
+            self.driven.end(status, reason)
         self.driven.close()
         return self.run.so_far()[1] if status == "FINISHED" else {}
 

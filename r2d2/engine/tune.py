@@ -426,7 +426,7 @@ class _Running:
         """Close the run, or let go of it."""
         self._costs.close()
         if status is not None:
-            self.driven.outbox.end(status, reason)
+            self.driven.end(status, reason)
         self.driven.close()
 
 

@@ -27,7 +27,7 @@ class Superseded(RuntimeError):  # noqa: N818
 
 @dataclass
 class Seconds:
-    """Where the time of steps went on rank 0: waiting for images, computing, waiting for the ring."""
+    """Where the time of steps went, of a worker or of the ring: waiting for images, computing, waiting for the ring."""
 
     input: float = 0.0
     compute: float = 0.0
@@ -60,7 +60,8 @@ class State:
             last one that was better by as much as early stopping asks for.
         history: Every epoch's metrics, so that a restarted run can deliver those that were lost on the way.
         elapsed_s: Time of training and validation so far, without what was lost; `best_elapsed_s` at the best epoch.
-        epoch_s: Where the time of the epoch went that is not whole, `run_s` that of the whole ones.
+        epoch_s: Where this worker's time of the epoch went that is not whole, `run_s` the ring's of the whole ones.
+        slowest_s: In a ring of several, how long each worker was the slowest, by its name.
         rate_factor: What the sentinel has multiplied the rate with, in `sentinel_restarts` restarts.
         watched: What the sentinel has seen.
     """
@@ -77,6 +78,7 @@ class State:
     best_elapsed_s: float = 0.0
     epoch_s: Seconds = field(default_factory=Seconds)
     run_s: Seconds = field(default_factory=Seconds)
+    slowest_s: dict[str, float] = field(default_factory=dict)
     rate_factor: float = 1.0
     sentinel_restarts: int = 0
     watched: Watched = field(default_factory=Watched)
@@ -159,6 +161,11 @@ class Checkpoints:
     def latest(self) -> Path | None:
         """The newest complete checkpoint, or None."""
         return max((self.folder / "checkpoints").glob("step-*"), default=None)
+
+    def state(self) -> State | None:
+        """The state in the newest complete checkpoint, or None."""
+        latest = self.latest()
+        return _read(latest) if latest else None
 
     def best(self, state: State) -> Path:
         """The folder of the best weights, as `state` knows them."""
@@ -285,11 +292,15 @@ def restore(checkpoint: Path, variables: "Sequence[keras.Variable]") -> State:
     Raises:
         ValueError: The checkpoint belongs to another network or optimizer.
     """
-    values: dict[str, Any] = json.loads((checkpoint / "state.json").read_text())
     with np.load(checkpoint / "variables.npz", allow_pickle=False) as arrays:
         if len(arrays.files) != len(variables):
             raise ValueError(f"{checkpoint} holds {len(arrays.files)} variables, the network has {len(variables)}")
         for number, variable in enumerate(variables):
             variable.assign(arrays[f"{number:04d}"])
+    return _read(checkpoint)
+
+
+def _read(checkpoint: Path) -> State:
+    values: dict[str, Any] = json.loads((checkpoint / "state.json").read_text())
     parts = {"epoch_s": Seconds, "run_s": Seconds, "watched": Watched}
     return State(**{key: parts[key](**value) if key in parts else value for key, value in values.items()})
