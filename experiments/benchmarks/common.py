@@ -62,40 +62,6 @@ def interval(values: Sequence[float]) -> tuple[float, float, float]:
     return statistics.median(values), *np.percentile(drawn, (2.5, 97.5))
 
 
-HOSTS = Path(__file__).parents[2] / "infra" / "several_hosts.sh"
-OUTSIDE = "10.77.0.254"
-"""This machine, as hosts that are its network namespaces see it."""
-
-
-def rendezvous(hosts: Sequence[int]) -> tuple[Any, list[dict[str, str]]]:
-    """The server, started, that a ring of so numbered hosts meets at, and each one's environment; to be stopped."""
-    from horovod.runner.common.util.hosts import get_host_assignments, parse_hosts
-    from horovod.runner.http.http_server import RendezvousServer
-
-    server = RendezvousServer(verbose=0)
-    port = server.start()
-    plan = get_host_assignments(parse_hosts(",".join(f"node{i}:1" for i in hosts)), len(hosts))
-    server.init(plan)
-    about = {
-        "HOROVOD_GLOO_RENDEZVOUS_ADDR": OUTSIDE,
-        "HOROVOD_GLOO_RENDEZVOUS_PORT": str(port),
-        "HOROVOD_CONTROLLER": "gloo",
-        "HOROVOD_CPU_OPERATIONS": "gloo",
-        "HOROVOD_GLOO_IFACE": "eth0",
-        "HOROVOD_GLOO_TIMEOUT_SECONDS": "300",
-        "TF_CPP_MIN_LOG_LEVEL": "2",
-    }
-    keys = ("rank", "size", "local_rank", "local_size", "cross_rank", "cross_size")
-    each = [
-        os.environ
-        | about
-        | {"HOROVOD_HOSTNAME": f"node{i}"}
-        | {f"HOROVOD_{key.upper()}": str(getattr(slot, key)) for key in keys}
-        for i, slot in zip(hosts, plan, strict=True)
-    ]
-    return server, each
-
-
 NOTES = "<!-- notes -->\n"
 """What stands below it in a record was written by people, and stays."""
 
