@@ -6,10 +6,11 @@ trains one small experiment undisturbed, and then once for each kill: a SIGKILL 
 other (Ray starts the workers again), the driver (the script calls `r2d2 train --resume`), or, on two hosts made of
 network namespaces (infra/several_hosts.sh; needs root), the raylet of the second host (the script starts it again). It
 comes at a random step, once as soon as there are workers, and once for each victim when all steps are done and the
-network is tested and handed over. Every run must finish as one MLflow run with each metric's step once and the cause
-on it, take up the latest checkpoint on the disk when the victim died, none having been left out before (one that is due while
-another is written comes behind it, so that two are at most two intervals apart), and, the training being deterministic, end with the undisturbed run's weights, optimizer and scores to the last bit. The record
-goes to `soak.md` beside this file; the exit code is 1 if anything was lost.
+network is tested and handed over. Every run must finish as one MLflow run with each metric's step once and the cause on
+it, take up the latest checkpoint on the disk when the victim died, none having been left out before (one that is due
+while another is written comes behind it, so that two are at most two intervals apart), and, the training being
+deterministic, end with the undisturbed run's weights, optimizer and scores to the last bit. The record goes to
+`soak.md` beside this file; the exit code is 1 if anything was lost.
 """
 
 import argparse

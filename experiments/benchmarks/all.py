@@ -1,6 +1,6 @@
 """All benchmarks in one session, each with its peers in turn; `results.md`, `results.json` and the README's figures.
 
-    python experiments/benchmarks/all.py               all: an hour
+    python experiments/benchmarks/all.py               all: hours
     python experiments/benchmarks/all.py segeval feed  these, beside what the others gave last
     python experiments/benchmarks/all.py --readme      none: only put the figures of results.json into the README
 
@@ -17,12 +17,13 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SCRIPTS = ("feed", "preprocess", "segeval", "training", "prediction", "dashboard", "network")
+SCRIPTS = ("feed", "preprocess", "segeval", "training", "prediction", "dashboard", "start", "network")
 PEERS = ("Against peers", "how many times as fast R2D2 is as the peer")
 AGAINST = {
     "dashboard/": ("Against a limit", "how many times as fast as it has to be"),
     "feed/": ("Against a training step of R2D2's own", "how many times as fast images come as they are used"),
     "network/": ("Against one host of R2D2's own", "a host's speed in a ring of two, of that alone"),
+    "start/": ("Against a limit", "how many times as fast as it has to be"),
     "training/overhead": ("Against R2D2's own bare learner", "how many times as fast r2d2 train is as that"),
 }
 """By how a figure's name begins: what R2D2 is compared with, if it is no peer, and what the ratio then is."""

@@ -22,24 +22,23 @@ What was measured goes to `time_model.json`, the record to `time_model.md` and `
 import argparse
 import json
 import math
-import os
 import statistics
-import subprocess
 import sys
 import textwrap
 import time
 from dataclasses import replace
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "benchmarks"))
 from common import NOTES, flops_an_image, machine  # noqa: E402
-from rings import SCRIPT, begun, gradient_bytes, laid_out, network, rendezvous  # noqa: E402
+from hosts import Block, Layout, refused, train_in_turn  # noqa: E402
 
-GROUPS = Path("/sys/fs/cgroup/cpu")
-PERIOD_US, QUOTA, WEIGHT = 4000, 0.25, 262_144
-SIZE, CLASSES, WARM_UP = 64, 4, 3
+QUOTA = 0.25
+"""Of a core, which every host has."""
+SIZE, CLASSES = 64, 4
 NETWORKS = {
     "Dist-U-Net": ({"network": "dist-unet", "filters": 32, "depth": 4}, 8),
     "Dist-FCN": ({"network": "dist-fcn", "encoder": "vgg16", "head_width": 256}, 4),
@@ -56,135 +55,23 @@ GPU_SIZE = 512
 LINKS = {"10 Gbit/s Ethernet": 10, "100 Gbit/s": 100, "400 Gbit/s": 400}
 
 
-Block = list[list[tuple[float, float]]]
-"""Of each host its steps of one turn: the seconds, and the communication."""
-
-
-class Alone:
-    """A ring of one, whoever else is there: what `Step` asks of it."""
-
-    @staticmethod
-    def sum_gradients(gradients):
-        """The gradients themselves."""
-        return [*gradients]
-
-    @staticmethod
-    def sum_tensor(tensor, name):  # noqa: ARG004
-        """The tensor itself."""
-        return tensor
-
-
 def host(name: str) -> None:
-    """One host: answers `WAY STEPS` on its input with the seconds and the communication of each step."""
-    from r2d2 import config
-    from r2d2.training import device
-
-    device.limit_threads(1)
-    from r2d2.models.losses import dice_cross_entropy
-    from r2d2.training.ring import Ring
-    from r2d2.training.step import Step
-
-    ring, batch = Ring(config.Ring()), NETWORKS[name][1]
-    model, optimizer, images, labels = begun(lambda: plain(name), ring, (batch, SIZE, SIZE), CLASSES)
-    late = Ring.__new__(Ring)
-    late.rank, late.size, late._settings = ring.rank, ring.size, config.Ring(overlap=False)
-
-    def step(joined, size, number):
-        return Step(model, model.trainable_variables, optimizer, dice_cross_entropy, [], batch, [number], size, joined)
-
-    steps = {
-        "alone": step(Alone(), 1, 0),
-        "overlap": step(ring, ring.size, ring.rank),
-        "no-overlap": step(late, ring.size, ring.rank),
-    }
-    for one in steps.values():
-        for number in range(WARM_UP):
-            one(images, labels, number, 1e-3)
-    print(json.dumps({"bytes": gradient_bytes(model)}), flush=True)
-    for line in sys.stdin:
-        way, count = line.split()
-        taken = []
-        for number in range(int(count)):
-            began = time.perf_counter()
-            told = steps[way](images, labels, number, 1e-3)
-            taken.append((time.perf_counter() - began, told.communication_s))
-        print(json.dumps(taken), flush=True)
-    ring.close()
+    """One host."""
+    train_in_turn(partial(network, name), NETWORKS[name][1], CLASSES, {"overlap": {}, "no-overlap": {"overlap": False}})
 
 
-def plain(name: str):
-    """The network of a name."""
-    return network(NETWORKS[name][0], CLASSES, SIZE)
+def network(name: str):
+    """Its plain model."""
+    from r2d2 import config, models
 
-
-class Layout:
-    """So many hosts that train one network, each in a group of its own share of a core; to be used in a `with`."""
-
-    def __init__(self, hosts: int, name: str) -> None:
-        self.hosts, self.name, self.laid_out = hosts, name, laid_out(hosts, "40gbit")
-
-    def __enter__(self) -> "Layout":
-        self.laid_out.__enter__()
-        self.processes: list[subprocess.Popen] = []
-        try:
-            self._start()
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def _start(self) -> None:
-        self.server, environments = rendezvous(range(self.hosts))
-        for i, environment in enumerate(environments):
-            cores = sorted(os.sched_getaffinity(0))
-            command = [SCRIPT, "run", str(i), "taskset", "-c", str(cores[i % len(cores)])]
-            command += [sys.executable, __file__, "--host", self.name]
-            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-            self.processes.append(subprocess.Popen(command, text=True, env=environment, **pipes))
-            group = GROUPS / f"r2d2-host{i}"
-            group.mkdir(exist_ok=True)
-            # No quota before they are ready: their start would take as many times as long.
-            for file, value in (("quota_us", -1), ("period_us", PERIOD_US)):
-                (group / f"cpu.cfs_{file}").write_text(str(value))
-            (group / "cpu.shares").write_text(str(WEIGHT))
-            (group / "cgroup.procs").write_text(str(self.processes[-1].pid))
-        self.bytes = self._answers()[0]["bytes"]
-        for i in range(self.hosts):
-            (GROUPS / f"r2d2-host{i}" / "cpu.cfs_quota_us").write_text(str(int(QUOTA * PERIOD_US)))
-
-    def __exit__(self, *error: object) -> None:
-        for process in self.processes:
-            process.kill()
-            process.wait()
-        self.server.stop()
-        for group in GROUPS.glob("r2d2-host*"):
-            group.rmdir()
-        self.laid_out.__exit__(None, None, None)
-
-    def link(self, rate: float) -> None:
-        """Shape all links anew."""
-        for i in range(self.hosts):
-            shape = ["tc", "qdisc", "replace", "dev", "eth0", "root", "tbf", "rate", f"{1000 * rate:g}mbit"]
-            subprocess.run(["ip", "netns", "exec", f"node{i}", *shape, "burst", "1mb", "latency", "50ms"], check=True)
-
-    def steps(self, way: str, count: int) -> "Block":
-        """Of each host so many steps: the seconds, and the communication."""
-        for process in self.processes:
-            process.stdin.write(f"{way} {count}\n")
-            process.stdin.flush()
-        return self._answers()
-
-    def _answers(self) -> list:
-        told = [process.stdout.readline() for process in self.processes]
-        if not all(told):
-            raise SystemExit(f"{self.hosts} hosts, {self.name}: a host failed; run it by itself: {__file__} --host")
-        return [json.loads(line) for line in told]
+    settings = config.DistFCN if "fcn" in NETWORKS[name][0]["network"] else config.DistUNet
+    return models.build(settings(**NETWORKS[name][0]), 1, CLASSES, (SIZE, SIZE))
 
 
 def measure(hosts: int, name: str, rounds: int, steps: int) -> list[dict]:
     """A layout's steps: of each rate and way a row, see `summed_up`, in turn with the hosts alone."""
     found: dict[tuple[float, str], list[Block]] = {}
-    with Layout(hosts, name) as layout:
+    with Layout(hosts, QUOTA, [sys.executable, __file__, "--host", name]) as layout:
         for _ in range(rounds):
             for rate in RATES[hosts]:
                 layout.link(rate)
@@ -279,15 +166,6 @@ def main() -> None:
     print(page.read_text())
 
 
-def refused() -> str:
-    """Why no hosts can be made here; empty if they can."""
-    if os.getuid() != 0:
-        return "hosts are made by root"
-    if not (GROUPS / "cpu.cfs_quota_us").exists():
-        return f"hosts' shares of a processor need cgroup v1's controller at {GROUPS}, which is not there"
-    return ""
-
-
 def judged(rows: list[dict]) -> dict:
     """The fit, and its error on every layout."""
     from r2d2.training.time_model import fit
@@ -325,8 +203,8 @@ def ahead(fitted) -> list[dict]:
 
     found = []
     for name, (_, batch) in NETWORKS.items():
-        size = 4 * plain(name).count_params()
-        work = batch * flops_an_image(plain(name)) * (GPU_SIZE / SIZE) ** 2
+        size = 4 * network(name).count_params()
+        work = batch * flops_an_image(network(name)) * (GPU_SIZE / SIZE) ** 2
         for gpu, speed in GPUS.items():
             for link, rate in LINKS.items():
                 # A GPU's gradients are copied and added by the GPU and the card, and a message takes microseconds.

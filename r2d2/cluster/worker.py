@@ -106,7 +106,7 @@ class _Worker:
         from r2d2.data.prepare import open_prepared
         from r2d2.inference import Predictor
         from r2d2.training.learner import Learner
-        from r2d2.training.state import Checkpoints, Writer, read_state
+        from r2d2.training.state import Checkpoints, Writer
 
         self.task, self.ring = task, ring
         self.stages = stages  # of the start, each with the time on the clock when it ended
@@ -116,9 +116,9 @@ class _Worker:
         self.data_read = sorted(set(ring.gather_objects(f"{socket.gethostname()}: {read}")))
         self.prepared = open_prepared(prepared)
         self.checkpoints = Checkpoints(Path(task.run_folder), self.training.checkpoints.keep)
-        latest = self.checkpoints.latest() if ring.rank == 0 else None
+        before = self.checkpoints.state() if ring.rank == 0 else None
         # A run keeps its precision, whatever hosts it goes on with.
-        precision = ring.broadcast_object(read_state(latest).precision if latest else "")
+        precision = ring.broadcast_object(before.precision if before else "")
         self.learner = Learner(self.experiment, self.prepared, task.split["training"], ring, lanes, precision)
         self.predictor = Predictor(self.learner.model, self.experiment.preprocess)
         self.writer = Writer(self.checkpoints)
@@ -445,12 +445,8 @@ class _Worker:
         from r2d2.cluster import handover
         from r2d2.segeval import plain
         from r2d2.tracking.card import lineage
-        from r2d2.training.verdict import verdict
 
         means, folder = tally.means(), self.checkpoints.folder
-        wasted, said = self.state.elapsed_s - self.state.best_elapsed_s, verdict(self.state.run_s, self.ring.size)
-        self.outbox.log({"time/wasted_s": wasted, "time/training_s": self.state.elapsed_s}, once="time")
-        self.outbox.tag(verdict=said)
         if (folder / TIMELINE).exists():
             self.outbox.attach_file(folder / TIMELINE, "horovod")
         plane = self.experiment.preprocess.plane
@@ -471,5 +467,4 @@ class _Worker:
             "best_epoch": self.state.best_epoch,
             "test": means,
             "rows": plain(tally.rows),
-            "verdict": said,
         }

@@ -140,6 +140,27 @@ class Driven:
         except FileNotFoundError:
             return ""
 
+    def end(self, status: str, reason: str) -> str:
+        """Close the run's record: with what limited its speed and what it has cost in vain, if an epoch is over.
+
+        Whatever it ends for: it is as its latest checkpoint knows it.
+
+        Returns:
+            What limited its speed, in words; or nothing.
+        """
+        from r2d2.training.state import Checkpoints
+        from r2d2.training.verdict import verdict
+
+        said = ""
+        with contextlib.suppress(OSError):  # of a run that is lost with its storage that much can be said
+            if (state := Checkpoints(self.folder).state()) and state.epoch:
+                said, wasted = verdict(state.run_s, state.slowest_s), state.elapsed_s - state.best_elapsed_s
+                told = {"time/wasted_s": wasted, "time/training_s": state.elapsed_s}
+                self.outbox.log(told, state.step, once=f"time {state.step}")
+                self.outbox.tag(verdict=said)
+        self.outbox.end(status, reason)
+        return said
+
     def close(self) -> int:
         """Deliver what there is, and end.
 

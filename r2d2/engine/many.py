@@ -82,7 +82,7 @@ class Part:
         """Close the run, or let go of it."""
         self._costs.close()
         if status is not None:
-            self.driven.outbox.end(status, reason)
+            self.driven.end(status, reason)
         self.driven.close()
 
 

@@ -148,7 +148,7 @@ def fit(
         status = "FINISHED" if "model" in result else "FAILED" if result.get("failed") else "KILLED"
         if "superseded" not in result:
             monitors.close(result.get("test", {}).get("dice"))
-            driven.outbox.end(status, driven.why(result.get("left", "stopped")))
+            result["verdict"] = driven.end(status, driven.why(result.get("left", "stopped")))
     finally:
         monitors.close()
         undelivered = driven.close()
@@ -205,17 +205,17 @@ def _follow(
         try:
             return trainer.fit(task, cluster, placement, on_epoch, on_restart, on_workers, on_wait)
         except InputError as error:
-            outbox.end("FAILED", str(error))
+            driven.end("FAILED", str(error))
             raise
         except trainer.TrainingFailed as error:
             outbox.attach_text("failures/last.txt", error.traceback)
-            outbox.end("FAILED", str(error))
+            driven.end("FAILED", str(error))
             raise WorkFailed(
                 f"run {task.run_id} failed: {error}; the traceback is its failures/last.txt; "
                 f"once mended: {command()} train --resume {task.run_id}"
             ) from error
         except BaseException as error:
-            outbox.end("KILLED", f"{type(error).__name__} in the driver")
+            driven.end("KILLED", f"{type(error).__name__} in the driver")
             raise
 
 

@@ -20,6 +20,7 @@ from r2d2.tracking.shared import Answer, Shared, sentence
 if TYPE_CHECKING:
     from r2d2.engine.jobs import JobRow
     from r2d2.tracking.queries import RunView
+    from r2d2.training.state import Seconds
 
 EVERY_S = 5.0
 """How often nodes are looked at."""
@@ -137,18 +138,25 @@ def troubles(runs: "Iterable[RunView]", now: float | None = None) -> list[Troubl
 
 def verdict(run: "RunView") -> str:
     """What limits a run's speed, in words: as it was found at its end, or from its last epoch; empty if unknown."""
-    from r2d2.training.state import Seconds
     from r2d2.training.verdict import verdict as judge
 
-    if "verdict" in run.tags:
+    if not run.running and "verdict" in run.tags:
         return run.tags["verdict"]
+    seconds = _last_epoch(run)
+    return judge(seconds) if seconds else ""
+
+
+def _last_epoch(run: "RunView") -> "Seconds | None":
+    """Where the time of its last epoch went; None if none is over."""
+    from r2d2.training.state import Seconds
+
     parts = [run.metric(f"time/{name}_s") for name in ("input", "compute", "communication")]
-    if None in parts:
-        return ""
-    return judge(Seconds(*(part or 0.0 for part in parts)), int(run.tags.get("workers", 1)))
+    return None if None in parts else Seconds(*(part or 0.0 for part in parts))
 
 
 def _troubles(run: "RunView", now: float) -> Iterable[Trouble]:
+    from r2d2.training.verdict import loss
+
     went_back = [run.tags[name] for name in sorted(run.tags) if name.startswith("sentinel.")]
     if went_back:
         times = f"{len(went_back)} times" if len(went_back) > 1 else "once"
@@ -162,8 +170,8 @@ def _troubles(run: "RunView", now: float) -> Iterable[Trouble]:
             "stalled",
             f"Nothing has been heard of {silent[0]} for {silent[1] / 60:.0f} min: its driver or a host may be gone.",
         )
-    elif (said := verdict(run)).startswith("Input-bound"):
-        yield Trouble(run, "slow", said)
+    elif (seconds := _last_epoch(run)) and loss(seconds) == "input":
+        yield Trouble(run, "slow", verdict(run))
 
 
 def _silent(run: "RunView", now: float) -> tuple[str, float] | None:

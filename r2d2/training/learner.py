@@ -1,5 +1,6 @@
 """One worker's network, optimizer and images, and a step of them."""
 
+import socket
 import time
 from collections.abc import Sequence
 
@@ -17,6 +18,7 @@ from r2d2.training.ring import Ring
 from r2d2.training.schedule import learning_rate, total_steps
 from r2d2.training.state import Seconds, State
 from r2d2.training.step import Step, Told
+from r2d2.training.verdict import of_ring
 
 
 class Learner:
@@ -140,10 +142,15 @@ class Learner:
         """Close the state's epoch, whole or not, and return its metrics.
 
         `train/loss` is the mean over the epoch's global batches. `time/input_s`, `time/compute_s` and
-        `time/communication_s` are where this worker's time went: waiting for images, computing, and from its last
-        gradient to the last sum, sending and waiting for slower workers.
+        `time/communication_s` are where the ring's time went (`verdict.of_ring`): waiting for images, computing, and
+        from the last gradient to the last sum, sending and waiting for slower workers. All workers do this at once.
         """
-        steps, spent = state.step - state.epoch * self.steps_per_epoch, state.epoch_s
+        each = self.ring.gather_objects((socket.gethostname(), state.epoch_s))
+        slowest, spent = of_ring([one for _, one in each])
+        if len(each) > 1:
+            name = f"rank {slowest} ({each[slowest][0]})"
+            state.slowest_s[name] = state.slowest_s.get(name, 0.0) + spent.total
+        steps = state.step - state.epoch * self.steps_per_epoch
         images = steps * self.training.batch_size * self._workers
         state.epoch += 1
         row = {

@@ -27,7 +27,7 @@ class Superseded(RuntimeError):  # noqa: N818
 
 @dataclass
 class Seconds:
-    """Where the time of steps went on rank 0: waiting for images, computing, waiting for the ring."""
+    """Where the time of steps went, of a worker or of the ring: waiting for images, computing, waiting for the ring."""
 
     input: float = 0.0
     compute: float = 0.0
@@ -61,7 +61,8 @@ class State:
             for, and `improved_epoch` where it was.
         history: Every epoch's metrics, so that a restarted run can deliver those that were lost on the way.
         elapsed_s: Time of training and validation so far, without what was lost; `best_elapsed_s` at the best epoch.
-        epoch_s: Where the time of the epoch went that is not whole, `run_s` that of the whole ones.
+        epoch_s: Where this worker's time of the epoch went that is not whole, `run_s` the ring's of the whole ones.
+        slowest_s: In a ring of several, how long each worker was the slowest, by its name.
         rate_factor: What the sentinel has multiplied the rate with, in `sentinel_restarts` restarts.
         watched: What the sentinel has seen.
         precision: What the network computes in; empty before its first checkpoint.
@@ -81,6 +82,7 @@ class State:
     best_elapsed_s: float = 0.0
     epoch_s: Seconds = field(default_factory=Seconds)
     run_s: Seconds = field(default_factory=Seconds)
+    slowest_s: dict[str, float] = field(default_factory=dict)
     rate_factor: float = 1.0
     sentinel_restarts: int = 0
     watched: Watched = field(default_factory=Watched)
@@ -173,6 +175,11 @@ class Checkpoints:
             if found := [path for path in known if before is None or _step(path) < before]:
                 return max(found)
         return None
+
+    def state(self) -> State | None:
+        """The state in the newest complete checkpoint, or None."""
+        latest = self.latest()
+        return read_state(latest) if latest else None
 
     def best(self, state: State) -> Path:
         """The folder of the best weights, as `state` knows them."""

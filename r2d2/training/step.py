@@ -164,11 +164,12 @@ class Step:
         computed = _now(after=gradients)
         summed = self._ring.sum_gradients(gradients)
         told = self._ring.sum_tensor(tf.stack([value, code]), "told")
-        communicated = _now(after=[*summed, told])
+        averages = [self._ring.sum_tensor(total, f"moving_{number}") for number, total in enumerate(moving)]
+        communicated = _now(after=[*summed, told, *averages])
         self._optimizer.learning_rate.assign(rate)
         self._optimizer.apply(summed, self._trainable)
-        for number, (variable, total) in enumerate(zip(self._moving, moving, strict=True)):
-            variable.assign(self._ring.sum_tensor(total, f"moving_{number}") / self._num_logical)
+        for variable, total in zip(self._moving, averages, strict=True):
+            variable.assign(total / self._num_logical)
         for total in [self._loss_sum, *self._sums, *self._moving_sums]:
             total.assign(tf.zeros_like(total))
         waited = tf.cast(communicated - computed, tf.float32)
@@ -181,7 +182,13 @@ def _sum(parts: Sequence[tf.Tensor]) -> tf.Tensor:
 
 
 def _now(after: Sequence[tf.Tensor]) -> tf.Tensor:
-    """The time in seconds when these tensors are there."""
+    """The time in seconds when these tensors are there, on a GPU as well.
+
+    A GPU's operation is over for those that wait for it when its kernel is enqueued, not when it is done. So one number
+    is taken to the processor, which TensorFlow copies when all that was enqueued before is done
+    (`GPUUtil::CopyGPUTensorToCPU` waits for the stream). That is read in its sources; it has not been run on a GPU.
+    """
     with tf.control_dependencies(after):
-        # TensorFlow's own timestamp is refused where all must be deterministic.
-        return tf.numpy_function(time.perf_counter, [], tf.float64)
+        number = tf.reshape(after[0], [-1])[0]
+    # TensorFlow's own timestamp is refused where all must be deterministic.
+    return tf.numpy_function(lambda _: time.perf_counter(), [number], tf.float64)

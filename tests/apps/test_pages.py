@@ -68,7 +68,7 @@ def test_one_run_is_shown_with_its_curves_its_time_its_nodes_and_where_it_comes_
     shown = [text.value for kind in (app.markdown, app.caption, app.title, app.subheader) for text in kind]
     assert not [text for text in shown if re.search(r"(?<!\\)(<img|:red|\*\*\.|\$z)", text)]
     said = {
-        "Time": "Input-bound",
+        "Time": "Waiting for images took",
         "Nodes": "restart: a host was lost",
         "Pictures": "No pictures yet",
         "Log": "This run was not a job",
@@ -104,13 +104,13 @@ def test_a_run_that_goes_on_is_never_too_old_to_be_listed(client):
     live = make_run(client, "live", "RUNNING")
     sweep = make_run(client, "sweep", "RUNNING", sweep="random")
     make_run(client, "trial", "RUNNING", parent=sweep, trial=0, **{"sentinel.1": "the loss is NaN"})
-    client.set_tag(live, "r2d2.verdict", "no")
-    client.set_tag(sweep, "r2d2.verdict", "no")
+    for run_id in (live, sweep):
+        client.log_metric(run_id, "time/input_s", 0.0, step=4)
     for number in range(3):
         make_run(client, f"later-{number}")
     assert [run.name for run in queries.latest_runs(2).value] == ["later-2", "later-1", "sweep", "live"]
     told = words(opened("overview"))
-    assert "It fell apart once: the loss is NaN" in told and "Input-bound" not in told
+    assert "It fell apart once: the loss is NaN" in told and "Waiting for images took" not in told
 
 
 def test_pages_come_back_by_themselves_after_an_outage(client, monkeypatch):
@@ -205,7 +205,9 @@ def test_a_live_run_in_trouble_comes_first_and_is_stopped_with_a_name_and_a_reas
         client, "live", "RUNNING", **{"sentinel.1": "the loss is NaN; back to step 5 at 0.5 times the rate"}
     )
     app = opened("overview")
-    assert [text.value for text in app.markdown if "diverging" in text.value] and "Input-bound" in words(app)
+    assert [text.value for text in app.markdown if "diverging" in text.value] and "Waiting for images took" in words(
+        app
+    )
     monkeypatch.setenv("R2D2_READ_ONLY", "1")
     assert not opened("run", run=live).button
     monkeypatch.delenv("R2D2_READ_ONLY")

@@ -119,7 +119,7 @@ def test_a_run_in_trouble_is_told_with_what_is_wrong_the_worst_first():
     assert kinds(run([*fast, *epoch])) == []
     slow = [("time/input_s", NOW, 10.0), *fast[1:], *epoch]
     ((kind, text),) = kinds(run(slow))
-    assert kind == "slow" and text.startswith("Input-bound (62% compute, 34% input, 3% communication)")
+    assert kind == "slow" and text.startswith("Waiting for images took 34% of the time (62% compute, ")
     (first, second) = kinds(
         run(slow, **{"sentinel.1": "the loss is NaN", "sentinel.2": "the loss grew; back to step 5"})
     )
@@ -135,7 +135,7 @@ def test_what_somebody_else_wrote_onto_a_run_takes_no_warning_away():
     silent = run(epoch, {"tracking.monitor_s": "None"})  # `null`, as it is recorded
     assert [kind for kind, _ in kinds(silent)] == ["stalled"]
     parts = [(f"time/{name}_s", NOW, 1.0) for name in ("input", "compute", "communication")]
-    odd = run([*parts, ("train/loss", NOW, 0.5)], workers="many")
+    odd = run([*parts, ("train/loss", NOW, 0.5)], since="yesterday")
     assert [trouble.run for trouble in watch.troubles([odd, silent], NOW)] == [silent]
 
 

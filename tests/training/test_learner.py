@@ -12,7 +12,12 @@ from r2d2.training.learner import Learner
 from r2d2.training.state import State
 
 ALONE = SimpleNamespace(
-    rank=0, size=1, sum=lambda value, name: value, sum_gradients=list, sum_tensor=lambda value, name: value
+    rank=0,
+    size=1,
+    sum=lambda value, name: value,
+    sum_gradients=list,
+    sum_tensor=lambda value, name: value,
+    gather_objects=lambda value: [value],
 )
 """A ring of one, without Horovod."""
 

@@ -76,8 +76,10 @@ def test_computing_is_not_told_as_waiting_for_the_ring(lanes):
     assert told.communication_s < 0.3 * (time.perf_counter() - began)
 
 
-@pytest.mark.parametrize("lanes", [1, 2])
-def test_waiting_for_the_ring_is_told(lanes):
+@pytest.mark.parametrize(("lanes", "averages"), [(1, False), (2, False), (1, True)])
+def test_waiting_for_the_ring_is_told(lanes, averages):
+    """For the gradients, or for batch normalization's moving averages."""
+
     def wait(array):
         time.sleep(0.4)
         return array
@@ -86,7 +88,11 @@ def test_waiting_for_the_ring_is_told(lanes):
         waited = tf.numpy_function(wait, [gradients[0]], gradients[0].dtype)
         return [tf.ensure_shape(waited, gradients[0].shape), *gradients[1:]]
 
-    _, step = make(lanes=lanes, ring=SimpleNamespace(**vars(ALONE) | {"sum_gradients": send}))
+    late = {"sum_gradients": send}
+    if averages:
+        late = {"sum_tensor": lambda tensor, name: send([tensor])[0] if name == "moving_0" else tensor}
+    normalization = "batch" if averages else "none"
+    _, step = make(lanes=lanes, normalization=normalization, ring=SimpleNamespace(**vars(ALONE) | late))
     step(IMAGES, LABELS, 0, 0.1)  # traces
     assert step(IMAGES, LABELS, 1, 0.1).communication_s >= 0.4
 
