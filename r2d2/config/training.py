@@ -140,8 +140,9 @@ class Training(Section):
     `learning_rate` is the base rate, at one worker; `scaling` multiplies it once by the number of logical workers
     (`linear`) or its root (`sqrt`). The warm-up climbs from the base rate to the scaled one over `warmup_epochs`, or
     over `warmup_steps` if given (Goyal et al. 2017, section 2.2). `decay`: then constant, or falling to zero along a
-    half cosine or a power of the steps that are left (`polynomial`, `decay_power`). `weight_decay` is decoupled and
-    spares biases and normalization. `updates`: more workers make fewer updates in as many epochs; `same-updates`
+    half cosine or a power of the steps that are left (`polynomial`, `decay_power`). `weight_decay` spares biases and
+    normalization; with `sgd` and `adamw` it is decoupled, with `lars` a part of the gradient, with `lamb` of the step
+    before that is scaled to the weights. `updates`: more workers make fewer updates in as many epochs; `same-updates`
     prolongs the training to the updates that one worker makes in `epochs`.
 
     `precision: auto` is bfloat16 where the processor or GPU has instructions for it, float32 elsewhere.
