@@ -46,16 +46,35 @@ class SGD(keras.optimizers.SGD):
         )
 
 
-class _FusedAdam:
-    def update_step(self: Any, gradient: Any, variable: Any, learning_rate: Any) -> None:
+class Adam(keras.optimizers.Adam):
+    """Keras', by TensorFlow's fused operation, with a count of its own for every variable.
+
+    Moments are corrected for their start (Kingma and Ba 2015, section 3) by the updates that they have seen. Of a
+    variable that stood still at first (`model.freeze`) these are fewer than the optimizer's: corrected by all of those
+    its first steps would be 3 to 6.5 times the rate.
+    """
+
+    def build(self, variables: list[keras.Variable]) -> None:
+        """Make moments and a count for each variable."""
+        if not self.built:
+            super().build(variables)
+            self._updates = self.add_variable((len(variables),), name="updates")
+
+    def _backend_update_step(self, grads: list[Any], trainable_variables: list[Any], learning_rate: Any) -> None:
+        """The step of those variables that learn."""
+        learning = {self._get_variable_index(variable) for variable in trainable_variables}
+        self._updates.assign_add([float(number in learning) for number in range(self._updates.shape[0])])
+        super()._backend_update_step(grads, trainable_variables, learning_rate)
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """One variable's step."""
-        number, step = self._get_variable_index(variable), ops.cast(self.iterations + 1, "float32")
+        number = self._get_variable_index(variable)
         tf.raw_ops.ResourceApplyAdam(
             var=_handle(variable),
             m=_handle(self._momentums[number]),
             v=_handle(self._velocities[number]),
-            beta1_power=self.beta_1**step,
-            beta2_power=self.beta_2**step,
+            beta1_power=self.beta_1 ** self._updates[number],
+            beta2_power=self.beta_2 ** self._updates[number],
             lr=learning_rate,
             beta1=self.beta_1,
             beta2=self.beta_2,
@@ -64,12 +83,8 @@ class _FusedAdam:
         )
 
 
-class Adam(_FusedAdam, keras.optimizers.Adam):
-    """Keras', by TensorFlow's fused operation."""
-
-
-class AdamW(_FusedAdam, keras.optimizers.AdamW):
-    """Keras', by TensorFlow's fused operation."""
+class AdamW(Adam, keras.optimizers.AdamW):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019)."""
 
 
 def _handle(variable: Any) -> tf.Tensor:
@@ -134,7 +149,7 @@ class Lars(keras.optimizers.Optimizer):
         return super().get_config() | {"momentum": self.momentum, "decay": self.decay, "trust": self.trust}
 
 
-class Lamb(keras.optimizers.Adam):
+class Lamb(Adam):
     """Adam whose step of each kernel is a share of its norm.
 
     You et al. 2020, algorithm 2, phi being the identity: the step is `rate * |w| / |r| * r`, where `r` is Adam's step
@@ -153,8 +168,8 @@ class Lamb(keras.optimizers.Adam):
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """One variable's step."""
-        number, step = self._get_variable_index(variable), ops.cast(self.iterations + 1, "float32")
-        m, v = self._momentums[number], self._velocities[number]
+        number = self._get_variable_index(variable)
+        m, v, step = self._momentums[number], self._velocities[number], self._updates[number]
         self.assign(m, self.beta_1 * m + (1 - self.beta_1) * gradient)
         self.assign(v, self.beta_2 * v + (1 - self.beta_2) * ops.square(gradient))
         change = m / (1 - self.beta_1**step) / (ops.sqrt(v / (1 - self.beta_2**step)) + self.epsilon)

@@ -127,6 +127,32 @@ def test_fused_operations_do_what_keras_own_optimizers_do(training, keras_own):
             optimizer.learning_rate.assign(0.1 / (1 + number))
             optimizer.apply([keras.ops.convert_to_tensor(g) for g in (gradient, gradient**2)], variables)
         ends.append([variable.numpy() for variable in [*variables, *optimizer.variables]])
-    assert len(ends[0]) == len(ends[1]) and not np.allclose(ends[0][0], 1)
-    for ours, theirs in zip(*ends, strict=True):
+    assert not np.allclose(ends[0][0], 1)
+    for ours, theirs in zip(ends[0][: len(ends[1])], ends[1], strict=True):  # ours may have a count besides
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "lamb"])
+def test_what_begins_to_learn_later_takes_the_steps_of_a_beginning_also_after_a_resume(name):
+    gradients = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+
+    def begin():
+        variables = [keras.Variable(np.ones(3, np.float32), name=name) for name in ("bias", "conv_bias")]
+        optimizer = optimizers.build(config.Training(optimizer=name, learning_rate=0.1))
+        optimizer.build(variables)
+        return optimizer, variables
+
+    (late, (early, variable)), (fresh, (_, expected)) = begin(), begin()
+    for _ in range(500):
+        late.apply([tf.constant(gradients[0])], [early])
+    for number, gradient in enumerate(gradients):
+        if number == 2:  # as a checkpoint does it
+            values = [one.numpy() for one in (early, variable, *late.variables)]
+            late, (early, variable) = begin()
+            for one, value in zip((early, variable, *late.variables), values, strict=True):
+                one.assign(value)
+        before = variable.numpy()
+        late.apply([tf.constant(gradient)] * 2, [early, variable])
+        fresh.apply([tf.constant(gradient)], [expected])
+        np.testing.assert_array_equal(variable.numpy(), expected.numpy())
+        assert np.abs(variable.numpy() - before).max() <= 0.1001
