@@ -135,7 +135,7 @@ class Training(Section):
 
     `loss`: `focal` takes `focal_gamma` (Lin et al. 2017), `tversky` takes `tversky_alpha`, the weight of what is
     predicted too much, and `tversky_beta`, of what is missed (Salehi et al. 2017). `class_weights`: a weight for each
-    class, the background first, or `fingerprint`, which derives them from the classes' volumes.
+    class, the background first, or `fingerprint`, which derives them from the classes' shares of the training images.
 
     `learning_rate` is the base rate, at one worker; `scaling` multiplies it once by the number of logical workers
     (`linear`) or its root (`sqrt`). The warm-up climbs from the base rate to the scaled one over `warmup_epochs`, or
