@@ -75,7 +75,8 @@ def test_the_loss_of_every_network_falls(virtual_patients, tmp_path, monkeypatch
 def test_frozen_blocks_begin_to_learn_in_their_epoch(virtual_patients, tmp_path):
     text = f"{{name: x, data: {{path: {virtual_patients}}}, preprocess: {{image_size: [24, 32]}}}}"
     settings = ["training={batch_size: 32, learning_rate: 0.1, epochs: 2, warmup_epochs: 0}"]
-    network = "model={filters: 2, depth: 1, dropout: 0.1, freeze: {layers: [encoder], until_epoch: 1}}"
+    frozen = "weights: zoo:a/1, freeze: {layers: [encoder], until_epoch: 1}"
+    network = f"model={{filters: 2, depth: 1, dropout: 0.1, {frozen}}}"
     experiment = config.parse(text, [network, *settings])
     prepared = prepare(find_cases(experiment.data), experiment.preprocess, tmp_path)
     learner = Learner(experiment, prepared, [case.name for case in prepared.cases], ALONE)
