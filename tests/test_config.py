@@ -186,6 +186,12 @@ def test_a_file_of_weights_is_absolute_and_other_sources_are_not_paths():
     assert config.parse(MINIMAL, ["model={network: dist-fcn, weights: imagenet}"]).model.weights == "imagenet"
 
 
+def test_imagenets_weights_are_refused_where_intensities_are_as_they_are():
+    overrides = ["model={network: dist-fcn, weights: imagenet}", "preprocess.normalization=none"]
+    with pytest.raises(InputError, match=r"model\.weights: imagenet expects .* to zscore, percentile or window"):
+        config.parse(MINIMAL, overrides)
+
+
 @pytest.mark.parametrize(
     ("override", "line"),
     [
@@ -200,6 +206,10 @@ def test_a_file_of_weights_is_absolute_and_other_sources_are_not_paths():
         (
             "model={network: dist-fcn, freeze: {layers: [bottom], until_epoch: 1}}",
             "model: freeze.layers: no block 'bott",
+        ),
+        (
+            "model.freeze={until_epoch: 1}",
+            "model.freeze: blocks would stand still as they were drawn; give model.weights",
         ),
         ("model.residual=5", "model.residual: input should be a valid boolean"),
         ("model.network=null", "model.network: should be 'dist-unet' or 'dist-fcn' (got 'None')"),

@@ -16,13 +16,13 @@ PATTERN = "^(P[0-9]+): #.*$"  # which YAML would read otherwise
 
 @pytest.mark.parametrize(("network", "own"), [("dist-unet", "model.filters"), ("dist-fcn", "model.stride")])
 def test_every_key_is_there_once_and_says_its_default(network, own):
-    model = {"network": network, "freeze": {"until_epoch": 1}}
+    model = {"network": network, "weights": "zoo:a/1", "freeze": {"until_epoch": 1}}
     known = config.parameters(config.parse(yaml.safe_dump(SMALLEST | OPTIONAL | {"model": model})))
     settings = {one.key: one for one in form.settings(network)}
     assert settings.keys() == known.keys() - set(form.PLACES) and own in settings
-    required = ("name", "data.path", "model.network", "model.freeze.until_epoch", "training.early_stopping.patience")
+    given = ("name", "data.path", "model.network", "model.weights", "model.freeze.until_epoch")
     for key, one in settings.items():
-        if key not in required and one.kind != "yaml":
+        if key not in (*given, "training.early_stopping.patience") and one.kind != "yaml":
             assert str(one.default) == known[key], key
 
 

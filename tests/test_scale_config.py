@@ -55,6 +55,12 @@ def test_every_seed_and_number_of_workers_is_paired_over_the_rules():
     assert [child.number for child in children] == [*range(16)]
 
 
+def test_one_worker_that_warms_up_from_zero_is_trained_with_and_without():
+    experiment = config.parse("name: a\ndata: {path: /scans}\ntraining: {warmup_from: zero}")
+    study = config.study(experiment, [1], [], ["linear", "sqrt", "linear+warm-up"], 1)
+    assert [child.rules for child in study.children()] == [("linear", "sqrt"), ("linear+warm-up",)]
+
+
 def test_as_many_updates_are_validated_as_often_by_updates():
     study = config.study(EXPERIMENT, [], [1, 6], ["same-updates"], 1)
     assert [study.of(child).evaluation.every_epochs for child in study.children()] == [3, 18]

@@ -9,7 +9,8 @@ base rate at one worker, of each optimizer by itself: threefold up, then halves 
 validation Dice stands still. Then 1, 4 and 18 workers by every rule, and 2, 8 and 12 by linear scaling with warm-up,
 three seeds each, compared patient by patient and seed by seed. `same-updates` has as many updates as one worker, in 18
 times the epochs: what it loses is the large batch with its rate; what the same rule with as many epochs loses beyond
-that is missing updates.
+that is missing updates. A warm-up climbs from the base rate (`warmup_from: base`): one worker has none by any rule, nor
+has the search for its rates.
 
 Everything is a plain `r2d2 scale`, stage after stage, in MLflow under R2D2_HOME; stages are found again there by name,
 which ends in a digest of all that their runs are told: what has changed since is trained anew. The record goes to

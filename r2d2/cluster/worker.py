@@ -184,7 +184,12 @@ class _Worker:
         if self.ring.rank == 0 and latest is None and self.task.weights:
             from r2d2.models.weights import carry_over
 
-            carried = carry_over(self.learner.model, Path(self.task.weights))
+            carried = carry_over(
+                self.learner.model,
+                Path(self.task.weights),
+                self.experiment.preprocess.normalization,
+                self.experiment.model.freeze,
+            )
             self.outbox.tag(weights=str(carried)[:5000])
         self._stand_at(latest)
         if self.task.donor:

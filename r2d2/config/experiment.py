@@ -144,6 +144,21 @@ class Experiment(Section):
         return self
 
     @model_validator(mode="after")
+    def _what_is_frozen_has_learned(self) -> "Experiment":
+        if self.model.freeze and not (self.model.weights or self.start_from):
+            raise ValueError("model.freeze: blocks would stand still as they were drawn; give model.weights too")
+        return self
+
+    @model_validator(mode="after")
+    def _imagenet_knows_the_range(self) -> "Experiment":
+        if self.model.weights == "imagenet" and self.preprocess.normalization == "none":
+            raise ValueError(
+                "model.weights: imagenet expects intensities of a known range; set preprocess.normalization to zscore, "
+                "percentile or window"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _virtual_workers_for_all(self) -> "Experiment":
         if self.logical_workers < self.cluster.workers:
             raise ValueError(

@@ -26,13 +26,17 @@ class Freeze(Section):
     layers: Annotated[tuple[str, ...], Field(min_length=1)] = ("encoder",)
     until_epoch: Annotated[int, Field(ge=1)]
 
+    def holds(self, layer: str) -> bool:
+        """Whether a layer of this name belongs to one of the blocks."""
+        return layer.startswith(tuple(f"{block}_" for block in self.layers))
+
 
 class Network(Section):
     """What networks have in common.
 
     `weights`: what it starts from, as far as that fits: `imagenet` (Keras' own files, for `dist-fcn`), a file (.keras,
     .weights.h5, or .h5 of Keras 2) or `zoo:name@alias`, a registered model; absent, it starts at random. `freeze`: the
-    blocks that stand still at first.
+    blocks that stand still at first, for which there must be weights; those that had none are named in the run.
     """
 
     network: str

@@ -29,8 +29,8 @@ RULES: dict[str, Values] = {
 `warm-up` is the file's, in the share of the updates that it has at one worker where these are as many; rules without it
 have none."""
 NO_WARM_UP: Values = {"training.warmup_epochs": 0.0, "training.warmup_steps": None}
-ALIKE_ALONE = ("training.scaling", "training.updates", *NO_WARM_UP)
-"""What makes no difference to one worker."""
+ALIKE_ALONE = ("training.scaling", "training.updates")
+"""What makes no difference to one worker; nor does a warm-up that climbs from the base rate."""
 
 Counts = tuple[Annotated[int, Field(ge=1)], ...]
 
@@ -98,13 +98,15 @@ class Study(Section):
         These go by repeats, so that what is compared in time is measured in turn.
         """
         found: list[Child] = []
+        from_base = self.experiment.training.warmup_from == "base"
+        alike_alone = (*ALIKE_ALONE, *(NO_WARM_UP if from_base else ()))
         for virtual, counts in ((False, self.workers), (True, self.virtual)):
             for repeat in range(self.repeats):
                 for count in counts:
                     alike: dict[str, tuple[Values, list[str]]] = {}
                     for rule in self.rules:
                         values = rule_values(rule, self.experiment)
-                        kept = {key: value for key, value in values.items() if count > 1 or key not in ALIKE_ALONE}
+                        kept = {key: value for key, value in values.items() if count > 1 or key not in alike_alone}
                         alike.setdefault(str(sorted(kept.items())), (values, []))[1].append(rule)
                     for values, rules in alike.values():
                         changed = values | self._place(count, virtual, values, repeat)

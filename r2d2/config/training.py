@@ -135,14 +135,17 @@ class Training(Section):
 
     `loss`: `focal` takes `focal_gamma` (Lin et al. 2017), `tversky` takes `tversky_alpha`, the weight of what is
     predicted too much, and `tversky_beta`, of what is missed (Salehi et al. 2017). `class_weights`: a weight for each
-    class, the background first, or `fingerprint`, which derives them from the classes' volumes.
+    class, the background first, or `fingerprint`, which derives them from the classes' shares of the training images.
 
     `learning_rate` is the base rate, at one worker; `scaling` multiplies it once by the number of logical workers
     (`linear`) or its root (`sqrt`). The warm-up climbs from the base rate to the scaled one over `warmup_epochs`, or
-    over `warmup_steps` if given (Goyal et al. 2017, section 2.2). `decay`: then constant, or falling to zero along a
-    half cosine or a power of the steps that are left (`polynomial`, `decay_power`). `weight_decay` is decoupled and
-    spares biases and normalization. `updates`: more workers make fewer updates in as many epochs; `same-updates`
-    prolongs the training to the updates that one worker makes in `epochs`.
+    over `warmup_steps` if given (Goyal et al. 2017, section 2.2): where nothing is scaled, as at one worker, nothing
+    climbs. `warmup_from: zero` climbs from zero, also there: for LARS, LAMB, AdamW and fine-tuning. `decay`: then
+    constant, or falling to zero along a half cosine or a power of the steps that are left (`polynomial`,
+    `decay_power`). `weight_decay` spares biases and normalization; with `sgd` and `adamw` it is decoupled, with `lars`
+    a part of the gradient, with `lamb` of the step before that is scaled to the weights. `updates`: more workers make
+    fewer updates in as many epochs; `same-updates` prolongs the training to the updates that one worker makes in
+    `epochs`.
 
     `precision: auto` is bfloat16 where the processor or GPU has instructions for it, float32 elsewhere.
     `deterministic`: two runs on as many workers and threads end with the same bits. `xla`: compile the step with XLA,
@@ -167,6 +170,7 @@ class Training(Section):
     scaling: Literal["linear", "sqrt", "none"] = "linear"
     warmup_epochs: Annotated[float, Field(ge=0.0)] = 5.0
     warmup_steps: Annotated[int, Field(ge=0)] | None = None
+    warmup_from: Literal["base", "zero"] = "base"
     decay: Literal["constant", "polynomial", "cosine"] = "constant"
     decay_power: Annotated[float, Field(gt=0.0)] = 0.9
     updates: Literal["same-epochs", "same-updates"] = "same-epochs"

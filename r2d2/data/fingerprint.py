@@ -93,22 +93,22 @@ def fingerprint(
 
 
 def class_weights(
-    asked: str | Sequence[float], labels: Mapping[int, str], found: Fingerprint | None
+    asked: str | Sequence[float], labels: Mapping[int, str], pixels: Sequence[int] | np.ndarray = ()
 ) -> tuple[float, ...] | None:
     """Return the weight of every class in the loss, or None where all count alike.
 
-    `fingerprint` weighs a class by N / (C n): n of the dataset's N labelled voxels are its, C is the number of classes
+    `fingerprint` weighs a class by N / (C n): n of the training images' N pixels are its, C is the number of classes
     that occur; a class that occurs nowhere has weight 0. That is inverse frequency, scaled so that the mean over all
-    voxels is 1: the loss keeps its size and the learning rate its meaning, which median frequency (the same ratios)
-    does not grant. The voxels are those of all cases, as the fingerprint counts them, the held-out ones too.
+    pixels that are trained on is 1: a cross-entropy that is alike everywhere keeps its size and the learning rate its
+    meaning, which median frequency (the same ratios) does not grant.
 
     Args:
         asked: `training.class_weights` of an experiment: `none`, `fingerprint`, or the weights themselves.
         labels: The classes' names by value.
-        found: The dataset's fingerprint.
+        pixels: For `fingerprint`, how many each class has in the training images, from `Prepared.pixels`.
 
     Raises:
-        InputError: Another number of weights than of classes, or no labelled voxel to derive them from.
+        InputError: Another number of weights than of classes, or no labelled pixel to derive them from.
     """
     if asked == "none":
         return None
@@ -117,11 +117,10 @@ def class_weights(
             names = ", ".join(labels[value] for value in sorted(labels))
             raise InputError(f"training.class_weights: {len(asked)} weights for {len(labels)} classes ({names})")
         return tuple(float(weight) for weight in asked)
-    voxels = [found.classes[labels[value]]["voxels"] if found else 0 for value in sorted(labels)]
-    if not any(voxels[1:]):
-        raise InputError("training.class_weights: fingerprint: no voxel of a class other than the background was found")
-    occurring = sum(count > 0 for count in voxels)
-    return tuple(sum(voxels) / (occurring * count) if count else 0.0 for count in voxels)
+    if not any(pixels[1:]):
+        raise InputError("training.class_weights: fingerprint: no training image has a class other than the background")
+    occurring = sum(count > 0 for count in pixels)
+    return tuple(float(sum(pixels) / (occurring * count)) if count else 0.0 for count in pixels)
 
 
 def _statistics(values: np.ndarray) -> dict[str, float]:

@@ -137,6 +137,13 @@ class Prepared:
             rows.append(case.first + imgmed.choose_slices(case.slices, slices.count, slices.choice, labelled))
         return np.concatenate(rows)
 
+    def pixels(self, rows: np.ndarray) -> np.ndarray:
+        """How many pixels the images of these rows have of each class, (classes,) int64."""
+        counts = np.zeros(len(self.labels), np.int64)
+        for row in rows:
+            counts += np.bincount(self.masks[row].ravel(), minlength=len(counts))
+        return counts
+
 
 def prepare(
     dataset: Dataset,

@@ -29,6 +29,7 @@ def prepare(
     from r2d2.data.prepare import prepare as prepare_dataset
     from r2d2.data.split import split_patients
 
+    training = experiment.training
     dataset = find_cases(here(experiment.data, storage(experiment)))
     split = split_patients(dataset, experiment.data.split)
     for part in ("training", "validation"):
@@ -38,11 +39,12 @@ def prepare(
         dataset, experiment.preprocess, storage(experiment) / "prepared", spread or parallel.spread
     )
 
-    class_weights(experiment.training.class_weights, prepared.labels, prepared.fingerprint)  # or it is refused here
-    slices = len(prepared.training_rows(split["training"], experiment.preprocess.slices))
-    workers, batch = experiment.logical_workers, experiment.training.batch_size
+    rows, weights = prepared.training_rows(split["training"], experiment.preprocess.slices), training.class_weights
+    # Or it is refused here.
+    class_weights(weights, prepared.labels, prepared.pixels(rows) if weights == "fingerprint" else ())
+    workers, batch, slices = experiment.logical_workers, training.batch_size, len(rows)
     if slices < batch * workers:
-        which = "training.virtual_workers" if experiment.training.virtual_workers else "cluster.workers"
+        which = "training.virtual_workers" if training.virtual_workers else "cluster.workers"
         raise InputError(
             f"training.batch_size ({batch}) x {which} ({workers}) = {batch * workers} images a step, but there are "
             f"only {slices} training slices; lower one of the two"

@@ -1,6 +1,5 @@
 """Networks by name, their losses, the precision that they compute in, what they start from and what of them learns."""
 
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -50,9 +49,8 @@ def freeze(model: keras.Model, settings: config.Freeze | None, epoch: int) -> li
         epoch: Counted from 0; the result depends on nothing else that happened before.
     """
     if settings is not None:
-        frozen = re.compile(rf"({'|'.join(settings.layers)})_")
         for layer in model.layers:
-            if frozen.match(layer.name):
+            if settings.holds(layer.name):
                 layer.trainable = epoch >= settings.until_epoch
     return model.trainable_variables
 

@@ -9,6 +9,10 @@ colour, without a constant:
 - of 1 channel: it is all three colours; of 2: the first is red and blue, the second green;
 - blue times 57.4, green times 57.1, red times 58.4.
 
+Scans with `percentile` or `window` go from 0 to 1, as colours do from 0 to 255: the factor is 255, and ImageNet's mean,
+`MEANS`, is taken off in the bias of the first convolution. That is the same but where it pads: black is there instead
+of the mean.
+
 VGG as it is answers such numbers with activations in the thousands, which plain gradient descent diverges from at any
 usual rate. Convolutions with ReLU and max-pooling let a factor through: with colours and biases all divided by
 `SCALE`, every activation is exactly VGG's divided by `SCALE`. That is how its weights are carried over
@@ -33,8 +37,10 @@ FILTERS = (64, 128, 256, 512, 512)
 """Filters in each of the five blocks."""
 DEVIATIONS = (57.4, 57.1, 58.4)
 """Standard deviations of ImageNet's blue, green and red, of 0 to 255: 255 x (0.225, 0.224, 0.229)."""
+MEANS = (103.939, 116.779, 123.68)
+"""ImageNet's mean blue, green and red, of 0 to 255."""
 SCALE = 57.6
-"""Their mean: what VGG's activations are divided by."""
+"""The mean of the deviations: what VGG's activations are divided by."""
 
 
 def build(model: config.DistFCN, num_channels: int, num_classes: int, image_size: tuple[int, int]) -> keras.Model:

@@ -1,8 +1,7 @@
 """Transfer learning: what fits of a weights file is carried over into a network, and what does not is said.
 
 Layers are matched by name. A file is one of ours (`.keras`, `.weights.h5`), or of Keras' own VGG: those layers are
-renamed, their biases scaled, and the network's `bgr` layer makes of z-scored scans what they expect (see
-`r2d2.models.fcn`).
+renamed, their biases scaled, and the network's `bgr` layer makes of scans what they expect (see `r2d2.models.fcn`).
 Everything in it is read as arrays; nothing is run or unpickled.
 """
 
@@ -18,6 +17,7 @@ import h5py  # type: ignore[import-untyped]
 import keras
 import numpy as np
 
+from r2d2 import config
 from r2d2.errors import InputError, WorkFailed
 from r2d2.models import fcn
 
@@ -43,6 +43,7 @@ class Carried:
         adapted: Layer -> how the file's weights were changed to fit.
         fresh: Layer -> why it keeps the values it started with.
         unused: The file's layers that the network lacks.
+        still: The fresh layers that stand still at first all the same.
     """
 
     source: str
@@ -50,6 +51,7 @@ class Carried:
     adapted: dict[str, str]
     fresh: dict[str, str]
     unused: tuple[str, ...]
+    still: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """One line, such as `vgg16.h5: 13 layers carried over; adapted: bgr (...); fresh: head_conv_1 (...)`."""
@@ -58,7 +60,9 @@ class Carried:
             if layers:
                 hows = {how: ", ".join(name for name in layers if layers[name] == how) for how in layers.values()}
                 text += f"; {title}: " + "; ".join(f"{names} ({how})" for how, names in hows.items())
-        return text + (f"; not used: {', '.join(self.unused)}" if self.unused else "")
+        for title, names in (("frozen as they were drawn", self.still), ("not used", self.unused)):
+            text += f"; {title}: {', '.join(names)}" if names else ""
+        return text
 
 
 def imagenet(encoder: str, folder: Path) -> Path:
@@ -86,7 +90,9 @@ def imagenet(encoder: str, folder: Path) -> Path:
         ) from None
 
 
-def carry_over(model: keras.Model, file: Path) -> Carried:
+def carry_over(
+    model: keras.Model, file: Path, normalization: str = "zscore", frozen: config.Freeze | None = None
+) -> Carried:
     """Set the layers of a network to a file's weights where name and shape agree, and return what was done.
 
     Kernels that see the image are made to fit another number of channels: each of the file's channels is the mean of
@@ -96,13 +102,25 @@ def carry_over(model: keras.Model, file: Path) -> Carried:
     Args:
         model: As `models.build` makes it.
         file: `.keras`, `.weights.h5` or Keras 2's `.h5`.
+        normalization: What `preprocess.normalization` makes of the scans.
+        frozen: What stands still at first.
 
     Raises:
-        InputError: It is no such file, or nothing in it fits.
+        InputError: It is no such file, nothing in it fits, or it is VGG's and the scans' intensities are as they are.
     """
     theirs = _read(file)
     vgg = "block1_conv1" in theirs and any(layer.name == "bgr" for layer in model.layers)
     theirs = dict(_renamed(name, arrays) for name, arrays in theirs.items()) if vgg else theirs
+    factors, scans = np.array(fcn.DEVIATIONS), "z-scored channels"
+    if vgg and normalization == "none":
+        raise InputError(
+            f"model.weights {file}: VGG's expect intensities of a known range; set preprocess.normalization to zscore, "
+            "percentile or window"
+        )
+    if vgg and normalization != "zscore":
+        factors, scans = np.full(3, 255.0), "channels of 0 to 1, less ImageNet's mean,"
+        kernel, bias = theirs["encoder_1_conv_1"]
+        bias -= np.einsum("hwcf,c->f", kernel, np.divide(fcn.MEANS, fcn.SCALE)).astype(bias.dtype)
 
     whole, adapted, fresh = [], {}, {}
     ours = [layer for layer in model.layers if layer.get_weights()]
@@ -110,8 +128,8 @@ def carry_over(model: keras.Model, file: Path) -> Carried:
         present = _values(layer)
         if layer.name == "bgr" and vgg:
             channels = present[0].shape[2]
-            layer.set_weights([fcn.colours(channels, np.divide(fcn.DEVIATIONS, fcn.SCALE))])
-            adapted["bgr"] = f"{channels} z-scored channels to VGG's blue, green, red, all divided by {fcn.SCALE}"
+            layer.set_weights([fcn.colours(channels, factors / fcn.SCALE)])
+            adapted["bgr"] = f"{channels} {scans} to VGG's blue, green, red, all divided by {fcn.SCALE}"
             continue
         given = theirs.get(layer.name)
         if given is None:
@@ -131,7 +149,8 @@ def carry_over(model: keras.Model, file: Path) -> Carried:
             f"model.weights {file}: no layer of it fits this network; it has {', '.join(theirs) or 'none'}"
         )
     unused = theirs.keys() - {layer.name for layer in ours}
-    return Carried(str(file), tuple(whole), adapted, fresh, tuple(name for name in theirs if name in unused))
+    still = tuple(name for name in fresh if frozen and frozen.holds(name))
+    return Carried(str(file), tuple(whole), adapted, fresh, tuple(name for name in theirs if name in unused), still)
 
 
 def _renamed(name: str, arrays: list[np.ndarray]) -> tuple[str, list[np.ndarray]]:

@@ -58,14 +58,14 @@ class Learner:
         self.model = with_precision(self._plain, self.precision, fuse=not self.training.xla)
         self._optimizer = optimizers.build(self.training)
         self._optimizer.build(self.model.trainable_variables)
-        weights = class_weights(self.training.class_weights, prepared.labels, prepared.fingerprint)
-        self._loss = losses.build(self.training, weights)
+        rows, asked = prepared.training_rows(cases, experiment.preprocess.slices), self.training.class_weights
+        pixels = ring.sum(prepared.pixels(rows[ring.rank :: ring.size]), "pixels") if asked == "fingerprint" else ()
+        self._loss = losses.build(self.training, class_weights(asked, prepared.labels, pixels))
         states = [variable for variable in self.model.variables if variable.name == "seed_generator_state"]
         self._seeds = [(state, int(state.numpy()[0])) for state in states]
         self._workers = experiment.logical_workers
         self._logical, size = share(self._workers, ring.size, ring.rank), self.training.batch_size
         self._frozen: bool | None = None
-        rows = prepared.training_rows(cases, experiment.preprocess.slices)
         self._feed = Feed(
             prepared, rows, self.training.seed, size, self._workers, self._logical, augmentation(experiment)
         )

@@ -24,16 +24,18 @@ def learning_rate(training: config.Training, workers: int, steps_per_epoch: int,
     `scaling` multiplies the base rate, once, by the number of logical workers or by its root (Krizhevsky 2014). The
     warm-up climbs step by step from the base rate to the scaled one over the first `warmup_epochs` epochs (Goyal et
     al. 2017, sections 2.1 and 2.2) or `warmup_steps` steps; where both rates are equal, as at one worker, there is
-    nothing to climb. `decay` then falls towards zero, which the step after the last one would have.
+    nothing to climb. With `warmup_from: zero` it climbs from zero, whatever is scaled. `decay` then falls towards zero,
+    which the step after the last one would have.
     """
     base = training.learning_rate
     scaled = base * {"linear": workers, "sqrt": math.sqrt(workers), "none": 1}[training.scaling]
     asked = training.warmup_steps
     climb = round(training.warmup_epochs * steps_per_epoch) if asked is None else asked
-    if scaled == base:
+    lowest = base if training.warmup_from == "base" else 0.0
+    if scaled == lowest:
         climb = 0
     if step < climb:
-        return base + (scaled - base) * (step + 1) / climb
+        return lowest + (scaled - lowest) * (step + 1) / climb
     left = 1.0 - min(1.0, (step - climb) / max(1, total - climb))
     if training.decay == "cosine":
         return scaled * 0.5 * (1.0 - math.cos(math.pi * left))

@@ -86,30 +86,27 @@ def test_no_cases_have_no_fingerprint():
 THREE = {0: "background", 1: "edema", 2: "core"}
 
 
-def test_class_weights_are_inverse_to_the_voxels_and_1_in_the_mean_over_them():
-    found = fingerprint([summary("a", {0: 70, 1: 15, 2: 0}), summary("b", {0: 10, 1: 1, 2: 4})], THREE, ["T1"])
-    # 100 voxels, 3 classes: 80, 16 and 4 of them.
-    weights = class_weights("fingerprint", THREE, found)
+def test_class_weights_are_inverse_to_the_pixels_and_1_in_the_mean_over_them():
+    weights = class_weights("fingerprint", THREE, (80, 16, 4))
     assert weights == pytest.approx((100 / (3 * 80), 100 / (3 * 16), 100 / (3 * 4)))
     assert (80 * weights[0] + 16 * weights[1] + 4 * weights[2]) / 100 == pytest.approx(1)
 
 
 def test_a_class_that_occurs_nowhere_has_no_weight_and_takes_none_from_the_others():
-    found = fingerprint([summary("a", {0: 90, 1: 0, 2: 10})], THREE, ["T1"])
-    assert class_weights("fingerprint", THREE, found) == pytest.approx((100 / (2 * 90), 0.0, 100 / (2 * 10)))
+    assert class_weights("fingerprint", THREE, (90, 0, 10)) == pytest.approx((100 / (2 * 90), 0.0, 100 / (2 * 10)))
 
 
 def test_class_weights_that_are_given_are_taken_and_none_are_none():
-    assert class_weights("none", THREE, None) is None
-    assert class_weights((1, 2.0, 0.5), THREE, None) == (1.0, 2.0, 0.5)
+    assert class_weights("none", THREE) is None
+    assert class_weights((1, 2.0, 0.5), THREE) == (1.0, 2.0, 0.5)
 
 
 def test_class_weights_that_do_not_fit_the_classes_are_refused_with_their_names():
     with pytest.raises(InputError, match=r"2 weights for 3 classes \(background, edema, core\)"):
-        class_weights((1.0, 2.0), THREE, None)
+        class_weights((1.0, 2.0), THREE)
 
 
-@pytest.mark.parametrize("cases", [[], [summary("a", {0: 120, 1: 0, 2: 0})]])
-def test_class_weights_of_background_alone_are_refused(cases):
-    with pytest.raises(InputError, match="no voxel of a class other than the background"):
-        class_weights("fingerprint", THREE, fingerprint(cases, THREE, ["T1"]))
+@pytest.mark.parametrize("pixels", [(0, 0, 0), (120, 0, 0)])
+def test_class_weights_of_background_alone_are_refused(pixels):
+    with pytest.raises(InputError, match="no training image has a class other than the background"):
+        class_weights("fingerprint", THREE, pixels)

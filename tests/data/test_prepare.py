@@ -135,6 +135,13 @@ def test_the_chosen_slices_are_the_middles_of_equal_parts_of_those_with_a_label(
     assert [case.name for case in prepared.select(["c", "a"])] == ["a", "c"]
 
 
+def test_pixels_are_counted_by_class_in_the_images_of_the_rows_alone(three):
+    _, made, prepared, _ = three
+    labels = np.stack([made["a"][1][:, :, 2], made["c"][1][:, :, 4]])
+    assert prepared.pixels(np.array([2, 20])).tolist() == [(labels == value).sum() for value in CLASSES]
+    assert prepared.pixels(np.array([0])).tolist() == [120, 0, 0]
+
+
 def test_the_folder_is_named_by_its_hash_and_nothing_lies_beside_it(three):
     *_, prepared, folder = three
     assert kept(folder / "store") == [prepared.key]

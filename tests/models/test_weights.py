@@ -109,6 +109,35 @@ def test_a_single_channel_is_all_three_colours_and_vgg16_fills_what_it_can_of_vg
     assert "encoder_5_conv_4, head_conv_1" in str(carried) and "(not in the file)" in str(carried)
 
 
+@pytest.mark.parametrize("normalization", ["window", "percentile"])
+def test_scans_from_0_to_1_give_what_colours_to_255_less_their_mean_give_in_vgg(tmp_path, normalization):
+    theirs, ours = vgg((2, 2, 3, 3, 3)), dist_fcn(channels=3)
+    carried = carry_over(ours, as_keras_3(theirs, tmp_path / "vgg.h5"), normalization)
+    assert "3 channels of 0 to 1, less ImageNet's mean, to VGG's blue, green, red" in str(carried)
+    scan = RNG.uniform(0, 1, (1, 8, 8, 3)).astype(np.float32)
+    colours = 255 * scan[..., ::-1] - np.float32([103.939, 116.779, 123.68])
+    found = ours.get_layer("encoder_1_conv_1")(ours.get_layer("bgr")(scan))
+    expected = keras.ops.convert_to_numpy(theirs.get_layer("block1_conv1")(colours)) / 57.6
+    inside = np.s_[:, 1:-1, 1:-1]  # where nothing is padded
+    assert expected.max() > 1
+    np.testing.assert_allclose(found[inside], expected[inside], rtol=1e-4, atol=1e-4)
+
+
+def test_intensities_of_no_known_range_are_refused_for_vgg_and_no_other(tmp_path):
+    with pytest.raises(InputError, match=r"a known range; set .* to zscore, percentile or window"):
+        carry_over(dist_fcn(), as_keras_3(vgg((2, 2, 3, 3, 3)), tmp_path / "vgg.h5"), "none")
+    assert carry_over(dist_fcn(), as_model(dist_fcn(), tmp_path / "own"), "none").whole
+
+
+def test_layers_that_stand_still_as_they_were_drawn_are_said(tmp_path):
+    file = as_keras_3(vgg((2, 2, 3, 3, 3)), tmp_path / "vgg.h5")
+    frozen = config.Freeze(layers=("encoder",), until_epoch=1)
+    carried = carry_over(dist_fcn(encoder="vgg19"), file, frozen=frozen)
+    assert carried.still == ("encoder_3_conv_4", "encoder_4_conv_4", "encoder_5_conv_4")
+    assert str(carried).endswith("; frozen as they were drawn: encoder_3_conv_4, encoder_4_conv_4, encoder_5_conv_4")
+    assert carry_over(dist_fcn(), file, frozen=frozen).still == ()
+
+
 @pytest.mark.parametrize("written", [as_keras_3, as_model])
 @pytest.mark.parametrize(
     "network",

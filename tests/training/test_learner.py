@@ -43,6 +43,19 @@ def test_the_images_of_a_step_are_augmented_as_the_experiment_says(virtual_patie
         np.testing.assert_allclose(image, expected, rtol=0, atol=1e-4)
 
 
+def test_classes_are_weighed_by_their_pixels_in_the_training_images(virtual_patients, tmp_path):
+    text = f"{{name: x, data: {{path: {virtual_patients}}}, preprocess: {{image_size: [16, 20]}}}}"
+    slices = "preprocess.slices={count: 3, choice: foreground}"
+    experiment = config.parse(text, ["model={filters: 1, depth: 1}", "training.class_weights=fingerprint", slices])
+    prepared = prepare(find_cases(experiment.data), experiment.preprocess, tmp_path)
+    case = prepared.cases[0]
+    learner = Learner(experiment, prepared, [case.name], ALONE)
+    rows = prepared.training_rows([case.name], experiment.preprocess.slices)
+    assert len(rows) == 3
+    counts = np.bincount(prepared.masks[rows].ravel(), minlength=4)
+    assert learner._loss.keywords["weights"] == pytest.approx(counts.sum() / (4 * counts))
+
+
 def epoch(learner, state):
     """An epoch's metrics."""
     for _ in range(learner.steps_per_epoch):
@@ -67,7 +80,8 @@ def test_the_loss_of_every_network_falls(virtual_patients, tmp_path, monkeypatch
 def test_frozen_blocks_begin_to_learn_in_their_epoch(virtual_patients, tmp_path):
     text = f"{{name: x, data: {{path: {virtual_patients}}}, preprocess: {{image_size: [24, 32]}}}}"
     settings = ["training={batch_size: 32, learning_rate: 0.1, epochs: 2, warmup_epochs: 0}"]
-    network = "model={filters: 2, depth: 1, dropout: 0.1, freeze: {layers: [encoder], until_epoch: 1}}"
+    frozen = "weights: zoo:a/1, freeze: {layers: [encoder], until_epoch: 1}"
+    network = f"model={{filters: 2, depth: 1, dropout: 0.1, {frozen}}}"
     experiment = config.parse(text, [network, *settings])
     prepared = prepare(find_cases(experiment.data), experiment.preprocess, tmp_path)
     learner = Learner(experiment, prepared, [case.name for case in prepared.cases], ALONE)

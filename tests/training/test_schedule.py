@@ -23,6 +23,19 @@ def test_one_worker_has_nothing_to_climb():
     assert _rates(workers=1) == [0.1] * 80
 
 
+@pytest.mark.parametrize("settings", [{"workers": 1}, {"workers": 4, "scaling": "none"}])
+def test_from_zero_there_is_something_to_climb_also_where_nothing_is_scaled(settings):
+    rates = _rates(**settings, warmup_from="zero")
+    assert rates[:20] == [pytest.approx(0.1 * step / 20) for step in range(1, 21)]
+    assert rates[20:] == [0.1] * 60
+
+
+def test_from_zero_the_climb_is_to_the_scaled_rate():
+    assert _rates(workers=4, warmup_from="zero", warmup_steps=5)[:6] == pytest.approx(
+        [0.08, 0.16, 0.24, 0.32, 0.4, 0.4]
+    )
+
+
 def test_without_warm_up_the_scaled_rate_is_there_at_once():
     assert _rates(workers=4, warmup_epochs=0) == [pytest.approx(0.4)] * 80
 
