@@ -3,14 +3,15 @@
     python experiments/soak.py --kills 20 --seed 0
 
 trains one small experiment undisturbed, and then once for each kill: a SIGKILL goes to a victim: a rank, one or the
-other (Ray starts the workers again), the driver (the script calls `r2d2 train --resume`), or, on two hosts made of
-network namespaces (infra/several_hosts.sh; needs root), the raylet of the second host (the script starts it again). It
-comes at a random step, once as soon as there are workers, and once for each victim when all steps are done and the
-network is tested and handed over. Every run must finish as one MLflow run with each metric's step once and the cause on
-it, take up the latest checkpoint on the disk when the victim died, none having been left out before (one that is due
-while another is written comes behind it, so that two are at most two intervals apart), and, the training being
-deterministic, end with the undisturbed run's weights, optimizer and scores to the last bit. The record goes to
-`soak.md` beside this file; the exit code is 1 if anything was lost.
+other (Ray starts the workers again), the driver (the script calls `r2d2 train --resume`), or all, three seconds after
+the driver was told to end, as Ray stops a job (likewise); or, on two hosts made of network namespaces
+(infra/several_hosts.sh; needs root), the raylet of the second host (the script starts it again). It comes at a random
+step, once as soon as there are workers, and once for each victim when all steps are done and the network is tested and
+handed over. Every run must finish as one MLflow run with each metric's step once and the cause on it, take up the
+latest checkpoint on the disk when the victim died, none having been left out before (one that is due while another is
+written comes behind it, so that two are at most two intervals apart), and, the training being deterministic, end with
+the undisturbed run's weights, optimizer and scores to the last bit. The record goes to `soak.md` beside this file; the
+exit code is 1 if anything was lost.
 """
 
 import argparse
@@ -37,9 +38,13 @@ sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 from common import machine
 from helpers.hosts import BIN, Hosts, below, end, line, missing, processes, ranks, wait_until
 
+from r2d2.cluster.leaving import GRACE_S
+
 ROOM = Path("/var/tmp/r2d2-soak")
 """What the hosts share lies here: each has a /tmp of its own."""
 EPOCHS, EVERY_STEPS = 30, 4
+STOP = "stop"
+"""As a job is stopped: the driver is told to end, and all are killed GRACE_S later."""
 START = -1
 """Before the first checkpoint."""
 LIMIT_S = 400
@@ -58,7 +63,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     chance = random.Random(given.seed)
-    victims = ["rank", "driver"]
+    victims = ["rank", "driver", STOP]
     if reason := missing():
         print(f"Raylets are left alone: {reason}")
     else:
@@ -82,7 +87,8 @@ def main() -> None:
         elif number == len(victims):
             step = START
         place = (TwoHosts if victim == "raylet" else OneHost)(experiment, ROOM / f"run{number:02d}")
-        row = {"number": number + 1, "victim": victim} | finished(place, victim, step, chance)
+        moment = {START: "start", total_steps: "end"}.get(step, "step")
+        row = {"number": number + 1, "victim": victim, "moment": moment} | finished(place, victim, step, chance)
         row["lost"] = compared(row, undisturbed)
         rows.append(row)
         print(
@@ -196,11 +202,17 @@ def finished(place: OneHost, victim: str | None, at_step: int, chance: random.Ra
             if victim:
                 wait_until(lambda: latest_step(place.home) >= at_step and place.ranks(driver), LIMIT_S, driver)
                 target = chosen(place, driver, victim, chance)
-                found["killed_at"] = latest_step(place.home)
-                target.send_signal(signal.SIGKILL)
+                found["killed_at"], told = latest_step(place.home), time.time()
+                if victim == STOP:
+                    target.terminate()
+                    psutil.wait_procs([target], timeout=GRACE_S)
+                    found["kept"] = written(place.home) > told
+                    end([*below(driver.pid), *([target] if driver.poll() is None else [])])
+                else:
+                    target.send_signal(signal.SIGKILL)
                 found["interval"] = seen.interval(found["killed_at"])
                 place.mend()
-            if victim == "driver":
+            if victim in ("driver", STOP):
                 driver.wait()
                 end(place.ranks(driver))
                 driver = place.train("--resume", only_run(place)[0])
@@ -228,11 +240,14 @@ def compared(row: dict, undisturbed: dict) -> str:
         return f"exit code {row['code']}, the run is {row['status']}"
     if row["twice"]:
         return f"{row['twice'][0]} is recorded twice"
+    if row["victim"] == STOP and row["moment"] == "step" and not row["kept"]:
+        return f"no checkpoint within {GRACE_S:g} s of SIGTERM"
     if row["interval"] > 2 * EVERY_STEPS:
         return f"{row['interval']} steps without a checkpoint"
     if row["resumed_at"] < row["killed_at"]:
         return f"checkpoint {row['killed_at']} was on the disk, it went on from {row['resumed_at']}"
-    if len(row["restarts"]) != 1:
+    # Who leaves in time is no loss.
+    if len(row["restarts"]) != 1 and not (row["victim"] == STOP and not row["restarts"]):
         return f"{len(row['restarts'])} restarts with their cause are on the run"
     same = len(row["variables"]) == len(undisturbed["variables"]) and all(
         np.array_equal(left, right) for left, right in zip(row["variables"], undisturbed["variables"], strict=True)
@@ -271,7 +286,7 @@ def chosen(place: OneHost, driver: subprocess.Popen, victim: str, chance: random
     """The process to kill."""
     if victim == "rank":
         return chance.choice(place.ranks(driver))
-    if victim == "driver":
+    if victim in ("driver", STOP):
         return psutil.Process(driver.pid)
     (raylet,) = [process for process in processes(1) if "raylet/raylet" in line(process)]
     return raylet
@@ -285,6 +300,13 @@ def latest_step(home: Path) -> int:
 def steps(home: Path) -> list[int]:
     """The steps of the checkpoints on the disk."""
     return [int(path.name[5:]) for path in home.glob("runs/*/attempt-*/checkpoints/step-*")]
+
+
+def written(home: Path) -> float:
+    """When the latest checkpoint was, in seconds of the clock."""
+    return max(
+        (path.stat().st_mtime for path in home.glob("runs/*/attempt-*/checkpoints/step-*/state.json")), default=0.0
+    )
 
 
 def only_run(place: OneHost) -> tuple[str, str]:
@@ -309,13 +331,14 @@ def record(rows: list[dict], undisturbed: dict, seed: int, seconds: float) -> st
         f"{undisturbed['step']} steps, 2 ranks of one thread, a checkpoint every {EVERY_STEPS} steps;",
         f"{seconds / 60:.0f} minutes in all, the undisturbed run {undisturbed['seconds']:.0f} s.",
         "",
-        "| # | killed | latest checkpoint then | went on from | most steps without one | whole run | lost |",
-        "|---|---|---|---|---|---|---|",
+        "| # | killed | when | latest checkpoint then | went on from | most steps without one | whole run | lost |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         cells: list[object] = [
             row["number"],
             row["victim"],
+            row["moment"],
             row["killed_at"],
             row["resumed_at"],
             row["interval"],

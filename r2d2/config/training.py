@@ -97,7 +97,8 @@ class Ring(Section):
 
     `overlap`: the last layers' while the first layers' are still computed, or all at the end. `fusion_mb`: small
     gradients are put together up to this size. `cycle_ms`: how often is looked for gradients to send. `compression`:
-    `fp16` sends half of the bytes and rounds the sums. `timeline`: record what Horovod does; the file goes to the run.
+    `fp16` sends half of the bytes and rounds the sums; a gradient beyond 64 is infinite then. `timeline`: record what
+    Horovod does; the file goes to the run.
 
     The defaults are measured (experiments/benchmarks/network.md): on two hosts at 1 Gbit/s overlapping saves a sixth of
     a step; 8 or 64 MiB, 1 or 5 ms are the same within noise, without fusion the U-Net loses 7 % at 10 Gbit/s; on CPUs

@@ -16,6 +16,31 @@ import tensorflow as tf
 
 from r2d2 import config
 
+HALF_SCALE = 1024.0
+"""What gradients are multiplied by before they are rounded to float16, and divided by when they have come."""
+
+
+class Half(hvd.compression.Compressor):
+    """Gradients in float16, which knows numbers from 6e-8 (with all digits 6e-5) to 65504.
+
+    Those of the mean over a global batch's images are often smaller, and optimizers that divide by their size mind what
+    is lost. Times `HALF_SCALE` they are told apart from 6e-11 (6e-8) to 64; what is larger becomes infinite, which the
+    sentinel stops at.
+    """
+
+    @staticmethod
+    def compress(tensor: tf.Tensor) -> tuple[tf.Tensor, tf.DType]:
+        """The tensor as it travels, and its type."""
+        return tf.cast(tensor * HALF_SCALE, tf.float16), tensor.dtype
+
+    @staticmethod
+    def decompress(tensor: tf.Tensor, ctx: tf.DType) -> tf.Tensor:
+        """What has come, in the type that it had."""
+        return tf.cast(tensor, ctx) / HALF_SCALE
+
+
+COMPRESSIONS = {"none": hvd.Compression.none, "fp16": Half}
+
 
 class Ring:
     """The workers of one run as seen from one of them: `rank` of `size`, `local_rank` on its node.
@@ -53,7 +78,7 @@ class Ring:
         if not self._settings.overlap:
             with tf.control_dependencies(gradients):
                 gradients = [tf.identity(gradient) for gradient in gradients]
-        compression = getattr(hvd.Compression, self._settings.compression)
+        compression = COMPRESSIONS[self._settings.compression]
         return [
             hvd.allreduce(gradient, op=hvd.Sum, name=f"gradient_{number}", compression=compression)
             for number, gradient in enumerate(gradients)

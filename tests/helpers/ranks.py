@@ -7,7 +7,9 @@ from r2d2.data.prepare import open_prepared
 from r2d2.lean import import_keras_alone
 
 
-def learn(prepared_folder, cases, experiments, without_allreduce=False, deterministic=False, timeline=None):
+def learn(
+    prepared_folder, cases, experiments, without_allreduce=False, deterministic=False, timeline=None, fusion_mb=64.0
+):
     """Train each experiment for an epoch on this rank; return weights, loss and confusions by experiment."""
     import_keras_alone()
     from r2d2.training import device
@@ -18,13 +20,15 @@ def learn(prepared_folder, cases, experiments, without_allreduce=False, determin
     from r2d2.training.ring import Ring
     from r2d2.training.state import State
 
-    ring = Ring(config.Ring(timeline=timeline is not None), deterministic, timeline)
-    if without_allreduce:
-        ring.sum_gradients = list
+    Ring(config.Ring(timeline=timeline is not None, fusion_mb=fusion_mb), deterministic, timeline)
     prepared = open_prepared(prepared_folder)
     results = []
     for text in experiments:
-        learner = Learner(config.parse(text), prepared, cases, ring)
+        experiment = config.parse(text)
+        ring = Ring(experiment.training.ring)  # Horovod has begun and keeps its own settings
+        if without_allreduce:
+            ring.sum_gradients = list
+        learner = Learner(experiment, prepared, cases, ring)
         ring.broadcast(learner.variables)
         state = State()
         learner.start(state)
