@@ -29,9 +29,9 @@ SETTINGS = {
         "virtual_workers": 4,
         "batch_size": 2,
         "optimizer": "adam",
-        "model": {"normalization": "batch"},
+        "model": {"normalization": "batch", "depth": 1},
     },
-    "fp16": {"ring": {"compression": "fp16"}},
+    "fp16": {"ring": {"compression": "fp16"}, "model": {"depth": 1}},
 }
 """What is trained, each for an epoch."""
 
