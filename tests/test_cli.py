@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -22,6 +23,7 @@ from typer.testing import CliRunner
 import r2d2
 from r2d2.cli import app, main
 from r2d2.data import fetch
+from r2d2.engine import jobs
 
 SCRIPT = Path(sys.executable).parent / "r2d2"
 SHAPE = (12, 10, 8)
@@ -153,6 +155,7 @@ HELP = """
 import json, sys
 from r2d2.cli import app, main
 from r2d2.data import fetch
+from r2d2.engine import jobs
 for words in json.loads(sys.argv[1]):
     sys.argv = ["r2d2", *words, "--help"]
     try:
@@ -429,6 +432,14 @@ def test_fetch_without_a_server_is_one_line_and_exit_code_1(command, published):
 def test_fetch_of_an_unknown_task_lists_those_that_there_are(command, tmp_path):
     line = command("data", "fetch", "kidney", tmp_path).refusal
     assert "Task01_BrainTumour" in line and "28.9 GB" in line
+
+
+def test_a_job_is_stopped_if_its_run_was_whatever_its_command_ended_with(command, monkeypatch):
+    row = jobs.JobRow("job-1", "FAILED", "tune", None, None, 1, "0f", "KILLED", "stopped: enough", None, "", None)
+    monkeypatch.setattr(jobs, "stop", lambda *_: row)
+    assert command("jobs", "stop", "job-1").out == "Job job-1: stopped; run 0f, stopped: enough\n"
+    monkeypatch.setattr(jobs, "stop", lambda *_: replace(row, run_status="FAILED"))
+    assert command("jobs", "stop", "job-1").out == "Job job-1: failed; run 0f, stopped: enough\n"
 
 
 def test_runs_and_zoo_lists_are_json_arrays(store):

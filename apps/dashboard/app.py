@@ -1,12 +1,8 @@
-"""The dashboard: its pages, and what stands beside each of them."""
+"""The dashboard: its pages, and what stands beside each of them. `serve.py` starts it."""
 
-import sys
 from pathlib import Path
 
 import streamlit as st
-
-if (root := str(Path(__file__).parents[2])) not in sys.path:  # of the clone, or of the files in the wheel
-    sys.path.insert(0, root)
 
 from apps.dashboard import door, page
 from r2d2 import __version__

@@ -18,7 +18,7 @@ from r2d2.engine import data
 from r2d2.engine.desk import Desk, Errand
 from r2d2.errors import InputError
 from r2d2.tracking import queries
-from r2d2.tracking.shared import NotAnswered, Shared
+from r2d2.tracking.shared import Refused, Shared
 
 T = TypeVar("T")
 PREDICTIONS, JUDGEMENTS, CHECKS = Desk(most=2), Desk(), Desk()
@@ -64,12 +64,13 @@ def _progress(errand: Errand, doing: str) -> None:
 
 @contextlib.contextmanager
 def asking() -> Iterator[None]:
-    """As `page.sentences`, for what a page cannot do without: it runs again by itself until it has that."""
+    """As `page.sentences`, for what is to be there: the page runs again by itself until it is, or never will be."""
     with page.sentences():
         try:
             yield
-        except InputError:
-            again()
+        except InputError as error:
+            if not isinstance(error, Refused):
+                again()
             raise
 
 
@@ -165,7 +166,7 @@ def cases_of(path: str, labels: str | None) -> "data.Dataset | None":
         return _listed(path, labels)
     except InputError as error:
         st.error(page.plain(error), icon=":material/error:")
-        if isinstance(error, NotAnswered):
+        if not isinstance(error, Refused):
             again()
         return None
 

@@ -271,6 +271,11 @@ def number(value: float | None, digits: int = 3) -> str:
     return NONE if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
 
 
+def interval(low: float | None, high: float | None) -> str:
+    """An interval for people; a dash if it is not known."""
+    return NONE if low is None or high is None else f"{low:.3f} to {high:.3f}"
+
+
 def duration(seconds: float) -> str:
     """How long: 12 s, 3 min, 2 h 5 min, 3 d 4 h."""
     seconds = max(0.0, seconds)

@@ -1,13 +1,16 @@
 """Work on a Ray cluster: submit it, look at it, stop it."""
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from r2d2.cli.common import Json, answer, app, jobs_app
 from r2d2.console import command
 from r2d2.errors import InputError
+
+if TYPE_CHECKING:
+    from r2d2.engine.jobs import JobRow
 
 Address = Annotated[
     str | None,
@@ -40,7 +43,7 @@ def submit(
             print(f"Its run is not there yet; {command()} jobs list shows it once the data are prepared")
         print(f"Next: {command()} jobs logs {row.job} --follow; {command()} jobs stop {row.job}")
     else:
-        print(f"Job {row.job}: {_ended(row.status, row.run_id, row.reason)}")
+        print(f"Job {row.job}: {_ended(row)}")
     if row.exit_code == 127:
         raise InputError(f"job {row.job}: the cluster's nodes have no r2d2; install it on each of them")
     if row.status in ("FAILED", "STOPPED"):
@@ -61,7 +64,7 @@ def jobs_list(address: Address = None, as_json: Json = False) -> None:
     for row in rows:
         run = f"  run {row.run_id}" if row.run_id else ""
         reason = f", {row.reason}" if row.reason else ""
-        print(f"{row.job}  {row.status:<9}  {row.started}  {row.what}{run}{reason}")
+        print(f"{row.job}  {row.outcome:<9}  {row.started}  {row.what}{run}{reason}")
         if row.waits:
             print(f"    waits for slots: {row.waits}")
 
@@ -87,13 +90,15 @@ def jobs_stop(job: Job, address: Address = None, as_json: Json = False) -> None:
     if as_json:
         answer(row)
     else:
-        print(f"Job {row.job}: {_ended(row.status, row.run_id, row.reason)}")
+        print(f"Job {row.job}: {_ended(row)}")
 
 
 def _err(text: str) -> None:
     print(text, end="", file=sys.stderr, flush=True)
 
 
-def _ended(status: str, run: str | None, reason: str | None) -> str:
+def _ended(row: "JobRow") -> str:
     """How a job ended, in words."""
-    return status.lower() + (f"; run {run}" if run else "") + (f", {reason}" if reason else "")
+    return (
+        row.outcome.lower() + (f"; run {row.run_id}" if row.run_id else "") + (f", {row.reason}" if row.reason else "")
+    )

@@ -50,6 +50,8 @@ def show(model: Model, as_json: Json = False) -> None:
     if as_json:
         answer(found)
         return
+    if found.changed:
+        print(f"Warning: {found.changed}\n")
     print(found.text)
     print(f"{found.model}: {' '.join(f'@{alias}' for alias in found.aliases) or 'no alias'}")
     for alias, events in found.history.items():

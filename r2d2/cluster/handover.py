@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 
+from r2d2.cluster import validations
 from r2d2.imgmed import frame
 from r2d2.segeval import definitions, plain
-from r2d2.segeval.overlay import draw, strip, upright
+from r2d2.segeval.overlay import draw, upright
 from r2d2.tracking import card as cards
 from r2d2.tracking import package
 from r2d2.tracking.outbox import Outbox
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from r2d2.inference import Predictor
     from r2d2.segeval import Tally
 
-DRAWN = "overlays/validation"
-"""Of a run's files, the folder with the worst patients of its validations."""
 MODEL = "model"
 """The folder in an attempt's folder that holds the model until it is whole; in the run's its name is longer."""
 
@@ -66,15 +64,13 @@ def write_model(
 
 
 def write_scores(
-    outbox: Outbox, tally: "Tally", means: Mapping[str, float], best_epoch: int, plane: str, validations: Path
+    outbox: Outbox, tally: "Tally", means: Mapping[str, float], best_epoch: int, plane: str, attempt: Path
 ) -> None:
-    """Write down the test patients' scores, what each number is, and every validation's."""
+    """Write down the test patients' scores, what each number is, and those of the attempt's validations."""
     outbox.log({f"test/{key}": value for key, value in means.items()}, step=best_epoch, once="test")
     outbox.attach_text("evaluation/test.json", json.dumps(plain(tally.rows), indent=1))
     outbox.attach_text("evaluation/definitions.json", json.dumps(definitions(means, plane=plane), indent=1))
-    every = {int(file.stem.removeprefix("epoch-")): file for file in sorted(validations.glob("epoch-*.json"))}
-    told = {epoch: json.loads(file.read_text(encoding="utf-8")) for epoch, file in every.items()}
-    outbox.attach_text("evaluation/validation.json", json.dumps(told, indent=1))
+    outbox.attach_text("evaluation/validation.json", json.dumps(validations.kept(attempt), indent=1))
 
 
 @dataclass(frozen=True)
@@ -127,20 +123,3 @@ def draw_worst(outbox: Outbox, slices: Sequence[Slice], labels: Mapping[int, str
             figure = draw(one.scan, masks, labels, title, aspect=one.aspect)
             figure.savefig(file := Path(folder) / f"{one.case}.png")
             outbox.attach_file(file, "overlays")
-
-
-def draw_validation(outbox: Outbox, epoch: int, slices: Sequence[Slice], labels: Mapping[int, str]) -> None:
-    """Draw slices within milliseconds, as pixels alone; what they are is in a file beside them."""
-    told: dict[str, Any] = {"epoch": epoch, "labels": {str(value): name for value, name in labels.items()}}
-    told["slices"] = []
-    with tempfile.TemporaryDirectory() as folder:
-        for number, one in enumerate(slices):
-            name = f"epoch-{epoch:04d}-{number}.png"
-            picture = strip(one.scan, (one.reference, one.prediction), one.aspect)
-            cv2.imwrite(str(file := Path(folder) / name), picture[..., ::-1])
-            outbox.attach_file(file, DRAWN)
-            told["slices"].append(
-                {"file": name, "case": one.case, "patient": one.patient, "slice": one.number, "dice": one.dice}
-            )
-    # The last: where it is, the pictures are.
-    outbox.attach_text(f"{DRAWN}/epoch-{epoch:04d}.json", json.dumps(told))

@@ -1,17 +1,17 @@
 """What one worker of a run does, from its start to the registered model."""
 
 import contextlib
-import json
 import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from r2d2 import config
 from r2d2.cluster.leaving import ASKED, STOP, STOPPED, TIME_IS_UP, Reason, StopAsked
 from r2d2.errors import InputError
-from r2d2.files import whole_file
 from r2d2.lean import import_keras_alone
 from r2d2.tracking.outbox import FOLDER, Outbox
 
@@ -22,10 +22,6 @@ if TYPE_CHECKING:
 
 TIMELINE = "timeline.json"
 """The file in an attempt's folder that says what Horovod did."""
-VALIDATION = "validation"
-"""The folder beside it with every validation's scores, patient by patient."""
-VALIDATIONS_DRAWN = 12
-"""At how many of a run's validations, evenly spread, the worst patients are drawn; and at the first ones."""
 
 
 @dataclass(frozen=True)
@@ -56,16 +52,6 @@ class Task:
     trial: bool = False
     teaches: bool = False
     donor: str | None = None
-
-
-def is_drawn(number: int, of: int) -> bool:
-    """Whether the worst patients of a validation are drawn: evenly spread, and at powers of two.
-
-    Args:
-        number: Of the validation, from 1.
-        of: How many there are, if nobody stops the run.
-    """
-    return number % -(-of // VALIDATIONS_DRAWN) == 0 or number == of or number & (number - 1) == 0
 
 
 def work(values: dict[str, Any]) -> None:
@@ -251,7 +237,7 @@ class _Worker:
         """Take a step; what the sentinel says of it, and whether somebody asked to leave after it."""
         from r2d2.training import sentinel
 
-        told = self.learner.step(self.state, self._code())
+        told = self.learner.step(self.state, self._code(self.state.step + 1))
         self._count_time()
         if self.stages and self.state.step == 1 and self.ring.rank == 0:
             self.stages.append(("first step", time.time()))
@@ -267,14 +253,14 @@ class _Worker:
             self._save()
         return trouble, leave
 
-    def _code(self) -> int:
-        """What rank 0 tells the others with this step: why to leave after it, or 0."""
+    def _code(self, step: int) -> int:
+        """What rank 0 tells the others: why to leave after this step, or 0."""
         if self.stop is None:
             return 0
         limit = self.training.max_minutes
         if limit is not None and self.state.elapsed_s >= 60 * limit:
             return TIME_IS_UP
-        if self.stop.code == STOPPED and not self._leaves_with(self.state.step + 1, self.stop.when):
+        if self.stop.code == STOPPED and not self._leaves_with(step, self.stop.when):
             return 0
         return self.stop.code
 
@@ -306,14 +292,14 @@ class _Worker:
         """Close the epoch, validate if it is time, keep a checkpoint.
 
         Returns:
-            What the sentinel says, and a reason to stop early.
+            What the sentinel says, and a reason to leave: it gets no better, or somebody has asked meanwhile.
         """
         from r2d2.cluster import teaching
         from r2d2.training import sentinel
 
         row, state, early = self.learner.end_epoch(self.state), self.state, self.training.early_stopping
         done = leaving or state.step == self.learner.total_steps
-        if done or state.epoch % self.experiment.evaluation.every_epochs == 0:
+        if validates := done or state.epoch % self.experiment.evaluation.every_epochs == 0:
             row |= self._validate()
         self._count_time()
         state.history.append(row)
@@ -337,6 +323,8 @@ class _Worker:
             self._report(row)
         if early and state.best_score is not None and state.epoch - state.improved_epoch >= early.patience:
             return trouble, Reason(f"no better validation Dice in {early.patience} epochs")
+        if validates and not done:  # which took its time, and what it has ended is whole and kept
+            return trouble, ASKED.get(int(self.ring.sum(np.array([self._code(state.step)]), "asked")[0]))
         return trouble, None
 
     def _go_back(self, trouble: "Trouble") -> "Reason | None":
@@ -374,18 +362,18 @@ class _Worker:
         cases = self.prepared.select(self.task.split[part])
         if not cases:
             return Tally(self.prepared.labels)
+        if self.ring.rank == 0:  # who looks on knows by it how long nothing may be heard
+            self.outbox.tag(evaluating=f"{time.time():.0f} {sum(case.slices for case in cases)}")
         slices = self.ring.sum(self.predictor.confusions(self.prepared, cases, self.ring.rank, self.ring.size), part)
         return tallied(self.prepared, cases, slices)
 
     def _validate(self) -> dict[str, float]:
-        from r2d2.segeval import plain
+        from r2d2.cluster import validations
 
         started = time.perf_counter()
         tally = self._scores("validation")
         if self.ring.rank == 0 and tally.rows:
-            (folder := self.checkpoints.folder / VALIDATION).mkdir(exist_ok=True)
-            with whole_file(folder / f"epoch-{self.state.epoch:04d}.json") as beside:
-                beside.write_text(json.dumps(plain(tally.rows), indent=1))
+            validations.keep(self.checkpoints.folder, self.state.epoch, tally)
             self._draw_validation(tally)
         return {f"val/{key}": value for key, value in tally.means().items()} | {
             "time/validation_s": time.perf_counter() - started
@@ -393,13 +381,13 @@ class _Worker:
 
     def _draw_validation(self, tally: "Tally") -> None:
         """Draw the worst patients, if this is one of the validations at which they are drawn."""
-        from r2d2.cluster import handover
+        from r2d2.cluster import handover, validations
 
         evaluation = self.experiment.evaluation
         of, number = (-(-epoch // evaluation.every_epochs) for epoch in (self.training.epochs, self.state.epoch))
-        if evaluation.overlays and not self.task.trial and is_drawn(number, of):
+        if evaluation.overlays and not self.task.trial and validations.is_drawn(number, of):
             worst = handover.worst(self.prepared, self.predictor, tally, evaluation.overlays)
-            handover.draw_validation(self.outbox, self.state.epoch, worst, self.prepared.labels)
+            validations.draw(self.outbox, self.state.epoch, worst, self.prepared.labels)
 
     def _finish(self) -> dict[str, Any]:
         """Score the best weights on the test patients, store and register the model."""
@@ -422,7 +410,7 @@ class _Worker:
         if (folder / TIMELINE).exists():
             self.outbox.attach_file(folder / TIMELINE, "horovod")
         plane = self.experiment.preprocess.plane
-        handover.write_scores(self.outbox, tally, means, self.state.best_epoch, plane, folder / VALIDATION)
+        handover.write_scores(self.outbox, tally, means, self.state.best_epoch, plane, folder)
         worst = handover.worst(self.prepared, self.predictor, tally, self.experiment.evaluation.overlays)
         handover.draw_worst(self.outbox, worst, self.prepared.labels)
         task, made = self.task, folder / handover.MODEL

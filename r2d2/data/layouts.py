@@ -84,8 +84,9 @@ def read_layout(folder: Path, labels: dict[int, str] | None = None) -> Layout:
     if any("gt_binary" in volumes(patient) for patient in patients):
         scans = [_lasc_scan(patient) for patient in patients]
         return Layout(scans, labels, passed_over=_passed_over(scans))
-    if any(any(imgmed.find_dicom(patient)) for patient in patients):
-        return Layout([_dicom_scan(patient) for patient in patients], labels)
+    found = {patient: imgmed.find_dicom(patient) for patient in patients}
+    if any(series or masks for series, masks in found.values()):
+        return Layout([_dicom_scan(patient, *files) for patient, files in found.items()], labels)
     raise InputError(
         f"{folder}: no dataset in it (data.path): it must have a dataset.json, the folders images and labels, or a "
         "folder for each patient with image.mhd and gt_binary.mhd or with a DICOM series and its RTSTRUCT or SEG"
@@ -298,8 +299,7 @@ def _lasc_scan(patient: Path) -> Scan:
     return Scan(patient.name, (found["image"],), found["gt_binary"])
 
 
-def _dicom_scan(patient: Path) -> Scan:
-    series, masks = imgmed.find_dicom(patient)
+def _dicom_scan(patient: Path, series: tuple[Path, ...], masks: tuple[Path, ...]) -> Scan:
     if len(series) > 1 and len(masks) == 1:
         series = imgmed.referenced_series(masks[0], series) or series
     for found, what in ((series, "DICOM series"), (masks, "RTSTRUCT or SEG")):

@@ -9,13 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
 from r2d2 import config
 from r2d2.console import command, say
 from r2d2.engine.models import weights_file
 from r2d2.engine.prepare import storage
-from r2d2.errors import InputError
 from r2d2.files import whole_file
 
 if TYPE_CHECKING:
@@ -168,17 +165,6 @@ class Driven:
 def run_folder(experiment: config.Experiment, run_id: str) -> Path:
     """The folder of a run's checkpoints and outbox, common to all nodes."""
     return storage(experiment) / "runs" / run_id
-
-
-@contextlib.contextmanager
-def only_driver(folder: Path, told: str) -> Iterator[None]:
-    """Keep a second driver from the same sweep or study, which is `told` as this."""
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / "driver.lock", timeout=0):
-            yield
-    except Timeout:
-        raise InputError(f"{told}: it goes on in another process") from None
 
 
 @contextlib.contextmanager

@@ -59,6 +59,11 @@ class JobRow:
     page: str
     run_page: str | None
 
+    @property
+    def outcome(self) -> str:
+        """What has become of it, for people: of a stopped run the command fails, and with it the job."""
+        return "STOPPED" if self.status == "FAILED" and self.run_status == "KILLED" else self.status
+
 
 def submit(
     words: Sequence[str],

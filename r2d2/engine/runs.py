@@ -45,13 +45,12 @@ def stop(name: str, after: str = "now", reason: str = "", by: str | None = None,
     client = store.connect(store.resolve())
     with store.talking():
         run = runs.find(client, name)
-        if (status := client.get_run(run.run_id).info.status) != "RUNNING":
+        if (status := run.found.info.status) != "RUNNING":
             raise InputError(f"run {name}: it is {status.lower()}, there is nothing to stop")
-        made_by, whole = run.made_by(), run.sweep()
         run.ask_to_stop(after, by or person(), reason.strip())
-    if made_by != "train":
+    if run.made_by != "train":
         say(f"Asked. What it trains leaves after {MOMENT[after]}, with checkpoints.")
-    elif whole is not None:
+    elif run.whole is not None:
         say(f"Asked. It leaves after {MOMENT[after]}; what it belongs to goes on.")
     else:
         say(f"Asked. It leaves after {MOMENT[after]}, then evaluates and registers what it has.")
@@ -89,13 +88,10 @@ def resume(name: str, by: str | None = None, take_over: bool = False) -> "JobRow
     client = store.connect(store.resolve())
     with store.talking():
         run = runs.find(client, name)
-        found = client.get_run(run.run_id)
-        if found.info.status == "RUNNING" and not take_over:
+        if run.found.info.status == "RUNNING" and not take_over:
             raise InputError(f"run {name}: it goes on; stop it first")
-        run.check_unfinished()
-        run.check_whole()
-        made_by = run.made_by()
-    return submit([made_by, "--resume", run.run_id], run_s=0.0, by=by)
+        run.check_resumable()
+    return submit([run.made_by, "--resume", run.run_id], run_s=0.0, by=by)
 
 
 def send(name: str | None = None) -> list[dict[str, Any]]:

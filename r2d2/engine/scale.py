@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from r2d2 import config
-from r2d2.console import command, live_table, say
+from r2d2.console import live_table, say
 from r2d2.engine.doctor import require
-from r2d2.engine.driven import Driven, leaving_well, only_driver, run_folder
+from r2d2.engine.driven import leaving_well, run_folder
+from r2d2.engine.many import Many, Part, only_driver, unfinished
 from r2d2.engine.models import parents, started
 from r2d2.engine.prepare import described, storage
 from r2d2.engine.train import prepare_on
@@ -66,13 +67,7 @@ def scale(study: config.Study | None, resume: str | None = None) -> ScaleResult:
 
     run = None
     if resume is not None:
-        run = runs.find(store.connect(store.resolve(study.experiment.tracking.uri if study else None)), resume)
-        run.check_made_by("scale")
-        recorded = runs.read_study(run)
-        if study is not None and study != recorded:
-            raise InputError(f"--resume {resume}: it was another study; it goes on with the settings it began with")
-        study = recorded
-        run.check_unfinished()
+        run, study = unfinished("scale", resume, study, runs.read_study)
     assert study is not None
     base = started(study.experiment)
     uri = store.resolve(base.tracking.uri)
@@ -92,23 +87,22 @@ def scale(study: config.Study | None, resume: str | None = None) -> ScaleResult:
             return _Study(study, run, most, room).run()
 
 
-class _Study:
+class _Study(Many["_Running"]):
     """A study that goes on: the desk of its runs, see `r2d2.cluster.series.Desk`."""
 
     def __init__(self, study: config.Study, run: "Run", most: "Placement", room: int) -> None:
         from r2d2.tracking import runs
 
-        self.study, self.study_run, self.most, self.room = study, run, most, room
-        self.folder = run_folder(study.experiment, run.run_id)
+        self.study, self.most, self.room = study, most, room
         self.children = study.children()
-        path = self.folder / CHILDREN
+        folder = run_folder(study.experiment, run.run_id)
+        path = folder / CHILDREN
         kept = json.loads(path.read_text()) if path.exists() else [_fresh(child) for child in self.children]
         self.known: list[dict[str, Any]] = kept
         runs.drop_unknown(run, {one["run_id"] for one in kept})
         self._waiting: list[Child] = []
-        self._running: dict[int, _Running] = {}  # by ring
-        self._leaving, self._placement = "", most
-        self._driven = Driven(run, self.folder)
+        self._placement = most
+        super().__init__(f"study {run.run_id}", "scale", run, folder)
 
     def run(self) -> ScaleResult:
         """Run what is left, ring after ring, then side by side what is not timed; write the report."""
@@ -116,11 +110,10 @@ class _Study:
         from r2d2.cluster.jobs import Queue
         from r2d2.cluster.placement import Placement
 
-        base, most = self.study.experiment, self.most
+        base, most, study_id = self.study.experiment, self.most, self._driven.run.run_id
         left = [child for child in self.children if self.known[child.number]["outcome"] in ("waiting", "running")]
-        say(f"Study {self.study_run.run_id}: {len(left)} of {len(self.children)} runs to do")
-        reason, status = "a fault in the driver", "FAILED"
-        try:
+        say(f"Study {study_id}: {len(left)} of {len(self.children)} runs to do")
+        with self._ending("all runs done"):
             with live_table(self._table) as self._show, Queue(say, own=True), leaving_well(self._leave):
                 for group in _groups(left):
                     workers = 1 if group[0].virtual else group[0].workers
@@ -128,34 +121,14 @@ class _Study:
                     self._placement = Placement(workers, most.cpus_per_worker, most.gpus_per_worker, most.nodes)
                     rings = min(self.room, len(group)) if group[0].virtual else 1
                     wait, ray = base.cluster.wait_minutes, storage(base) / "ray"
-                    series.run(self, self._placement, rings, wait, ray, self.study_run.run_id)
-            if self._leaving:
-                asked = bool(self._driven.asked)
-                reason = self._driven.why("stopped on request") if asked else f"left on {self._leaving}"
-                status = "KILLED"
-                raise WorkFailed(
-                    f"study {self.study_run.run_id} was stopped; go on with {command()} scale --resume "
-                    f"{self.study_run.run_id}"
-                )
+                    series.run(self, self._placement, rings, wait, ray, study_id)
+            self._check_left()
             if not any(one["outcome"] == "finished" for one in self.known):
-                reason = "no run came to its end"
                 first = next((one["reason"] for one in self.known if one["reason"]), "none was begun")
-                raise WorkFailed(f"study {self.study_run.run_id}: {reason}; the first one: {first}")
+                raise WorkFailed(f"study {study_id}: no run came to its end; the first one: {first}")
             report, found = self._report()
-            reason, status = "all runs done", "FINISHED"
-        except (WorkFailed, InputError) as error:
-            reason = reason if self._leaving else str(error)
-            raise
-        except KeyboardInterrupt:
-            reason, status = "KeyboardInterrupt in the driver", "KILLED"
-            raise
-        finally:
-            for running in self._running.values():
-                running.end("KILLED", reason)
-            self._driven.outbox.end(status, reason)
-            self._driven.close()
         failed = sum(one["outcome"] != "finished" for one in self.known)
-        return ScaleResult(self.study_run.run_id, found, report, failed)
+        return ScaleResult(study_id, found, report, failed)
 
     # What the rings' runner asks and tells, in its thread.
 
@@ -174,16 +147,6 @@ class _Study:
     def empty(self) -> bool:
         """Whether there is no run left to be given out."""
         return not self._waiting
-
-    @property
-    def leaving(self) -> bool:
-        """Whether the study was asked to leave."""
-        return bool(self._leaving)
-
-    def look(self) -> None:
-        """Called every now and then: whether somebody has tagged the study with the wish that it stops."""
-        if not self._leaving and (why := self._driven.asked):
-            self._leave(why)
 
     def epoch(self, ring: int, row: dict[str, Any]) -> None:
         """The run of a ring has ended an epoch."""
@@ -208,7 +171,8 @@ class _Study:
             running.end("FINISHED", told)
             self._note(child, outcome="stopped", reason=told, seconds=running.seconds)
         else:
-            costs = running.end("FINISHED", told)
+            running.end("FINISHED", told)
+            costs = running.driven.run.so_far()[1]
             with whole_file(self.measured(child)) as beside:
                 beside.write_text(json.dumps(_measured(running.folder) | {"costs": costs}))
             self._note(child, outcome="finished", reason=told, seconds=running.seconds)
@@ -244,9 +208,9 @@ class _Study:
         began, known = time.time(), self.known[child.number]
         experiment = started(self.study.of(child))
         prepared, split = prepare_on(experiment, self._placement)
-        dataset, client = described(prepared, split, parents(experiment)), self.study_run.client
+        dataset, client = described(prepared, split, parents(experiment)), self._driven.run.client
         if known["run_id"] is None:
-            run = runs.create(client, experiment, dataset, (self.study, self.study_run, f"run-{child.number:03d}"))
+            run = runs.create(client, experiment, dataset, (self.study, self._driven.run, f"run-{child.number:03d}"))
             self._note(child, run_id=run.run_id, outcome="running")
         else:
             run = runs.Run(client, known["run_id"])
@@ -263,17 +227,12 @@ class _Study:
         with whole_file(self.folder / CHILDREN) as beside:
             beside.write_text(json.dumps(self.known, indent=1))
 
-    def _leave(self, why: str) -> None:
-        self._leaving = why
-        for running in self._running.values():
-            running.driven.leave(why)
-
     def _report(self) -> tuple[Path, dict[str, Any]]:
         """Write `scaling.json`, the table and the pictures; they go to the study's run, too."""
         from r2d2.engine import scale_report
 
         found = points(self.study, self.folder)
-        told = scale_report.scaling(self.study, self.study_run.run_id, found, self.most.cpus_per_worker)
+        told = scale_report.scaling(self.study, self._driven.run.run_id, found, self.most.cpus_per_worker)
         for path in scale_report.write(self.folder / REPORT, told):
             self._driven.outbox.attach_file(path, REPORT)
         for one in told["summaries"]:
@@ -298,36 +257,21 @@ class _Study:
         return ["run", "workers", "rule", "repeat", "epoch", "val dice", ""], rows
 
 
-class _Running:
+class _Running(Part):
     """A run that is trained, as the study's driver holds it."""
 
     def __init__(self, child: "Child", run: "Run", experiment: config.Experiment, placement: "Placement") -> None:
-        from r2d2.cluster.monitors import Monitors
-
-        self.child, self.run, self.folder = child, run, run_folder(experiment, run.run_id)
-        self.driven = Driven(run, self.folder)
-        self.epochs, self.dice = 0, None
-        self._began = time.monotonic()
         # Of what is trained beside others the node's load and energy say nothing.
-        often = None if child.virtual else experiment.tracking.monitor_s
-        spent = self.driven.spent
-        self._costs: Monitors = Monitors(often, self.driven.outbox, self.driven.began_s, placement, spent)
+        super().__init__(run, experiment, placement, None if child.virtual else experiment.tracking.monitor_s)
+        self.child = child
+        self.epochs, self.dice = 0, None
 
-    @property
-    def seconds(self) -> float:
-        """Since this process began with it."""
-        return round(time.monotonic() - self._began, 2)
-
-    def end(self, status: str | None, reason: str) -> dict[str, float]:
-        """Close the run, or let go of it; what it has cost."""
-        self._costs.close()
+    def end(self, status: str | None, reason: str) -> None:
+        """Close the run, with its last validation, or let go of it."""
         if status == "FINISHED":
             rows = _last_validation(self.folder)
             self.driven.outbox.attach_text("evaluation/validation.json", json.dumps(rows, indent=1))
-        if status is not None:
-            self.driven.end(status, reason)
-        self.driven.close()
-        return self.run.so_far()[1] if status == "FINISHED" else {}
+        super().end(status, reason)
 
 
 def points(study: config.Study, folder: Path) -> list[dict[str, Any]]:
@@ -358,11 +302,10 @@ def _measured(folder: Path) -> dict[str, Any]:
 
 
 def _last_validation(folder: Path) -> list[dict[str, Any]]:
-    from r2d2.cluster.worker import VALIDATION
+    from r2d2.cluster import validations
     from r2d2.training.state import Checkpoints
 
-    last = max((Checkpoints(folder).folder / VALIDATION).glob("epoch-*.json"))
-    return json.loads(last.read_text())
+    return validations.last(Checkpoints(folder).folder)
 
 
 def _fresh(child: "Child") -> dict[str, Any]:

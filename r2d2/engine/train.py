@@ -80,7 +80,7 @@ def train(experiment: config.Experiment | None, resume: str | None = None) -> Ru
     run = None
     if resume is not None:
         run = runs.find(store.connect(store.resolve(experiment.tracking.uri if experiment else None)), resume)
-        run.check_made_by("train")
+        run.check_resumable("train")
         experiment = _resumed(runs.read_experiment(run), started(experiment) if experiment else None, resume)
     assert experiment is not None
     experiment = started(experiment)
@@ -241,7 +241,6 @@ def _resumed(recorded: config.Experiment, given: config.Experiment | None, run: 
 def _can_go_on(run: Any, recorded: dict[str, Any], prepared: str, folder: Path) -> None:
     from r2d2.training.state import Checkpoints
 
-    run.check_unfinished()
     if recorded["hash"] != prepared:
         raise InputError(f"--resume {run.run_id}: the data has changed since the run began; start a new run")
     if Checkpoints(folder).latest() is None and run.has_epochs():

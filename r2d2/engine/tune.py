@@ -1,5 +1,6 @@
 """A sweep: many trials of an experiment, the best of them tested and registered."""
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -8,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from r2d2 import config
 from r2d2.config.sweep import Values
-from r2d2.console import command, live_table, say
+from r2d2.console import live_table, say
 from r2d2.engine.doctor import require
-from r2d2.engine.driven import Driven, leaving_well, only_driver, run_folder
+from r2d2.engine.driven import leaving_well, run_folder
+from r2d2.engine.many import Many, Part, only_driver, unfinished
 from r2d2.engine.models import parents, started
 from r2d2.engine.prepare import described, storage
 from r2d2.engine.train import RunResult, fit, prepare_on
@@ -70,15 +72,7 @@ def tune(sweep: config.Sweep | None, resume: str | None = None) -> SweepResult:
 
     run = None
     if resume is not None:
-        run = runs.find(store.connect(store.resolve(sweep.experiment.tracking.uri if sweep else None)), resume)
-        if (parent := run.sweep()) is not None:
-            raise InputError(f"--resume {resume}: a trial; its sweep is {parent}")
-        run.check_made_by("tune")
-        recorded = runs.read_sweep(run)
-        if sweep is not None and sweep != recorded:
-            raise InputError(f"--resume {resume}: its settings were others; a sweep goes on with those it began with")
-        sweep = recorded
-        run.check_unfinished()
+        run, sweep = unfinished("tune", resume, sweep, runs.read_sweep)
     assert sweep is not None
     base = started(sweep.experiment)
     uri = store.resolve(base.tracking.uri)
@@ -92,23 +86,22 @@ def tune(sweep: config.Sweep | None, resume: str | None = None) -> SweepResult:
             return _Sweep(sweep, run, placement, at_a_time).run(alone)
 
 
-class _Sweep:
+class _Sweep(Many["_Running"]):
     """A sweep that goes on: the desk of its trials, see `r2d2.cluster.sweep.Desk`."""
 
     def __init__(self, sweep: config.Sweep, run: "Run", placement: "Placement", at_a_time: int) -> None:
         from r2d2.cluster.search import Study
         from r2d2.tracking import runs
 
-        self.sweep, self.sweep_run, self.placement, self.at_a_time = sweep, run, placement, at_a_time
-        self.folder = run_folder(sweep.experiment, run.run_id)
-        self.study: Study = Study(sweep, self.folder)
+        self.sweep, self.placement, self.at_a_time = sweep, placement, at_a_time
+        folder = run_folder(sweep.experiment, run.run_id)
+        self.study: Study = Study(sweep, folder)
         before = self.study.trials()
         runs.drop_unknown(run, {trial.run_id for trial in before} | {self.study.finish().get("run_id")})
         self._known = {trial.number: trial.scores for trial in before}
         self._unfinished = [trial for trial in before if trial.outcome == "running"]
-        self._running: dict[int, _Running] = {}
-        self._leaving, self._told_away = "", False
-        self._driven = Driven(run, self.folder)
+        self._told_away = False
+        super().__init__(f"sweep {run.run_id}", "tune", run, folder)
 
     def run(self, alone: "Placement") -> SweepResult:
         """Run the trials, then the best one to its end.
@@ -123,49 +116,27 @@ class _Sweep:
 
         one, sweep, base = self.placement, self.sweep, self.sweep.experiment
         all_workers = Placement(self.at_a_time * one.workers, one.cpus_per_worker, one.gpus_per_worker, one.nodes)
-        driven = self._driven
+        driven, sweep_id = self._driven, self._driven.run.run_id
         monitors = Monitors(base.tracking.monitor_s, driven.outbox, driven.began_s, all_workers, driven.spent)
         how = f"{self.at_a_time} at a time, {one.workers} x {one.cpus_per_worker} CPU each"
-        say(f"Sweep {self.sweep_run.run_id}: {sweep.number} trials, {how}")
-        reason, status = "a fault in the driver", "FAILED"
-        try:
+        say(f"Sweep {sweep_id}: {sweep.number} trials, {how}")
+        with self._ending("all trials done"), contextlib.closing(monitors):
             with live_table(self._table) as self._show, Queue(say, own=True), leaving_well(self._leave):
                 restarts, storage_folder = base.cluster.max_restarts, storage(base) / "ray"
-                rings.run(sweep, self, one, self.at_a_time, restarts, storage_folder, self.sweep_run.run_id)
-            if self._leaving:
-                asked = bool(self._driven.asked)
-                reason = self._driven.why("stopped on request") if asked else f"left on {self._leaving}"
-                status = "KILLED"
-                raise WorkFailed(
-                    f"sweep {self.sweep_run.run_id} was stopped; go on with {command()} tune --resume "
-                    f"{self.sweep_run.run_id}"
-                )
+                rings.run(sweep, self, one, self.at_a_time, restarts, storage_folder, sweep_id)
+            self._check_left()
             best = self._best()
             if best is None:
-                reason = "no trial came to a validation Dice"
                 first = next((trial.reason for trial in self.study.trials() if trial.reason), "none was begun")
-                raise WorkFailed(f"sweep {self.sweep_run.run_id}: {reason}; the first one: {first}")
+                raise WorkFailed(f"sweep {sweep_id}: no trial came to a validation Dice; the first one: {first}")
             report, importance = self._report(best)
             monitors.close()
             model = self._finish(best, alone)
             if model is not None:
                 driven.outbox.tag(model=model.model)
                 driven.outbox.log({f"test/{key}": value for key, value in model.metrics.items()}, once="test")
-            reason, status = "all trials done", "FINISHED"
-        except (WorkFailed, InputError) as error:
-            reason = reason if self._leaving else str(error)
-            raise
-        except KeyboardInterrupt:
-            reason, status = "KeyboardInterrupt in the driver", "KILLED"
-            raise
-        finally:
-            monitors.close()
-            for running in self._running.values():
-                running.end("KILLED", reason)
-            driven.outbox.end(status, reason)
-            driven.close()
         rows = [_row(trial) for trial in self.study.trials()]
-        return SweepResult(self.sweep_run.run_id, rows, best.number, importance, model, report, self._recipes())
+        return SweepResult(sweep_id, rows, best.number, importance, model, report, self._recipes())
 
     # What the trials' runner asks and tells, in its thread.
 
@@ -190,7 +161,7 @@ class _Sweep:
         from r2d2.tracking import store
 
         try:
-            store.check(self.sweep_run.client.tracking_uri)
+            store.check(self._driven.run.client.tracking_uri)
         except InputError as error:
             if not self._told_away:
                 self._show(f"No new trial for now: {error}")
@@ -203,11 +174,6 @@ class _Sweep:
         """Whether there will never be another trial."""
         return bool(self._leaving) or not (self._unfinished or len(self.study.trials()) < self.sweep.number)
 
-    @property
-    def leaving(self) -> bool:
-        """Whether the sweep was asked to leave."""
-        return bool(self._leaving)
-
     def known(self) -> Mapping[int, Mapping[int, float]]:
         """What was known of the trials' scores when this process began."""
         return self._known
@@ -215,11 +181,6 @@ class _Sweep:
     def values(self, number: int) -> Values:
         """What a trial changes of the base experiment now."""
         return self.study.trials()[number].values
-
-    def look(self) -> None:
-        """Called every now and then: whether somebody has tagged the sweep with the wish that it stops."""
-        if not self._leaving and (why := self._driven.asked):
-            self._leave(why)
 
     def epoch(self, number: int, row: dict[str, float]) -> None:
         """A trial has ended an epoch."""
@@ -289,9 +250,9 @@ class _Sweep:
         experiment = started(self.sweep.trial(trial.values))
         prepared, split = prepare_on(experiment, self.placement)
         dataset = described(prepared, split, parents(experiment))
-        client = self.sweep_run.client
+        client = self._driven.run.client
         if trial.run_id is None:
-            run = runs.create(client, experiment, dataset, (self.sweep, self.sweep_run, f"trial-{trial.number:03d}"))
+            run = runs.create(client, experiment, dataset, (self.sweep, self._driven.run, f"trial-{trial.number:03d}"))
             self.study.note(trial.number, run_id=run.run_id)
         else:
             run = runs.Run(client, trial.run_id)
@@ -305,11 +266,6 @@ class _Sweep:
             experiment, prepared.folder, dataset, self.placement.cpus_per_worker, began, trial=True
         )
         return running.task
-
-    def _leave(self, why: str) -> None:
-        self._leaving = why
-        for running in self._running.values():
-            running.driven.leave(why)
 
     def _best(self) -> "Trial | None":
         from r2d2.engine.sweep_report import best_of
@@ -353,7 +309,7 @@ class _Sweep:
         known = self.study.finish()
         if "result" in known:  # the sweep was killed just behind it
             return RunResult(**known["result"])
-        began, client = time.time(), self.sweep_run.client
+        began, client = time.time(), self._driven.run.client
         experiment = started(self.sweep.trial(best.values))
         prepared, split = prepare_on(experiment, self.placement)
         dataset = described(prepared, split, parents(experiment))
@@ -361,7 +317,7 @@ class _Sweep:
         if run_id is not None:
             run = runs.Run(client, run_id)
         else:
-            run = runs.create(client, experiment, dataset, (self.sweep, self.sweep_run, "best"))
+            run = runs.create(client, experiment, dataset, (self.sweep, self._driven.run, "best"))
         self.study.finish(run_id=run.run_id)
         result = fit(experiment, run, prepared.folder, dataset, alone, began)
         self.study.finish(result=asdict(result))
@@ -382,23 +338,14 @@ class _Sweep:
         return head, rows
 
 
-class _Running:
+class _Running(Part):
     """A trial that is trained, as its driver holds it."""
 
     def __init__(self, run: "Run", experiment: config.Experiment, placement: "Placement") -> None:
-        from r2d2.cluster.monitors import Monitors
-
-        self.driven = Driven(run, run_folder(experiment, run.run_id))
+        # The sweep watches the nodes; a trial's own costs are counted.
+        super().__init__(run, experiment, placement, None)
         self.task: Task | None = None
         self.restarts = 0
-        self._began = time.monotonic()
-        # The sweep watches the nodes; a trial's own costs are counted.
-        self._costs: Monitors = Monitors(None, self.driven.outbox, self.driven.began_s, placement, self.driven.spent)
-
-    @property
-    def seconds(self) -> float:
-        """Since this process began with it."""
-        return time.monotonic() - self._began
 
     def tag(self, values: Values) -> None:
         """Write down what it changes of the base experiment."""
@@ -421,13 +368,6 @@ class _Running:
         assert self.task is not None
         self.task = self.driven.renew(self.task)
         return self.task
-
-    def end(self, status: str | None, reason: str) -> None:
-        """Close the run, or let go of it."""
-        self._costs.close()
-        if status is not None:
-            self.driven.end(status, reason)
-        self.driven.close()
 
 
 def _row(trial: "Trial") -> dict[str, Any]:

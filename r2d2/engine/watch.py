@@ -188,10 +188,14 @@ def _silent(run: "RunView", now: float) -> tuple[str, float] | None:
     watched = watched and (run.parent is None or any(name.startswith("system/") for name in run.latest))
     if watched and now - max(run.heard, since) > patience:
         return "it", now - max(run.heard, since)
-    # Until its first epoch is over nobody knows how long one takes.
-    if loss is not None and epoch_s and now - max(loss.at, since) > patience:
-        return "its training", now - max(loss.at, since)
-    return None
+    if loss is None or not epoch_s:  # until its first epoch is over nobody knows how long one takes
+        return None
+    since = max(loss.at, since)
+    # A validation or the test has so many slices, which take no longer each than an image of the training.
+    at, slices = map(float, run.tags.get("evaluating", "0 0").split())
+    if at > since:
+        since, patience = at, patience + 5 * slices / (run.metric("time/images_per_s") or 1.0)
+    return ("its training", now - since) if now - since > patience else None
 
 
 def _silent_study(run: "RunView", now: float) -> tuple[str, float] | None:

@@ -16,7 +16,11 @@ from r2d2.errors import InputError
 
 @dataclass(frozen=True)
 class Shown:
-    """A version with all that is known of it: its card, every event of its model's aliases, its last judgements."""
+    """A version with all that is known of it: its card, every event of its model's aliases, its last judgements.
+
+    `changed` says what of its files is not as they were written, and is empty if all are. Where this machine does not
+    see them its card alone is looked at: the network is not copied for it.
+    """
 
     model: str
     aliases: tuple[str, ...]
@@ -25,6 +29,7 @@ class Shown:
     text: str
     history: dict[str, list[dict[str, Any]]]
     judgements: dict[str, dict[str, Any]]
+    changed: str
 
 
 def publish(source: str, experiment: config.Experiment | None = None, name: str | None = None) -> str:
@@ -71,7 +76,16 @@ def show(model: str) -> Shown:
 
     client = store.connect(store.resolve())
     found = zoo.get(client, model)
-    card = package.read_card(zoo.read(client, found.reference, package.CARD), found.reference)
+    content = zoo.read(client, found.reference, package.CARD)
+    card = package.read_card(content, found.reference)
+    changed, folder = "", zoo.kept_here(client, found)
+    try:
+        if folder is not None:
+            package.verify(folder)
+        else:
+            package.check_card(content, zoo.read(client, found.reference, package.SUMS), found.reference)
+    except InputError as error:
+        changed = str(error).replace(str(folder or found.reference), found.reference)
     tags = client.get_model_version(found.name, str(found.version)).tags
     holders = {alias for version in zoo.list_versions(client, found.name) for alias in version.aliases}
     trails = {alias: promotion.history(client, found.name, alias) for alias in sorted(holders)}
@@ -83,6 +97,7 @@ def show(model: str) -> Shown:
         cards.text(card),
         {alias: trail for alias, trail in trails.items() if trail},
         promotion.judgements(tags),
+        changed,
     )
 
 

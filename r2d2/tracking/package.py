@@ -28,6 +28,7 @@ from r2d2.tracking import card as cards
 
 SUMS = "SHA256SUMS"
 CARD = "card.json"
+CHANGED = f"{{}}: {{}} is not what it was ({SUMS}); the package was changed, get it again"
 LARGEST_BYTES = 4 * 2**30
 """What a package may take unpacked: ten times the largest of the networks here."""
 MLFLOW_S_OWN = "registered_model_meta"
@@ -103,6 +104,12 @@ def read_card(content: bytes, package: str) -> dict[str, Any]:
     return card
 
 
+def check_card(content: bytes, sums: bytes, package: str) -> None:
+    """Raise an InputError if the card of a package, of which no more is at hand, is not the one of its checksums."""
+    if _read_sums(sums.decode(errors="replace")).get(CARD) != hashlib.sha256(content).hexdigest():
+        raise InputError(CHANGED.format(package, CARD))
+
+
 def verify(folder: Path) -> dict[str, Any]:
     """Return the card of a package whose files are all there and as they were written.
 
@@ -110,8 +117,7 @@ def verify(folder: Path) -> dict[str, Any]:
         InputError: A file is missing, was changed or added, is a link, or the folder is no package.
     """
     try:
-        lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
-        told = {name: found for found, _, name in (line.partition("  ") for line in lines)}
+        told = _read_sums((folder / SUMS).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError):
         raise InputError(f"{folder}: no model package (it has no {SUMS}); `r2d2 zoo pull` makes them") from None
     for path in folder.rglob("*"):
@@ -128,7 +134,7 @@ def verify(folder: Path) -> dict[str, Any]:
         if name not in told:
             raise InputError(f"{folder}: {name} is not in {SUMS}; the package was changed after it was made")
         if told[name] != now:
-            raise InputError(f"{folder}: {name} is not what it was ({SUMS}); the package was changed, get it again")
+            raise InputError(CHANGED.format(folder, name))
     card = read_card((folder / CARD).read_bytes(), str(folder))
     try:
         flavors = yaml.safe_load((folder / "MLmodel").read_text(encoding="utf-8"))["flavors"]
@@ -188,6 +194,11 @@ def opened(path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         except InputError as error:
             raise InputError(str(error).replace(unpacked, str(path))) from None
         yield Path(unpacked), card
+
+
+def _read_sums(text: str) -> dict[str, str]:
+    """The checksums by file of a SHA256SUMS."""
+    return {name: found for found, _, name in (line.partition("  ") for line in text.splitlines())}
 
 
 def _files(folder: Path) -> list[Path]:

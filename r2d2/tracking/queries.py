@@ -144,7 +144,7 @@ def find(told: str) -> Answer[RunView]:
 
     def question() -> RunView:
         client = _client()
-        found = _asked(lambda: client.get_run(runs.find(client, told).run_id), f"run {told}")
+        found = _asked(lambda: runs.find(client, told), f"run {told}").found
         return _view(found, client.tracking_uri)
 
     return shared(("found", told), question, _age)
@@ -436,7 +436,7 @@ def runs_of_jobs(uri: str, limit: int = LATEST) -> dict[str, dict[str, Any]]:
 def show_run(name: str) -> dict[str, Any]:
     """One run, by id or name: what `list_runs` says, all its tags, latest metrics and parameters; a sweep's trials."""
     client = store.connect(store.resolve())
-    run = client.get_run(runs.find(client, name).run_id)
+    run = runs.find(client, name).found
     below = f"tags.`{runs.PARENT_TAG}` = '{run.info.run_id}'"
     trials = client.search_runs([run.info.experiment_id], below, order_by=["attributes.start_time ASC"])
     return {

@@ -8,7 +8,7 @@ import re
 import subprocess
 import time
 from collections.abc import Collection, Mapping
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import mlflow
@@ -40,38 +40,53 @@ PACKAGES = ("tensorflow-cpu", "tensorflow", "keras", "horovod", "ray", "mlflow",
 
 
 class Run:
-    """One MLflow run, to be read; what is written to it while it goes on takes the way of `outbox` and `delivery`."""
+    """One MLflow run, to be read; what is written to it while it goes on takes the way of `outbox` and `delivery`.
 
-    def __init__(self, client: MlflowClient, run_id: str) -> None:
+    Args:
+        client: Of its store.
+        run_id: Its id.
+        found: It, if it was read just now.
+    """
+
+    def __init__(self, client: MlflowClient, run_id: str, found: "mlflow.entities.Run | None" = None) -> None:
         self.client = client
         self.run_id = run_id
+        if found is not None:
+            self.found = found
+
+    @cached_property
+    def found(self) -> "mlflow.entities.Run":
+        """It, as it was when it was found; read once."""
+        return self.client.get_run(self.run_id)
 
     @property
     def page(self) -> str | None:
         """What a browser opens to see it, if it is on a server."""
-        uri, found = self.client.tracking_uri, self.client.get_run(self.run_id)
-        return page(uri, found.info.experiment_id, self.run_id)
+        return page(self.client.tracking_uri, self.found.info.experiment_id, self.run_id)
 
-    def sweep(self) -> str | None:
-        """The run of the sweep that it is a trial of, if it is one."""
-        return self.client.get_run(self.run_id).data.tags.get(PARENT_TAG)
+    @property
+    def whole(self) -> str | None:
+        """The run of the sweep or study that it is a part of, if it is one."""
+        return self.found.data.tags.get(PARENT_TAG)
 
+    @property
     def made_by(self) -> str:
         """The command that made it, and goes on with it: train, tune or scale."""
-        tags = self.client.get_run(self.run_id).data.tags
-        return next((verb for tag, verb in MADE_BY.items() if tag in tags), "train")
+        return next((verb for tag, verb in MADE_BY.items() if tag in self.found.data.tags), "train")
 
-    def check_made_by(self, verb: str) -> None:
-        """Raise an InputError if another command goes on with it, or with what it is a part of."""
-        if (made_by := self.made_by()) != verb:
-            raise InputError(f"run {self.run_id}: {command()} {made_by} made it, and goes on with it: --resume")
-        self.check_whole()
+    def check_resumable(self, verb: str | None = None) -> None:
+        """Raise an InputError if it was finished when it was found, or is a part of another.
 
-    def check_whole(self) -> None:
-        """Raise an InputError if it is a part of a sweep or a study, which goes on with it."""
-        if (parent := self.sweep()) is not None:
-            whole = Run(self.client, parent)
-            raise InputError(f"run {self.run_id}: a part of {parent}: {command()} {whole.made_by()} --resume {parent}")
+        Args:
+            verb: The command that is to go on with it, if not whichever made it.
+        """
+        if (parent := self.whole) is not None:
+            made_by = Run(self.client, parent).made_by
+            raise InputError(f"run {self.run_id}: a part of {parent}: {command()} {made_by} --resume {parent}")
+        if verb not in (None, self.made_by):
+            raise InputError(f"run {self.run_id}: {command()} {self.made_by} made it, and goes on with it: --resume")
+        if self.found.info.status == "FINISHED":
+            raise InputError(f"run {self.run_id}: it is finished, there is nothing to go on with; start a new run")
 
     def ask_to_stop(self, when: str, by: str, reason: str) -> None:
         """Ask a run that goes on to leave well, with a checkpoint and evaluated as it is; who asks and why is recorded.
@@ -93,11 +108,6 @@ class Run:
     def has_epochs(self) -> bool:
         """Whether an epoch of training has been recorded."""
         return bool(self.client.get_metric_history(self.run_id, "train/loss"))
-
-    def check_unfinished(self) -> None:
-        """Raise an InputError if the run is finished."""
-        if self.client.get_run(self.run_id).info.status == "FINISHED":
-            raise InputError(f"run {self.run_id}: it is finished, there is nothing to go on with; start a new run")
 
     def so_far(self) -> tuple[float, dict[str, float]]:
         """When it was created, in seconds of the clock, and what it has cost so far: its metrics `cost/...`."""
@@ -165,9 +175,8 @@ def _create_above(client: MlflowClient, many: config.Sweep | config.Study, tags:
 
 def drop_unknown(sweep: Run, known: Collection[str | None]) -> None:
     """Delete the runs below a sweep's that no trial knows: the driver was killed before it had noted them."""
-    experiment = sweep.client.get_run(sweep.run_id).info.experiment_id
     below = f"tags.`{PARENT_TAG}` = '{sweep.run_id}'"
-    for run in sweep.client.search_runs([experiment], below, max_results=1000):
+    for run in sweep.client.search_runs([sweep.found.info.experiment_id], below, max_results=1000):
         if run.info.run_id not in known:
             sweep.client.delete_run(run.info.run_id)
 
@@ -231,7 +240,8 @@ def find(client: MlflowClient, run_id: str) -> Run:
         InputError: There is none; the latest are named.
     """
     try:
-        return Run(client, client.get_run(run_id).info.run_id)
+        found = client.get_run(run_id)
+        return Run(client, found.info.run_id, found)
     except MlflowException:
         pass
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
@@ -242,7 +252,7 @@ def find(client: MlflowClient, run_id: str) -> Run:
             # Its first: what else it began, such as the trials of a sweep, belongs to that.
             asked, order = f"tags.`{SLURM_TAG}` = '{slurm[1]}'", ["attributes.start_time ASC"]
         if named := client.search_runs(experiments, asked, ViewType.ACTIVE_ONLY, max_results=1, order_by=order):
-            return Run(client, named[0].info.run_id)
+            return Run(client, named[0].info.run_id, named[0])
     latest = client.search_runs(experiments, max_results=5, run_view_type=ViewType.ACTIVE_ONLY)
     known = ", ".join(run.info.run_name for run in latest) or "none yet"
     raise InputError(f"run {run_id!r}: not in {without_passwords(client.tracking_uri)}; the latest: {known}")
@@ -250,8 +260,8 @@ def find(client: MlflowClient, run_id: str) -> Run:
 
 def read_experiment(run: Run) -> config.Experiment:
     """The experiment that a run was made from; of a sweep and a study the base."""
-    if (made_by := run.made_by()) != "train":
-        return (read_sweep(run) if made_by == "tune" else read_study(run)).experiment
+    if run.made_by != "train":
+        return (read_sweep(run) if run.made_by == "tune" else read_study(run)).experiment
     return config.parse(_read_text(run, "experiment.yaml"), source=f"run {run.run_id}")
 
 

@@ -43,8 +43,8 @@ class Answer(Generic[T]):
     problem: str = ""
 
 
-class NotAnswered(InputError):  # noqa: N818
-    """A question is on its way, and there is no answer yet."""
+class Refused(InputError):  # noqa: N818
+    """The source has said that there is no answer, so that asking again is of no use."""
 
 
 @dataclass
@@ -83,7 +83,7 @@ class Shared:
             live_s: For how long its answer is good, or what says so of the answer.
 
         Raises:
-            InputError: There is no answer at all, and why; or the source has since said that there can be none.
+            InputError: There is no answer at all, and why; `Refused` if the source says that there can be none.
         """
         with self._lock:
             known = self._known.setdefault(key, _Known())
@@ -98,9 +98,8 @@ class Shared:
                 asking.result(FIRST_S if first else PATIENCE_S)
         with self._lock:
             if known.at is None or known.refused:
-                if not known.problem:
-                    raise NotAnswered("it does not answer yet; this page asks again")
-                raise InputError(known.problem)
+                problem = known.problem or "it does not answer yet; this page asks again"
+                raise Refused(problem) if known.refused else InputError(problem)
             return Answer(known.value, time.monotonic() - known.at, known.problem)
 
     def forget(self, *keys: Hashable) -> None:
@@ -117,7 +116,7 @@ class Shared:
         except Exception as error:
             with self._lock:
                 # Of a source that is away the last answer stays; one that says there is no such thing is believed.
-                known.refused = isinstance(error, LookupError) or known.at is None
+                known.refused = isinstance(error, LookupError)
                 known.problem = sentence(error)
                 known.due, known.asking = time.monotonic() + RETRY_S, None
             return

@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 import mlflow
 from mlflow import MlflowClient
@@ -106,6 +108,14 @@ def read(client: MlflowClient, model: str, path: str) -> bytes:
         except (MlflowException, OSError) as error:
             told = " ".join(str(error).split())[:200]
             raise InputError(f"model {model!r}: its {path} cannot be read ({told})") from None
+
+
+@store.talking()
+def kept_here(client: MlflowClient, found: ModelVersion) -> Path | None:
+    """The folder in which the store keeps a registered model, if this machine sees it."""
+    uri = urlparse(client.get_model_version_download_uri(found.name, str(found.version)))
+    folder = Path(url2pathname(uri.path))
+    return folder if uri.scheme in ("", "file") and folder.is_dir() else None
 
 
 def version_of_run(client: MlflowClient, run_id: str) -> ModelVersion:

@@ -39,6 +39,7 @@ from r2d2.engine.services import commands
 from r2d2.engine.services.settings import Settings
 from r2d2.network import answers, free_port
 from r2d2.tracking import promotion, queries, store
+from r2d2.tracking import zoo as registry
 from r2d2.tracking.zoo import ModelVersion
 
 pytestmark = [
@@ -218,8 +219,30 @@ def test_what_is_shown_of_a_model_is_its_card_alone_and_nothing_of_it_stays(monk
 
     monkeypatch.setattr(mlflow.artifacts, "download_artifacts", download)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    assert zoo.show("tissue/1").card["labels"] and asked == ["models:/tissue/1/card.json"]
+    card, sums = (f"models:/tissue/1/{name}" for name in ("card.json", "SHA256SUMS"))
+    assert zoo.show("tissue/1").card["labels"] and asked == [card]
+    monkeypatch.setattr(registry, "kept_here", lambda *_: None)  # as of a store on another machine
+    assert zoo.show("tissue/1").changed == "" and asked[1:] == [card, sums]
     assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize(("name", "here"), [("data/model.keras", True), ("card.json", True), ("card.json", False)])
+def test_a_package_that_was_changed_is_told_as_such(name, here, monkeypatch):
+    client = store.connect(store.resolve())
+    file = registry.kept_here(client, registry.get(client, "tissue/1")) / name
+    if not here:
+        monkeypatch.setattr(registry, "kept_here", lambda *_: None)
+    content = file.read_bytes()
+    said = f"tissue/1: {name} is not what it was (SHA256SUMS)"
+    try:
+        file.write_bytes(content + b" ")
+        assert zoo.show("tissue/1").changed.startswith(said)
+        if name == "data/model.keras":
+            app = opened("zoo", model="tissue/1")
+            wait_for(lambda: said in told(app.run()), 60)  # what was known of it before may be shown first
+    finally:
+        file.write_bytes(content)
+    assert zoo.show("tissue/1").changed == ""
 
 
 def test_a_read_only_dashboard_acts_on_nothing(monkeypatch, virtual_patients):

@@ -22,7 +22,7 @@ from r2d2.engine import runs as work
 from r2d2.engine.jobs import JobRow
 from r2d2.errors import InputError
 from r2d2.tracking import queries, runs, store
-from r2d2.tracking.shared import Answer
+from r2d2.tracking.shared import Answer, Refused
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload``")  # of SQLAlchemy's, at MLflow
 HOSTILE = "<img src=x onerror=alert(1)> **../../x** :red[y] $z$"
@@ -136,7 +136,28 @@ def test_pages_come_back_by_themselves_after_an_outage(client, monkeypatch):
     queries.forget()
     wait_for(lambda: not queries.view(runs_there[1]).value.running, 20)
     monkeypatch.setattr(queries, "latest_runs", lambda: Answer(known, 0.0))
-    assert "Training loss" in words(opened("compare", runs=runs_there))
+    assert "Training loss" in words(opened("compare", runs=runs_there)) and not again
+
+
+@pytest.mark.parametrize(("view", "show"), [("run", "Curves"), ("run", "Settings"), ("compare", "")])
+def test_a_part_of_a_page_of_what_is_over_is_asked_for_until_it_is_there_or_never_will_be(
+    client, monkeypatch, view, show
+):
+    over = [make_run(client, "first"), make_run(client, "second")]
+    again = []
+    monkeypatch.setattr(errands, "again", lambda: again.append(1))
+    for error, asked in ((InputError("no server answers there"), True), (Refused("its file is gone"), False)):
+        with pytest.MonkeyPatch.context() as patch:
+
+            def fails(*_, error=error):
+                raise error
+
+            patch.setattr(queries, "content" if show == "Settings" else "history", fails)
+            app = opened(view, **({"run": over[0], "show": show} if show else {"runs": over}))
+            assert str(error) in words(app) and bool(again) == asked
+        again.clear()
+    assert "its file is gone" not in words(opened(view, **({"run": over[0]} if show else {"runs": over})))
+    assert not again
 
 
 def test_what_has_stalled_is_taken_up_after_a_confirmation(client, monkeypatch):

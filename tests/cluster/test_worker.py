@@ -5,7 +5,8 @@ import pytest
 
 from r2d2 import config
 from r2d2.cluster.leaving import ASKED, STOPPED, TAGGED, TERMINATED, TIME_IS_UP, StopAsked
-from r2d2.cluster.worker import _Worker, is_drawn
+from r2d2.cluster.validations import is_drawn
+from r2d2.cluster.worker import _Worker
 from r2d2.training.state import State
 
 
@@ -16,7 +17,7 @@ def code(elapsed_s, limit, asked=0, rank_0=True):
         training=config.Training(max_minutes=limit),
         state=State(elapsed_s=elapsed_s),
     )
-    return _Worker._code(worker)
+    return _Worker._code(worker, 1)
 
 
 def test_rank_0_tells_when_the_minutes_are_over_and_the_others_tell_nothing():
@@ -45,10 +46,33 @@ def test_a_run_that_is_to_leave_later_goes_on_until_its_epoch_or_its_checkpoint_
     worker._save_is_due = partial(_Worker._save_is_due, worker)
     worker._leaves_with = partial(_Worker._leaves_with, worker)
     left = []
-    for step in range(5, 10):  # the next one is step + 1
-        worker.state = State(step=step)
-        left += [step + 1] * (_Worker._code(worker) == STOPPED)
+    worker.state = State()
+    for step in range(6, 11):
+        left += [step] * (_Worker._code(worker, step) == STOPPED)
     assert left == steps
+
+
+@pytest.mark.parametrize(("when", "step", "leaves"), [("now", 10, True), ("epoch", 10, True), ("epoch", 30, False)])
+def test_who_is_asked_to_leave_during_a_validation_leaves_at_its_end_if_there_is_more_to_train(when, step, leaves):
+    worker = SimpleNamespace(
+        ring=SimpleNamespace(rank=0, sum=lambda code, _: code),
+        stop=SimpleNamespace(code=0, when=when),
+        training=config.Training(early_stopping=None),
+        experiment=SimpleNamespace(evaluation=SimpleNamespace(every_epochs=1)),
+        learner=SimpleNamespace(steps_per_epoch=10, total_steps=30, end_epoch=lambda _: {"epoch": step / 10}),
+        task=SimpleNamespace(teaches=False),
+        state=State(step=step, epoch=step // 10),
+    )
+    for name in ("_count_time", "_save", "_report"):
+        setattr(worker, name, lambda *_: None)
+    worker._leaves_with, worker._code = (partial(method, worker) for method in (_Worker._leaves_with, _Worker._code))
+
+    def validate():
+        worker.stop.code = STOPPED
+        return {}
+
+    worker._validate = validate
+    assert _Worker._end_epoch(worker) == (None, ASKED[STOPPED] if leaves else None)
 
 
 @pytest.mark.parametrize(

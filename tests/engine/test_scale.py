@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import psutil
 import pytest
 import yaml
 from helpers.processes import end, run, run_all, wait_for
@@ -67,16 +66,8 @@ def test_a_killed_study_goes_on_and_ends_with_the_same_runs_each_trained_once(ho
             return len(ended) == 1 and any(run_id in going and 1 <= epoch < EPOCHS for run_id, epoch in found)
 
         wait_for(in_the_middle_of_the_ring_of_two, 200)
-        below = psutil.Process(process.pid).children(recursive=True)
-        process.kill()
-        process.wait()
-        for one in below:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                one.kill()
-        psutil.wait_procs(below, timeout=30)
     finally:
-        if process.poll() is None:
-            end(process)
+        end(process)
     ((study,),) = query(home, "select run_uuid from tags where key = 'r2d2.scale'")
     before = known(home)
     assert [one["outcome"] for one in before] == ["finished", "diverged", "running", "waiting", "waiting", "waiting"]

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import psutil
 import pytest
 import yaml
 from helpers.processes import end, run, run_all, wait_for
@@ -91,16 +90,8 @@ def test_a_killed_sweep_goes_on_and_ends_with_the_same_trials_each_trained_once(
             return reached and len(query(home, "select 1 from runs where status in ('FINISHED', 'FAILED')")) >= 1
 
         wait_for(in_the_middle, 200)
-        below = psutil.Process(process.pid).children(recursive=True)
-        process.kill()
-        process.wait()
-        for one in below:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                one.kill()
-        psutil.wait_procs(below, timeout=30)
     finally:
-        if process.poll() is None:
-            end(process)
+        end(process)
     ((sweep_id,),) = query(home, "select run_uuid from tags where key = 'r2d2.sweep'")
     before = {trial.number: trial for trial in Study(config.load_sweep(sweep_file), home / "runs" / sweep_id).trials()}
     ended = {number for number, trial in before.items() if trial.outcome != "running"}
@@ -207,10 +198,12 @@ def test_what_goes_on_by_the_other_command_is_told_so(home, sweep_file):
     training = runs.create(client, sweep.experiment, {"hash": "0"})
     trial = runs.create(client, sweep.experiment, {"hash": "0"}, (sweep, a_sweep, "trial-000"))
     ours = home / "runs" / a_sweep.run_id
+    part = f"a part of {a_sweep.run_id}: r2d2 tune --resume {a_sweep.run_id}"
     rules = {
         ("train", "--resume", a_sweep.run_id): "r2d2 tune made it, and goes on with it: --resume",
         ("tune", "--resume", training.run_id): "r2d2 train made it, and goes on with it: --resume",
-        ("train", "--resume", trial.run_id): f"a part of {a_sweep.run_id}: r2d2 tune --resume {a_sweep.run_id}",
+        ("train", "--resume", trial.run_id): part,
+        ("tune", "--resume", trial.run_id): part,
         ("runs", "send", a_sweep.run_id): f"nothing of it lies in {ours}",  # in the folder of its base experiment
     }
     for (code, out, err), said in zip(run_all(*rules), rules.values(), strict=True):

@@ -153,6 +153,17 @@ def test_a_run_of_which_nothing_is_heard_for_long_has_stalled():
     assert kind == "stalled" and "of its training" in text
 
 
+def test_a_test_of_many_slices_has_not_stalled_for_as_long_as_it_may_take():
+    told = [("train/loss", NOW - 900, 0.5), ("time/epoch_s", NOW - 900, 20.0), ("time/images_per_s", NOW - 900, 50.0)]
+    alive = [("cost/cpu_hours", NOW - 1, 1.0)]
+    assert [kind for kind, _ in kinds(run([*told, *alive]))] == ["stalled"]
+    assert kinds(run([*told, *alive], evaluating=f"{NOW - 890} 10000")) == []
+    assert [kind for kind, _ in kinds(run([*told, *alive], evaluating=f"{NOW - 890} 1000"))] == ["stalled"]
+    assert [kind for kind, _ in kinds(run([*told, *alive], evaluating=f"{NOW - 950} 10000"))] == ["stalled"]
+    ((_, text),) = kinds(run(told, evaluating=f"{NOW - 890} 10000"))  # its nodes are silent
+    assert "Nothing has been heard of it" in text
+
+
 def test_what_cannot_be_heard_of_yet_has_not_stalled(monkeypatch):
     null = {"tracking.monitor_s": "None"}
     assert kinds(run(params=null)) == []  # its first epoch may take hours

@@ -70,7 +70,7 @@ def workers(process):
 
 
 def end(process):
-    """End a driver and all that it started."""
+    """Kill a driver and all that it started, and wait until they are gone."""
     below = []
     with contextlib.suppress(psutil.NoSuchProcess):
         below = psutil.Process(process.pid).children(recursive=True)
@@ -78,6 +78,7 @@ def end(process):
         with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
             one.kill()
     process.wait(timeout=30)
+    psutil.wait_procs(below, timeout=30)
     for pipe in (process.stdout, process.stderr):
         if pipe:
             pipe.close()

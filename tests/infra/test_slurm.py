@@ -17,6 +17,7 @@ import pytest
 import yaml
 from filelock import FileLock
 from helpers import slurm
+from helpers.hosts import LOCK
 from helpers.processes import end, wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -44,7 +45,7 @@ def hosts():
     if ROOT.is_relative_to("/tmp"):
         pytest.skip(f"{ROOT} lies in /tmp, of which each host has its own")
     shared = Path(tempfile.mkdtemp(prefix="r2d2-slurm-", dir="/var/tmp"))
-    with FileLock("/var/tmp/r2d2-hosts.lock", timeout=240):
+    with FileLock(LOCK, timeout=240):
         assert not on_hosts(), "somebody who does not heed the lock uses these hosts"
         # What a killed test left.
         subprocess.run([slurm.SEVERAL_HOSTS, "down", str(len(HOSTS))], capture_output=True, check=False)

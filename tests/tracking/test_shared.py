@@ -8,7 +8,7 @@ from helpers.processes import wait_for
 
 from r2d2.errors import InputError
 from r2d2.tracking import shared
-from r2d2.tracking.shared import Shared
+from r2d2.tracking.shared import Refused, Shared
 
 
 def test_many_who_ask_at_once_get_one_answer_asked_for_once():
@@ -54,7 +54,7 @@ def test_the_last_answer_stays_when_its_source_is_away_and_a_new_one_comes_when_
         try:
             return not ask()
         except InputError as error:
-            return str(error) == "the run is deleted"
+            return isinstance(error, Refused) and str(error) == "the run is deleted"
 
     wait_for(refused, 10)
 
@@ -71,8 +71,9 @@ def test_who_has_an_answer_does_not_wait_long_for_a_newer_one(monkeypatch):
 
 def test_what_never_had_an_answer_says_why_and_what_was_forgotten_is_asked_again():
     answers, asked = Shared(), []
-    with pytest.raises(InputError, match="no server there"):
+    with pytest.raises(InputError, match="no server there") as away:
         answers.ask("q", lambda: (_ for _ in ()).throw(InputError("no server there")), 60.0)
+    assert not isinstance(away.value, Refused)
     for _ in range(3):
         answers.ask("r", lambda: asked.append(1), 60.0)
     answers.forget()

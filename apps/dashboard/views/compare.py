@@ -34,8 +34,7 @@ def main() -> None:
     with errands.asking():
         listed = errands.answered(queries.latest_runs())
         chosen = _choose(listed)
-        with page.sentences():
-            _compare(chosen, len(listed))
+        _compare(chosen, len(listed))
 
 
 def _compare(chosen: Sequence[RunView], known: int) -> None:
@@ -121,7 +120,7 @@ def _differences(chosen: Sequence[RunView]) -> None:
 
 
 def _curves(ids: Sequence[str], were_running: bool) -> None:
-    with page.sentences():
+    with errands.asking():
         answers = [queries.view(run_id) for run_id in ids]
         chosen = [answer.value for answer in answers]
         if any(run.running for run in chosen) != were_running:  # what is over is read no more

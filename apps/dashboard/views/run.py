@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def _head(run_id: str, was_running: bool, was_stalled: bool) -> None:
-    with page.sentences():
+    with errands.asking():
         answer = queries.view(run_id)
         run = answer.value
         # What is over is read no more; what began again is; what has stalled may be taken up.
@@ -97,7 +97,7 @@ def _numbers(run: RunView) -> None:
 
 
 def _section(run_id: str, section: str) -> None:
-    with page.sentences():
+    with errands.asking():
         run = queries.view(run_id).value
         {
             "Curves": _curves,
@@ -266,7 +266,7 @@ def _settings(run: RunView) -> None:
     left, right = st.columns(2)
     with left:
         st.subheader("Settings")
-        with page.sentences():
+        with errands.asking():
             text = queries.content(run, "experiment.yaml").decode()
             st.code(text, language="yaml", height=420)
             st.download_button("Save as a file", text, "experiment.yaml", icon=":material/download:", on_click="ignore")
@@ -283,7 +283,7 @@ def _settings(run: RunView) -> None:
             "weights from": run.tags.get("weights"),
             "attempts": run.tags.get("attempts"),
         }
-        with page.sentences():
+        with errands.asking():
             dataset = json.loads(queries.content(run, "split.json"))
             facts["patients"] = ", ".join(f"{len(names)} {part}" for part, names in dataset["split"].items())
             facts["came from"] = ", ".join(

@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def _sweep(run_id: str, was_running: bool) -> None:
-    with page.sentences():
+    with errands.asking():
         answer = queries.view(run_id)
         run = answer.value
         if run.running != was_running:
