@@ -3,6 +3,7 @@
 import os
 
 import pytest
+from helpers.stores import copied_in_this_process
 
 from r2d2.data.synthesis import synthesize
 from r2d2.lean import import_keras_alone
@@ -43,6 +44,14 @@ def home(tmp_path, monkeypatch):
     for name in ADDRESSES:
         monkeypatch.delenv(name, raising=False)
     return folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def stores():
+    """Stores that are made in this process are copies of an empty one."""
+    with pytest.MonkeyPatch.context() as patch:
+        copied_in_this_process(patch)
+        yield
 
 
 @pytest.fixture(scope="session")

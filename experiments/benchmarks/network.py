@@ -5,7 +5,7 @@
 
 Two hosts are network namespaces of this machine, their links shaped by `tc`, each with the same quota of a core, and so
 are the single hosts that they are compared with: the same two, each training by itself at the same time, so that memory
-and caches are shared as they are by the two of a ring (experiments/benchmarks/hosts.py says what that needs). Each
+and caches are shared as they are by the two of a ring (experiments/benchmarks/rings.py says what that needs). Each
 trains one network (128x128, batch 8, bfloat16, SGD) on images of random numbers, through `r2d2.training.ring.Ring`.
 Single hosts and every way have their turns in each round, ways that Horovod takes once a process in processes of their
 own; a turn's first step does not count.
@@ -28,7 +28,7 @@ from datetime import date
 from functools import partial
 
 from common import figure, flops_an_image, interval, keep, machine
-from hosts import Block, Layout, refused, train_in_turn
+from rings import Block, Layout, network, refused, train_in_turn
 
 SIZE, BATCH, CLASSES = 128, 8, 4
 QUOTA = 0.5
@@ -78,12 +78,9 @@ Found = dict[str, dict[str, dict[str, Turns]]]
 """By network, rate and way."""
 
 
-def network(name: str):
-    """Its plain model."""
-    from r2d2 import config, models
-
-    settings = config.DistFCN if "fcn" in NETWORKS[name]["network"] else config.DistUNet
-    return models.build(settings(**NETWORKS[name]), 1, CLASSES, (SIZE, SIZE))
+def plain(name: str):
+    """The network of a name."""
+    return network(NETWORKS[name], CLASSES, SIZE)
 
 
 def a_round(found: Found, sizes: dict[str, int], wanted: list[str], rates: list[str], steps: int) -> None:
@@ -113,7 +110,7 @@ def main() -> None:
     given = parser.parse_args()
     ways = given.ways.split(";")
     if given.host:
-        train_in_turn(partial(network, given.host), BATCH, CLASSES, {way: WAYS[way] for way in ways})
+        train_in_turn(partial(plain, given.host), (BATCH, SIZE, SIZE), CLASSES, {way: WAYS[way] for way in ways})
         return
     if why := refused():
         sys.exit(f"network.py: {why}")
@@ -149,7 +146,7 @@ def page(found: Found, sizes: dict[str, int], given: argparse.Namespace) -> str:
         f"{about['commit']}, {about['cores']} cores, {about['processor']}, load {about['load']}.",
     ]
     for name, rates in found.items():
-        work = BATCH * flops_an_image(network(name)) * (GPU_SIZE / SIZE) ** 2
+        work = BATCH * flops_an_image(plain(name)) * (GPU_SIZE / SIZE) ** 2
         times = ", ".join(f"{gpu}: {1e3 * work / speed:.0f} ms" for gpu, speed in GPUS.items())
         megabytes = sizes[name] / 1e6
         lines += [

@@ -34,7 +34,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "benchmarks"))
 from common import NOTES, flops_an_image, machine  # noqa: E402
-from hosts import Block, Layout, refused, train_in_turn  # noqa: E402
+from rings import Block, Layout, network, refused, train_in_turn  # noqa: E402
 
 QUOTA = 0.25
 """Of a core, which every host has."""
@@ -57,15 +57,13 @@ LINKS = {"10 Gbit/s Ethernet": 10, "100 Gbit/s": 100, "400 Gbit/s": 400}
 
 def host(name: str) -> None:
     """One host."""
-    train_in_turn(partial(network, name), NETWORKS[name][1], CLASSES, {"overlap": {}, "no-overlap": {"overlap": False}})
+    images, ways = (NETWORKS[name][1], SIZE, SIZE), {"overlap": {}, "no-overlap": {"overlap": False}}
+    train_in_turn(partial(plain, name), images, CLASSES, ways)
 
 
-def network(name: str):
-    """Its plain model."""
-    from r2d2 import config, models
-
-    settings = config.DistFCN if "fcn" in NETWORKS[name][0]["network"] else config.DistUNet
-    return models.build(settings(**NETWORKS[name][0]), 1, CLASSES, (SIZE, SIZE))
+def plain(name: str):
+    """The network of a name."""
+    return network(NETWORKS[name][0], CLASSES, SIZE)
 
 
 def measure(hosts: int, name: str, rounds: int, steps: int) -> list[dict]:
@@ -203,8 +201,8 @@ def ahead(fitted) -> list[dict]:
 
     found = []
     for name, (_, batch) in NETWORKS.items():
-        size = 4 * network(name).count_params()
-        work = batch * flops_an_image(network(name)) * (GPU_SIZE / SIZE) ** 2
+        size = 4 * plain(name).count_params()
+        work = batch * flops_an_image(plain(name)) * (GPU_SIZE / SIZE) ** 2
         for gpu, speed in GPUS.items():
             for link, rate in LINKS.items():
                 # A GPU's gradients are copied and added by the GPU and the card, and a message takes microseconds.

@@ -149,6 +149,7 @@ def test_a_job_from_outside_trains_on_both_hosts_each_from_its_own_copy_of_the_d
     assert "node0 (10.77.0.10)" in told and "node1 (10.77.0.11)" in told and "it is gone" not in told
 
 
+@pytest.mark.long
 def test_a_host_that_is_cut_off_is_done_without_and_what_its_ranks_go_on_to_write_goes_nowhere(
     hosts, experiment, undisturbed
 ):

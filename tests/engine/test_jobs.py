@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from helpers.processes import run, run_all, wait_for
+from helpers.stores import furnish
 
 from r2d2 import job, resources, services
 from r2d2.cluster import jobs
@@ -29,7 +30,7 @@ EPOCHS = 50
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
     """Two slots, and the surroundings of a client of theirs."""
-    home = tmp_path_factory.mktemp("cluster")
+    furnish(home := tmp_path_factory.mktemp("cluster"))
     surroundings = {"R2D2_HOME": str(home)}
     names = ("ray", "ray-page", "mlflow", "dashboard")
     ports = [word for name in names for word in (f"--{name}-port", str(free_port("127.0.0.1")))]
@@ -151,7 +152,8 @@ def test_what_ray_stops_has_a_checkpoint_and_a_reason_and_goes_on_to_the_end_as_
 
 def test_a_run_waits_for_the_slots_of_another_and_both_are_stopped_by_their_tags(cluster, folder):
     experiment = folder / "experiments" / "small.yaml"
-    long = ["training.epochs=100000", "evaluation.every_epochs=100000"]
+    # It holds its slots, and its ranks mostly wait for their ring.
+    long = ["training.epochs=100000", "evaluation.every_epochs=100000", "training.ring.cycle_ms=200"]
     first = document(run("submit", "--workers", "2", "--json", "--", "train", experiment, *long, **cluster.here))
     assert first["status"] == "RUNNING" and status_of(cluster, first["run_id"]) == "RUNNING"
     assert first["what"].endswith(f"{experiment} {' '.join(long)} cluster.workers=2")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from helpers.processes import end, run, run_all, wait_for
+from helpers.stores import furnish
 
 from r2d2.engine.jobs import _packed
 
@@ -47,7 +48,7 @@ def query(home, sql):
 
 def test_a_killed_study_goes_on_and_ends_with_the_same_runs_each_trained_once(home, file):
     """At each number of workers one rule learns, and one diverges at once, which the others do not suffer from."""
-    home.mkdir()
+    furnish(home)
     log = home / "killed.log"
     command = [Path(sys.executable).with_name("r2d2"), "scale", file, "--workers", "1,2", "--virtual", "4"]
     command += ["--rules", "file,file:1e6"]

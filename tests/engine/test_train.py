@@ -15,6 +15,7 @@ import pytest
 import yaml
 from helpers.processes import end, run, run_all, start, wait_for, workers
 from helpers.servers import Server
+from helpers.stores import furnish
 
 from r2d2 import config, models
 from r2d2.console import person
@@ -52,7 +53,7 @@ def experiment(tmp_path_factory, virtual_patients):
 @pytest.fixture(scope="module")
 def undisturbed(experiment, tmp_path_factory):
     """The home of that experiment's run, to its end without a disturbance."""
-    home = tmp_path_factory.mktemp("undisturbed")
+    furnish(home := tmp_path_factory.mktemp("undisturbed"))
     code, _, err = run("train", experiment, R2D2_HOME=str(home))
     assert code == 0, err
     return home
@@ -369,6 +370,7 @@ def test_a_second_driver_takes_a_run_over_and_stops_on_request_with_a_model_of_w
 def test_after_control_c_and_a_killed_rank_the_run_completes_as_if_nothing_had_been(
     home, experiment, undisturbed, virtual_patients, tmp_path
 ):
+    furnish(home)
     process = start("train", experiment)
     try:
         wait_for(_checkpoint(home, 3), 120, process)
@@ -417,6 +419,7 @@ def test_after_control_c_and_a_killed_rank_the_run_completes_as_if_nothing_had_b
     _the_model_is_used_as_people_do(result, home, virtual_patients, tmp_path)
 
 
+@pytest.mark.long
 def test_a_training_that_falls_apart_goes_back_at_a_lower_rate_and_ends_when_there_is_no_hope_left(
     home, experiment, tmp_path
 ):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from helpers.processes import end, run, run_all, wait_for
+from helpers.stores import furnish
 
 from r2d2 import config
 from r2d2.cluster.search import Study
@@ -74,7 +75,7 @@ def checkpoints(home):
 
 def test_a_killed_sweep_goes_on_and_ends_with_the_same_trials_each_trained_once(home, sweep_file):
     log = home / "killed.log"
-    home.mkdir()
+    furnish(home)
     with log.open("w") as output:
         process = subprocess.Popen(
             [Path(sys.executable).with_name("r2d2"), "tune", sweep_file, "stopping=none"],

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from helpers.processes import run
+from helpers.stores import furnish
 from playwright.sync_api import sync_playwright
 
 from r2d2 import services
@@ -27,6 +28,8 @@ SLOW_S = 90_000
 @contextlib.contextmanager
 def services_up(home, *options):
     """Two slots, MLflow and the dashboard on free ports: `home`, `here` (surroundings), `page`, `mlflow`, `ray`."""
+    if not (home / "mlflow.db").exists():
+        furnish(home)
     surroundings = {"R2D2_HOME": str(home)}
     names = ("ray", "ray-page", "mlflow", "dashboard")
     ports = [word for name in names for word in (f"--{name}-port", str(free_port("127.0.0.1")))]
@@ -63,7 +66,7 @@ def browser():
 
 
 def write_experiment(path, data, epochs=100_000):
-    """An experiment of two ranks whose epochs take a tenth of a second, for as long as nobody stops it."""
+    """An experiment of two ranks that mostly wait for their ring, for as long as nobody stops it."""
     values = {
         "name": "small",
         "data": {"path": str(data)},
@@ -75,7 +78,7 @@ def write_experiment(path, data, epochs=100_000):
             "optimizer": "adam",
             "learning_rate": 0.005,
             "precision": "float32",
-            "ring": {"cycle_ms": 5},
+            "ring": {"cycle_ms": 50},
         },
         "cluster": {"workers": 2},
         "tracking": {"monitor_s": 2.0},

@@ -10,7 +10,7 @@ from r2d2.lean import import_keras_alone
 def learn(
     prepared_folder, cases, experiments, without_allreduce=False, deterministic=False, timeline=None, fusion_mb=64.0
 ):
-    """Train each experiment for an epoch on this rank; return weights, loss and confusions by experiment."""
+    """Train each experiment for an epoch on this rank; weights and losses of each, confusions of the first."""
     import_keras_alone()
     from r2d2.training import device
 
@@ -34,8 +34,6 @@ def learn(
         learner.start(state)
         told = [learner.step(state, code=ring.rank) for _ in range(learner.total_steps)]
         row = learner.end_epoch(state)
-        predictor = Predictor(learner.model, learner.experiment.preprocess)
-        mine = predictor.confusions(prepared, prepared.cases, ring.rank, ring.size)
         results.append(
             {
                 "weights": np.concatenate([np.ravel(v.numpy()) for v in learner.variables if "seed" not in v.name]),
@@ -44,9 +42,14 @@ def learn(
                 "codes": {one.code for one in told},
                 "loss": row["train/loss"],
                 "steps": learner.steps_per_epoch,
+            }
+        )
+        if len(results) == 1:
+            predictor = Predictor(learner.model, learner.experiment.preprocess)
+            mine = predictor.confusions(prepared, prepared.cases, ring.rank, ring.size)
+            results[0] |= {
                 "confusions": ring.sum(mine, "confusions"),
                 "confusions_of_one": predictor.confusions(prepared, prepared.cases),
             }
-        )
     ring.close()
     return results

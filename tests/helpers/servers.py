@@ -11,6 +11,7 @@ import threading
 import urllib.request
 
 from helpers.processes import end, wait_for
+from helpers.stores import furnish
 
 
 class Counted:
@@ -62,7 +63,7 @@ class Server:
 
     def __init__(self, folder):
         self.folder = folder
-        folder.mkdir()
+        furnish(folder)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]

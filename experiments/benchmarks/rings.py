@@ -1,26 +1,28 @@
-"""Rings of hosts on one machine: network namespaces with a link each, and the same share of a processor each.
+"""What measurements of rings share: hosts, a ring on them, what it trains.
 
-Hosts are laid out by infra/several_hosts.sh (root, iproute2); their shares need the processor controller of cgroup v1
-at /sys/fs/cgroup/cpu. A host's share is a quota of the kernel's, in periods of 4 ms, and the weight to have it whatever
-else runs.
+The hosts are network namespaces of this machine: infra/several_hosts.sh; they need root and iproute2. Those of a
+`Layout` have the same share of a processor each, by the processor controller of cgroup v1 at /sys/fs/cgroup/cpu: a
+quota of the kernel's, in periods of 4 ms, and the weight to have it whatever else runs.
 """
 
+import contextlib
 import copy
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-HOSTS = Path(__file__).parents[2] / "infra" / "several_hosts.sh"
-OUTSIDE = "10.77.0.254"
-"""This machine, as hosts that are its network namespaces see it."""
+import numpy as np
+from filelock import FileLock
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+from helpers.hosts import LOCK, OUTSIDE, SCRIPT
+
 GROUPS = Path("/sys/fs/cgroup/cpu")
-LOCK = "/var/tmp/r2d2-hosts.lock"
-"""Held as long as the hosts are there, as by the tests: their names exist once on a machine."""
 PERIOD_US, WEIGHT = 4000, 262_144
 WARM_UP = 3
 Block = list[list[tuple[float, float]]]
@@ -34,6 +36,17 @@ def refused() -> str:
     if not (GROUPS / "cpu.cfs_quota_us").exists():
         return f"hosts' shares of a processor need cgroup v1's controller at {GROUPS}, which is not there"
     return ""
+
+
+@contextlib.contextmanager
+def laid_out(count: int, rate: str) -> Iterator[None]:
+    """So many hosts with links of this rate, as long as this is entered; whoever else uses some is waited for."""
+    with FileLock(LOCK):
+        subprocess.run([SCRIPT, "up", str(count), rate], check=True)
+        try:
+            yield
+        finally:
+            subprocess.run([SCRIPT, "down", str(count)], check=True)
 
 
 def rendezvous(hosts: Sequence[int]) -> tuple[Any, list[dict[str, str]]]:
@@ -65,6 +78,45 @@ def rendezvous(hosts: Sequence[int]) -> tuple[Any, list[dict[str, str]]]:
     return server, each
 
 
+def network(settings: Mapping[str, Any], classes: int, size: int) -> Any:
+    """The plain network of these settings, for one channel and images of this size."""
+    from r2d2 import config, models
+
+    kind = config.DistFCN if "fcn" in settings["network"] else config.DistUNet
+    return models.build(kind(**settings), 1, classes, (size, size))
+
+
+def begun(build: Callable[[], Any], ring: Any, images: tuple[int, int, int], classes: int) -> tuple[Any, Any, Any, Any]:
+    """A network in bfloat16 with the same weights on all hosts, its optimizer, and this host's random images and masks.
+
+    Args:
+        build: Makes the plain network.
+        ring: The hosts'.
+        images: How many there are, and their size.
+        classes: How many are in the masks.
+    """
+    import keras
+    import tensorflow as tf
+
+    from r2d2 import config
+    from r2d2.models.precision import with_precision
+    from r2d2.training import optimizers
+
+    keras.utils.set_random_seed(0)
+    model = with_precision(build(), "bfloat16")
+    optimizer = optimizers.build(config.Training())
+    optimizer.build(model.trainable_variables)
+    ring.broadcast(model.variables)
+    rng = np.random.default_rng(ring.rank)
+    scans = tf.constant(rng.normal(size=(*images, 1)), tf.float32)
+    return model, optimizer, scans, tf.constant(rng.integers(0, classes, images), tf.uint8)
+
+
+def gradient_bytes(model: Any) -> int:
+    """The bytes of a step's gradients."""
+    return 4 * sum(int(np.prod(weight.shape)) for weight in model.trainable_variables)
+
+
 class Alone:
     """A ring of one, whoever else is there: what `Step` asks of it."""
 
@@ -79,47 +131,36 @@ class Alone:
         return tensor
 
 
-def train_in_turn(network: Callable[[], Any], batch: int, classes: int, ways: Mapping[str, Mapping[str, Any]]) -> None:
+def train_in_turn(
+    build: Callable[[], Any], images: tuple[int, int, int], classes: int, ways: Mapping[str, Mapping[str, Any]]
+) -> None:
     """One host: answers `WAY STEPS` on its input with the seconds and the communication of each step.
 
     It trains on images of random numbers, in bfloat16 by SGD. The way `alone` is by itself. First it tells how many
     bytes its gradients have.
 
     Args:
-        network: Makes the plain model.
-        batch: Images of a minibatch.
-        classes: Of the labels.
+        build: Makes the plain network.
+        images: How many a minibatch has, and their size.
+        classes: How many are in the masks.
         ways: The ring's settings, by name. Fusion and cycle are those of the first: Horovod takes them once a process.
     """
     from r2d2 import config
     from r2d2.training import device
 
     device.limit_threads(1)
-    import keras
-    import numpy as np
-    import tensorflow as tf
-
     from r2d2.models.losses import dice_cross_entropy
-    from r2d2.models.precision import with_precision
-    from r2d2.training import optimizers
     from r2d2.training.ring import Ring
     from r2d2.training.step import Step
 
     settings = {way: config.Ring(**of) for way, of in ways.items()}
     ring = Ring(next(iter(settings.values())))
-    keras.utils.set_random_seed(0)
-    model = with_precision(network(), "bfloat16")
-    optimizer = optimizers.build(config.Training())
-    optimizer.build(model.trainable_variables)
+    model, optimizer, scans, masks = begun(build, ring, images, classes)
     seeds = [(v, int(v.numpy()[0])) for v in model.variables if v.name == "seed_generator_state"]
-    ring.broadcast(model.variables)
-    rng = np.random.default_rng(ring.rank)
-    images = tf.constant(rng.normal(size=(batch, *model.input_shape[1:])), tf.float32)
-    labels = tf.constant(rng.integers(0, classes, (batch, *model.input_shape[1:3])), tf.uint8)
 
     def step(joined, size, number):
         weights = model.trainable_variables
-        return Step(model, weights, optimizer, dice_cross_entropy, seeds, batch, [number], size, joined)
+        return Step(model, weights, optimizer, dice_cross_entropy, seeds, images[0], [number], size, joined)
 
     steps = {"alone": step(Alone(), 1, 0)}
     for way, of in settings.items():
@@ -128,14 +169,14 @@ def train_in_turn(network: Callable[[], Any], batch: int, classes: int, ways: Ma
         steps[way] = step(joined, ring.size, ring.rank)
     for one in steps.values():
         for number in range(WARM_UP):
-            one(images, labels, number, 1e-3)
-    print(json.dumps({"bytes": 4 * sum(int(np.prod(v.shape)) for v in model.trainable_variables)}), flush=True)
+            one(scans, masks, number, 1e-3)
+    print(json.dumps({"bytes": gradient_bytes(model)}), flush=True)
     for line in sys.stdin:
         way, count = line.rsplit(maxsplit=1)
         taken = []
         for number in range(int(count)):
             began = time.perf_counter()
-            told = steps[way](images, labels, number, 1e-3)
+            told = steps[way](scans, masks, number, 1e-3)
             taken.append((time.perf_counter() - began, told.communication_s))
         print(json.dumps(taken), flush=True)
     ring.close()
@@ -151,13 +192,10 @@ class Layout:
     """
 
     def __init__(self, hosts: int, quota: float, command: Sequence[str | Path]) -> None:
-        from filelock import FileLock
-
-        self.hosts, self.quota, self.command, self.lock = hosts, quota, command, FileLock(LOCK)
+        self.hosts, self.quota, self.command, self.laid_out = hosts, quota, command, laid_out(hosts, "40gbit")
 
     def __enter__(self) -> "Layout":
-        self.lock.acquire()
-        subprocess.run([HOSTS, "up", str(self.hosts), "40gbit"], check=True)
+        self.laid_out.__enter__()
         self.processes: list[subprocess.Popen] = []
         try:
             self._start()
@@ -170,7 +208,7 @@ class Layout:
         self.server, environments = rendezvous(range(self.hosts))
         cores = sorted(os.sched_getaffinity(0))
         for i, environment in enumerate(environments):
-            command = [HOSTS, "run", str(i), "taskset", "-c", str(cores[i % len(cores)]), *self.command]
+            command = [SCRIPT, "run", str(i), "taskset", "-c", str(cores[i % len(cores)]), *self.command]
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
             self.processes.append(subprocess.Popen(command, text=True, env=environment, **pipes))
             group = GROUPS / f"r2d2-host{i}"
@@ -191,8 +229,7 @@ class Layout:
         self.server.stop()
         for group in GROUPS.glob("r2d2-host*"):
             group.rmdir()
-        subprocess.run([HOSTS, "down", str(self.hosts)], check=False)
-        self.lock.release()
+        self.laid_out.__exit__(None, None, None)
 
     def link(self, rate: float) -> None:
         """Shape all links anew, to so many Gbit/s."""
