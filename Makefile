@@ -66,7 +66,7 @@ soak: setup
 	else echo "experiments/outage.py and sweep_kill.py are left out: they need root"; fi; \
 	run $(BIN)/pytest --long -m long; run $(BIN)/pytest --long tests/test_docs.py; test -z "$$failed"
 
-# An hour; each leaves a dated record beside it, all of them results.md and the README's figures. The network's needs root.
+# Three hours; each leaves a dated record beside it, all of them results.md and the README's figures. The network's needs root.
 bench: setup
 	$(BIN)/python experiments/benchmarks/all.py
 
