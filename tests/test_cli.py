@@ -154,8 +154,6 @@ def commands(group=None, path=()):
 HELP = """
 import json, sys
 from r2d2.cli import app, main
-from r2d2.data import fetch
-from r2d2.engine import jobs
 for words in json.loads(sys.argv[1]):
     sys.argv = ["r2d2", *words, "--help"]
     try:

@@ -31,7 +31,7 @@ ASKED = {
     STOPPED: Reason("stopped on request"),
     TIME_IS_UP: Reason("training.max_minutes are over"),
 }
-"""What workers tell each other with a step, by a number."""
+"""What workers tell each other with a step, or at the end of a validation, by a number."""
 WAITED = "asked to leave while it waited"
 """Why a run left that had no workers then."""
 

@@ -42,6 +42,13 @@ def last(attempt: Path) -> list[dict[str, Any]]:
     return json.loads([*_files(attempt).values()][-1].read_text(encoding="utf-8"))
 
 
+def forget_after(attempt: Path, epoch: int) -> None:
+    """Remove the scores of later epochs, which a run that goes back will come to again."""
+    for later, file in _files(attempt).items():
+        if later > epoch:
+            file.unlink()
+
+
 def _files(attempt: Path) -> dict[int, Path]:
     files = {int(file.stem.removeprefix("epoch-")): file for file in (attempt / FOLDER).glob("epoch-*.json")}
     return dict(sorted(files.items()))

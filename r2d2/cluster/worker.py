@@ -106,7 +106,7 @@ class _Worker:
         from r2d2.data.prepare import open_prepared
         from r2d2.inference import Predictor
         from r2d2.training.learner import Learner
-        from r2d2.training.state import Checkpoints, Writer
+        from r2d2.training.state import Checkpoints, Superseded, Writer
 
         self.task, self.ring = task, ring
         self.stages = stages  # of the start, each with the time on the clock when it ended
@@ -116,9 +116,13 @@ class _Worker:
         self.data_read = sorted(set(ring.gather_objects(f"{socket.gethostname()}: {read}")))
         self.prepared = open_prepared(prepared)
         self.checkpoints = Checkpoints(Path(task.run_folder), self.training.checkpoints.keep)
-        before = self.checkpoints.state() if ring.rank == 0 else None
-        # A run keeps its precision, whatever hosts it goes on with.
-        precision = ring.broadcast_object(before.precision if before else "")
+        precision = ""
+        if ring.rank == 0:
+            with contextlib.suppress(Superseded):  # which `_take_up` tells
+                self.checkpoints.begin_attempt(task.owner)
+            if before := self.checkpoints.state():
+                precision = before.precision
+        precision = ring.broadcast_object(precision)  # a run keeps it, whatever hosts it goes on with
         self.learner = Learner(self.experiment, self.prepared, task.split["training"], ring, lanes, precision)
         self.predictor = Predictor(self.learner.model, self.experiment.preprocess)
         self.writer = Writer(self.checkpoints)
@@ -192,8 +196,8 @@ class _Worker:
             )
             self.outbox.tag(weights=str(carried)[:5000])
         self._stand_at(latest)
-        if self.task.donor:
-            self.state.left = ""  # it is the donor that was to learn no more
+        if self.task.donor:  # it is that one that was to learn no more
+            self.state.left, self.state.improved_epoch = "", self.state.epoch
         if self.ring.rank == 0:
             self.outbox.tag(
                 attempts=attempt + 1,
@@ -245,10 +249,12 @@ class _Worker:
             if trouble:
                 leave = self._go_back(trouble)
             if leave:
-                if leave.evaluate and self._epoch_is_open():
+                # A part of a sweep or study that is stopped may be gone on with; its checkpoint is there.
+                over = leave.evaluate and not (self.task.trial and leave is ASKED[STOPPED])
+                if over and self._epoch_is_open():
                     self.state.left = leave.text
                     self._end_epoch(leaving=True)
-                elif leave.evaluate and not self.state.left:
+                elif over and not self.state.left:
                     self.state.left = leave.text
                     self._save()
                 return leave
@@ -327,7 +333,8 @@ class _Worker:
         if validates and self._validates_slowly():  # who is killed meanwhile has only that to do again
             self._save()
         row = self.learner.end_epoch(state)
-        trouble = sentinel.after_epoch(state, (one.numpy() for one in self.learner.model.variables))
+        broken = not all(np.isfinite(one.numpy()).all() for one in self.learner.model.variables)
+        trouble = sentinel.after_epoch(state, int(self.ring.sum(np.array([broken], np.int64), "broken")[0]))
         if validates and not trouble:
             row |= self._validate()
         self._count_time()
@@ -346,7 +353,10 @@ class _Worker:
                 state.best_elapsed_s = state.elapsed_s
             if early and state.best_score is not None and state.epoch - state.improved_epoch >= early.patience:
                 state.left = state.left or f"no better validation Dice in {early.patience} epochs"
+        if not trouble or leaving:  # who leaves goes on from here with the test of the best weights alone
             self._save()
+        if trouble:  # what is gone back over is not told
+            return trouble, None
         if self.task.teaches and self.ring.rank == 0:
             self.writer.wait()  # who is to learn from it must find it
             with teaching.pointer(self.task.run_folder) as pointer:
@@ -354,10 +364,10 @@ class _Worker:
         else:
             self._report(row)
         if state.left:
-            return trouble, Reason(state.left)
+            return None, Reason(state.left)
         if validates and not done:  # which took its time, and what it has ended is whole and kept
-            return trouble, ASKED.get(int(self.ring.sum(np.array([self._code(state.step)]), "asked")[0]))
-        return trouble, None
+            return None, ASKED.get(int(self.ring.sum(np.array([self._code(state.step)]), "asked")[0]))
+        return None, None
 
     def _validates_slowly(self) -> bool:
         """Whether a validation may take longer than a process that is told to end is given."""
@@ -366,6 +376,8 @@ class _Worker:
 
     def _go_back(self, trouble: "Trouble") -> "Reason | None":
         """Go back to the last checkpoint from before the trouble at a lower rate, or say why not."""
+        from r2d2.cluster.validations import forget_after
+
         settings, before, hopeless = self.training.sentinel, self.state, ""
         checkpoint: Path | None = None
         if settings.action == "stop":
@@ -375,11 +387,15 @@ class _Worker:
         else:
             if self.ring.rank == 0:
                 self.writer.wait()
-                # What creeps in may be in the latest checkpoint already.
-                sudden = trouble.before is not None
-                checkpoint = self.checkpoints.latest(trouble.before) if sudden else self.checkpoints.best(before)
+                # What creeps in may be in the latest checkpoint already; the best weights have shown what they can do.
+                sudden, best = trouble.before is not None, self.checkpoints.best(before)
+                earlier = self.checkpoints.latest(trouble.before) if sudden else best
+                sound = [path for path in (earlier, best if before.best_score else None) if path]
+                checkpoint = max(sound, key=lambda path: path.name, default=None)
             if not self.ring.broadcast_object(checkpoint is not None):
                 hopeless = ", and there is no checkpoint from before"
+        if hopeless and self.training.ring.compression == "fp16":
+            hopeless += " (training.ring.compression: fp16 sends no sum beyond 64)"
         if hopeless:
             if self.ring.rank == 0:
                 self.outbox.log_history(before.history)
@@ -391,12 +407,13 @@ class _Worker:
         if self.ring.rank == 0:
             self.checkpoints.forget_after(self.state.step)
             self.outbox.forget_after(self.state.epoch)
+            forget_after(self.checkpoints.folder, self.state.epoch)
             self._save()  # a run that is lost now goes on from here at the lower rate
             self.writer.wait()
             number, factor = self.state.sentinel_restarts, self.state.rate_factor
             told = f"{trouble.text}; back to step {self.state.step} at {factor:g} times the rate"
             self.outbox.tag(**{f"sentinel.{number}": told})
-            self.outbox.log({"time/sentinel": number}, step=number)  # when it was
+            self.outbox.log({"time/sentinel": number}, step=number, once=f"sentinel {number}")  # when it was
         return None
 
     def _scores(self, part: str) -> "Tally":

@@ -100,9 +100,9 @@ class Ring(Section):
     `fp16` sends half of the bytes and rounds the sums; a gradient beyond 64 is infinite then. `timeline`: record what
     Horovod does; the file goes to the run.
 
-    The defaults are measured (experiments/benchmarks/network.md): on two hosts at 1 Gbit/s overlapping saves a sixth of
-    a step; 8 or 64 MiB, 1 or 5 ms are the same within noise, without fusion the U-Net loses 7 % at 10 Gbit/s; on CPUs
-    rounding to fp16 costs more than it saves unless the network is slow and the gradients are large.
+    The defaults are measured, in one session (experiments/benchmarks/network.md): on two hosts at 1 Gbit/s overlapping
+    saves a sixth of a step; 8 or 64 MiB, 1 or 5 ms are the same within noise, without fusion the U-Net loses 7 % at 10
+    Gbit/s; on CPUs rounding to fp16 costs more than it saves unless the network is slow and the gradients are large.
     """
 
     overlap: bool = True

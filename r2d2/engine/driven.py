@@ -39,7 +39,7 @@ class Driven:
 
     def __init__(self, run: "Run", folder: Path) -> None:
         from r2d2.cluster.leaving import STOP
-        from r2d2.tracking.delivery import Delivery
+        from r2d2.tracking.delivery import STOP_TAG, Delivery, stop_wish
         from r2d2.tracking.outbox import FOLDER, Outbox, seal
         from r2d2.tracking.runs import PARENT_TAG, SINCE_TAG
         from r2d2.training.state import Checkpoints
@@ -58,6 +58,7 @@ class Driven:
         self.delivery.start()
         self.began_s, self.spent = before.info.start_time / 1000, run.costs(before)
         tags = before.data.tags
+        self._asked_before = (stop_wish({**tags, STOP_TAG: "now"}) or ("", ""))[1]
         self.restarts = int(tags.get("r2d2.restarts", 0))
         # A sweep's or a study's driver lets go of the runs below it, and begins them again, by itself.
         if before.info.status == "RUNNING" and SINCE_TAG in tags and PARENT_TAG not in tags:
@@ -129,7 +130,10 @@ class Driven:
         """Why its workers left, with who asked them to and why, where somebody did."""
         from r2d2.cluster.leaving import ASKED, STOPPED, WAITED
 
-        whom = self.asked.partition("\n")[2] if left in (ASKED[STOPPED].text, WAITED) else ""
+        if left not in (ASKED[STOPPED].text, WAITED):
+            return left
+        # One that was asked before it had this driver is only tested.
+        whom = self.asked.partition("\n")[2] if self.asked else self._asked_before
         return f"{left} {whom}".rstrip()
 
     @property
@@ -153,10 +157,11 @@ class Driven:
 
         said = ""
         with contextlib.suppress(OSError):  # of a run that is lost with its storage that much can be said
-            if (state := Checkpoints(self.folder).state()) and state.epoch:
+            checkpoints = Checkpoints(self.folder)
+            if (state := checkpoints.state()) and state.epoch:
                 said, wasted = verdict(state.run_s, state.slowest_s), state.elapsed_s - state.best_elapsed_s
                 told = {"time/wasted_s": wasted, "time/training_s": state.elapsed_s}
-                self.outbox.log(told, state.step, once=f"time {state.step}")
+                self.outbox.log(told, checkpoints.number)
                 self.outbox.tag(verdict=said)
         self.outbox.end(status, reason)
         return said

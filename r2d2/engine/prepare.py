@@ -40,8 +40,8 @@ def prepare(
     )
 
     rows, weights = prepared.training_rows(split["training"], experiment.preprocess.slices), training.class_weights
-    # Or it is refused here.
-    class_weights(weights, prepared.labels, prepared.pixels(rows) if weights == "fingerprint" else ())
+    found = weights == "fingerprint" and any(prepared.masks[row].any() for row in rows)
+    class_weights(weights, prepared.labels, (1, int(found)))  # or it is refused here
     workers, batch, slices = experiment.logical_workers, training.batch_size, len(rows)
     if slices < batch * workers:
         which = "training.virtual_workers" if training.virtual_workers else "cluster.workers"

@@ -239,7 +239,7 @@ class _Study(Many["_Running"]):
             kept = {"val/dice": one["scores"].get("dice"), "efficiency": one["efficiency"], "step_s": one["step_s"]}
             named = {f"scale/{rule}/{key}": value["value"] for key, value in kept.items() if value}
             if named:  # none of what diverged in all seeds
-                self._driven.outbox.log(named, step=one["workers"])
+                self._driven.outbox.log(named, one["workers"], once=f"scale {rule} {one['workers']}")
         return self.folder / REPORT, told
 
     def _table(self) -> tuple[Sequence[str], list[Sequence[str]]]:
@@ -293,10 +293,9 @@ def _measured(folder: Path) -> dict[str, Any]:
     """Of a run that ended: its epochs' metrics, its seconds, its last validation's scores, patient by patient."""
     from r2d2.training.state import Checkpoints
 
-    checkpoint = Checkpoints(folder).latest()
-    assert checkpoint is not None
-    state = json.loads((checkpoint / "state.json").read_text())
-    kept = {"history": state["history"], "updates": state["step"], "training_s": state["elapsed_s"]}
+    state = Checkpoints(folder).state()
+    assert state is not None
+    kept: dict[str, Any] = {"history": state.history, "updates": state.step, "training_s": state.elapsed_s}
     return kept | {"rows": _last_validation(folder)}
 
 

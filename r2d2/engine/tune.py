@@ -214,6 +214,8 @@ class _Sweep(Many["_Running"]):
 
     def ended(self, number: int, result: dict[str, Any]) -> None:
         """A trial has ended."""
+        from r2d2.cluster.leaving import ASKED, STOPPED
+
         if "superseded" in result:
             self._end(number, "failed", "another driver has taken it over", None)
         elif "left" not in result:
@@ -225,7 +227,7 @@ class _Sweep(Many["_Running"]):
         else:
             for row in result["history"]:  # what was trained before this process began
                 self._score(number, int(row["epoch"]), row["val/dice"])
-            asked = result["left"] == "stopped on request"
+            asked = result["left"] == ASKED[STOPPED].text
             reason = self._running[number].driven.why(result["left"])
             self._end(number, "stopped" if asked else "finished", reason, "FINISHED")
 

@@ -132,8 +132,9 @@ class Lars(keras.optimizers.Optimizer):
             layers.setdefault(variable.path.rpartition("/")[0], []).append((gradient, variable))
         for layer in layers.values():
             slope, weights = map(_norm, zip(*layer, strict=True))
-            share = self.trust * weights / (slope + self.decay * weights + 1e-30)
-            rate = learning_rate * ops.where(weights > 0, share, self.trust)
+            decay = 0.0 if all(_spared(variable) for _, variable in layer) else self.decay
+            share = self.trust * weights / (slope + decay * weights + 1e-30)
+            rate = learning_rate * ops.where(ops.minimum(weights, slope) > 0, share, self.trust)
             for gradient, variable in layer:
                 self.update_step(gradient, variable, rate)
 

@@ -1,10 +1,7 @@
 """The sentinel: tells when a training falls apart."""
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
-
-import numpy as np
 
 from r2d2 import config
 from r2d2.training.state import State
@@ -38,8 +35,9 @@ def after_step(settings: config.Sentinel, state: State, loss: float, gradient_no
     """
     for name, value in (("loss", loss), ("norm of the gradient", gradient_norm)):
         if not math.isfinite(value):
-            # They are those of the weights that the update before has left.
-            return Trouble(f"the {name} became {value} in step {state.step}", before=state.step - 1)
+            # A loss tells of the weights that the update before has left.
+            before = state.step - (not math.isfinite(loss))
+            return Trouble(f"the {name} became {value} in step {state.step}", before)
     seen = state.watched
     seen.loss, seen.least_loss = _smoothed(seen.loss, seen.least_loss, loss, state.step)
     seen.gradient, seen.least_gradient = _smoothed(seen.gradient, seen.least_gradient, gradient_norm, state.step)
@@ -53,9 +51,9 @@ def after_step(settings: config.Sentinel, state: State, loss: float, gradient_no
     return None
 
 
-def after_epoch(state: State, weights: Iterable[np.ndarray]) -> Trouble | None:
-    """The same of the weights that an epoch's last step has left, which no loss has told of yet."""
-    if all(np.isfinite(array).all() for array in weights):
+def after_epoch(state: State, broken: int) -> Trouble | None:
+    """The same of the weights that an epoch's last step has left, `broken` on so many ranks; no loss told yet."""
+    if not broken:
         return None
     return Trouble(f"weights became NaN or infinite in step {state.step}", before=state.step)
 

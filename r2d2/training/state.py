@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from r2d2.errors import InputError
 from r2d2.files import recover, remove_folder, same_file, whole_folder
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ class State:
             for, and `improved_epoch` where it was.
         history: Every epoch's metrics, so that a restarted run can deliver those that were lost on the way.
         elapsed_s: Time of training and validation so far, without what was lost; `best_elapsed_s` at the best epoch.
-        epoch_s: Where this worker's time of the epoch went that is not whole, `run_s` the ring's of the whole ones.
+        epoch_s: Where this worker's time of the epoch went that is not whole (after a resume rank 0's), `run_s` the
+            ring's of the whole ones.
         slowest_s: In a ring of several, how long each worker was the slowest, by its name.
         rate_factor: What the sentinel has multiplied the rate with, in `sentinel_restarts` restarts.
         watched: What the sentinel has seen.
@@ -114,9 +116,9 @@ class Checkpoints:
         return self.run_folder / (self.owner or self._newest() or _name(0))
 
     @property
-    def attempt(self) -> int:
-        """Its number, from 0."""
-        return int(self.owner.rpartition("-")[2])
+    def number(self) -> int:
+        """The number of that attempt, from 0."""
+        return int(self.folder.name.rpartition("-")[2])
 
     @property
     def superseded(self) -> bool:
@@ -162,7 +164,7 @@ class Checkpoints:
                 recover(place)
         except FileNotFoundError:
             raise self._superseded() from None
-        return self.attempt
+        return self.number
 
     def latest(self, before: int | None = None) -> Path | None:
         """The newest complete checkpoint, or None.
@@ -308,12 +310,15 @@ def restore(checkpoint: Path, variables: "Sequence[keras.Variable]") -> State:
     """Set the variables to a checkpoint's values and return its state.
 
     Raises:
-        ValueError: The checkpoint belongs to another network or optimizer.
+        InputError: The checkpoint belongs to another network or optimizer.
     """
     state = read_state(checkpoint)
     with np.load(checkpoint / "variables.npz", allow_pickle=False) as arrays:
         if len(arrays.files) != len(variables):
-            raise ValueError(f"{checkpoint} holds {len(arrays.files)} variables, the network has {len(variables)}")
+            raise InputError(
+                f"{checkpoint} holds {len(arrays.files)} variables, network and optimizer have {len(variables)}: "
+                "another version of R2D2 began the run; start a new one"
+            )
         for number, variable in enumerate(variables):
             variable.assign(arrays[f"{number:04d}"])
     return state

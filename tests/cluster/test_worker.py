@@ -82,12 +82,13 @@ class Scripted(_Worker):
         dice: By epoch, of its validation.
         weight: By step, what the update leaves as the weight.
         validation_s: What a validation is said to take.
+        trial: Whether it is a part of a sweep.
     """
 
-    def __init__(self, folder, training, steps=None, dice=None, weight=None, validation_s=0.0):
+    def __init__(self, folder, training, steps=None, dice=None, weight=None, validation_s=0.0, trial=False):
         self.taken, self.told_steps, self.dice, self.weights = [], steps or {}, dice or {}, weight or {}
         self.validation_s, self.saved_before = validation_s, []
-        self.task = SimpleNamespace(teaches=False, donor=None)
+        self.task = SimpleNamespace(teaches=False, donor=None, trial=trial)
         self.training = config.Training(
             checkpoints={"every_minutes": None} | training.pop("checkpoints", {}), **training
         )
@@ -270,3 +271,18 @@ def test_who_is_asked_to_leave_during_a_validation_leaves_at_its_end_if_there_is
     assert worker.train().text == left and worker.taken[-1] == 4 * epoch
     again = Scripted(tmp_path, {})
     assert again.train().text == left and again.taken == []
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_weights_that_have_shown_to_be_sound_are_gone_back_to_though_the_next_step_fails(tmp_path, keep):
+    settings = {"checkpoints": {"keep": keep}, "sentinel": {"action": "restart"}}
+    worker = Scripted(tmp_path, settings, {9: once(told(loss=math.nan))})
+    assert worker.train().text == "all epochs done" and worker.taken == [*range(1, 10), *range(9, 17)]
+
+
+def test_a_part_of_a_sweep_that_is_stopped_goes_on_where_it_stood(tmp_path):
+    first = Scripted(tmp_path, {}, {6: told(code=STOPPED)}, trial=True)
+    assert first.train() == ASKED[STOPPED] and first.state.epoch == 1
+    second = Scripted(tmp_path, {}, trial=True)
+    assert second.train().text == "all epochs done" and second.taken == [*range(7, 17)]
+    assert [row["epoch"] for row in second.state.history] == [1, 2, 3, 4]

@@ -307,6 +307,8 @@ def test_resume_goes_on_after_the_driver_died_and_ends_without_a_server_that_hea
     assert told == [(run_id, result["undelivered"])] and _document(again) == []
     _assert_whole(store, run_id)
     _assert_same_course(store, undisturbed)
+    tags = dict(_query(store, "select key, value from tags"))
+    assert (tags["r2d2.restarts"], result["restarts"]) == ("1", 1) and "its driver was lost" in tags["r2d2.restart.1"]
     assert not (home / "mlflow.db").exists()
     assert finished[0] == 2
     assert "it is finished" in finished[2].splitlines()[-1]

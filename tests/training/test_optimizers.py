@@ -67,7 +67,8 @@ def test_lars_follows_equation_six_layer_by_layer(decay):
         for layer in ("first", "norm", "score"):
             some = [path for path in LAYERS if path.startswith(layer)]
             size, slope = norm(*(weights[path] for path in some)), norm(*(gradients[path] for path in some))
-            rates[layer] = 0.1 * 0.001 * (size / (slope + decay * size) if size else 1.0)
+            kept = 0.0 if layer == "norm" else decay * size  # nothing of it decays
+            rates[layer] = 0.1 * 0.001 * (size / (slope + kept) if size else 1.0)
         for path in LAYERS:
             pull = gradients[path] + (decay * weights[path] if path.endswith("kernel") else 0.0)
             velocity[path] = 0.5 * velocity[path] + rates[path.split("/")[0]] * pull

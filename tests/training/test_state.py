@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 
+from r2d2.errors import InputError
 from r2d2.training.state import Checkpoints, Seconds, State, Superseded, Watched, Writer, restore
 
 
@@ -70,7 +71,7 @@ def test_the_latest_two_and_the_best_stay(checkpoints, variables):
 def test_an_attempt_that_a_newer_one_replaced_cannot_write(checkpoints, variables):
     checkpoints.save(_state(1, 1), _values(variables))
     newer = Checkpoints(checkpoints.run_folder)
-    assert newer.begin_attempt(newer.take_over(checkpoints.owner)) == checkpoints.attempt + 1
+    assert newer.begin_attempt(newer.take_over(checkpoints.owner)) == checkpoints.number + 1
     assert checkpoints.superseded and not newer.superseded
     with pytest.raises(Superseded):
         checkpoints.save(_state(2, 2), _values(variables))
@@ -177,7 +178,7 @@ def test_a_kill_at_any_moment_loses_no_checkpoint(checkpoints, variables, monkey
 def test_a_checkpoint_of_another_network_is_refused(checkpoints, variables):
     checkpoints.save(_state(1, 1), _values(variables[:3]))
     for others in (variables, variables[:2]):
-        with pytest.raises(ValueError, match="holds 3 variables"):
+        with pytest.raises(InputError, match="holds 3 variables"):
             restore(checkpoints.latest(), others)
 
 
