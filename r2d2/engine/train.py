@@ -157,7 +157,7 @@ def fit(
     if status == "FAILED":
         raise WorkFailed(f"run {run.run_id} failed: {result['left']}")
     if status == "KILLED":
-        raise WorkFailed(f"run {run.run_id} was stopped; go on with {command()} train --resume {run.run_id}")
+        raise WorkFailed(f"run {run.run_id} was stopped; go on with {_resumed_by(run)}")
     registered = "{}/{}".format(*driven.delivery.model) if driven.delivery.model else None
     return RunResult(
         run_id=run.run_id,
@@ -212,11 +212,16 @@ def _follow(
             driven.end("FAILED", str(error))
             raise WorkFailed(
                 f"run {task.run_id} failed: {error}; the traceback is its failures/last.txt; "
-                f"once mended: {command()} train --resume {task.run_id}"
+                f"once mended: {_resumed_by(driven.run)}"
             ) from error
         except BaseException as error:
             driven.end("KILLED", f"{type(error).__name__} in the driver")
             raise
+
+
+def _resumed_by(run: "Run") -> str:
+    """The command that goes on with a run, or with the sweep whose best trial it is."""
+    return f"{command()} {'tune' if run.whole else 'train'} --resume {run.whole or run.run_id}"
 
 
 def _resumed(recorded: config.Experiment, given: config.Experiment | None, run: str) -> config.Experiment:
