@@ -20,6 +20,7 @@ NOTICED = {"RAY_health_check_period_ms": "1000", "RAY_health_check_timeout_ms": 
 pytestmark = [
     pytest.mark.skipif(bool(missing()), reason=missing()),
     pytest.mark.timeout(900),
+    pytest.mark.long,
 ]
 
 
@@ -149,7 +150,6 @@ def test_a_job_from_outside_trains_on_both_hosts_each_from_its_own_copy_of_the_d
     assert "node0 (10.77.0.10)" in told and "node1 (10.77.0.11)" in told and "it is gone" not in told
 
 
-@pytest.mark.long
 def test_a_host_that_is_cut_off_is_done_without_and_what_its_ranks_go_on_to_write_goes_nowhere(
     hosts, experiment, undisturbed
 ):
@@ -181,7 +181,6 @@ def test_a_host_that_is_cut_off_is_done_without_and_what_its_ranks_go_on_to_writ
     assert len(run.query(f"select version from model_versions where run_id = '{run.id}'")) == 1
 
 
-@pytest.mark.long
 def test_without_fewer_workers_the_run_waits_for_its_host(hosts, experiment, undisturbed):
     hosts.join()
     driver = hosts.run(0, "r2d2", "train", experiment)

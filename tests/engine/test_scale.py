@@ -46,12 +46,24 @@ def query(home, sql):
         return store.execute(sql).fetchall()
 
 
+ONE_DIVERGES = ["--workers", "1,2", "--virtual", "4", "--rules", "file,file:1e6"]
+"""At each number of workers one rule learns, and one diverges at once, which the others do not suffer from."""
+
+
+def test_a_study_trains_each_run_once_and_shows_its_curves(home, file):
+    furnish(home)
+    code, out, err = run("scale", file, *ONE_DIVERGES, "--json")
+    assert code == 0, err
+    result = json.loads(out)
+    assert result["failed"] == 3 and [one["outcome"] for one in known(home)] == ["finished", "diverged"] * 3
+    shows_its_curves(home, result["run_id"], result)
+
+
+@pytest.mark.long
 def test_a_killed_study_goes_on_and_ends_with_the_same_runs_each_trained_once(home, file):
-    """At each number of workers one rule learns, and one diverges at once, which the others do not suffer from."""
     furnish(home)
     log = home / "killed.log"
-    command = [Path(sys.executable).with_name("r2d2"), "scale", file, "--workers", "1,2", "--virtual", "4"]
-    command += ["--rules", "file,file:1e6"]
+    command = [Path(sys.executable).with_name("r2d2"), "scale", file, *ONE_DIVERGES]
     with log.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
     try:

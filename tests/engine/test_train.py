@@ -255,6 +255,7 @@ def server(tmp_path):
     server.kill()
 
 
+@pytest.mark.long
 def test_resume_goes_on_after_the_driver_died_and_ends_without_a_server_that_hears_of_it_later(
     home, experiment, undisturbed, server, tmp_path
 ):
