@@ -256,6 +256,7 @@ def server(tmp_path):
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600)
 def test_resume_goes_on_after_the_driver_died_and_ends_without_a_server_that_hears_of_it_later(
     home, experiment, undisturbed, server, tmp_path
 ):

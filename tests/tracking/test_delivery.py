@@ -217,6 +217,7 @@ def _trial(address, folder, number):
     (folder / f"{number}.json").write_text(json.dumps([run_id, sender.close(120)]))
 
 
+@pytest.mark.long
 def test_eight_trials_log_at_once_through_one_server_and_nothing_is_lost(tmp_path, server, run):
     context = multiprocessing.get_context("spawn")
     trials = [context.Process(target=_trial, args=(server.address, tmp_path, number)) for number in range(8)]

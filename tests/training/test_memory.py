@@ -41,6 +41,7 @@ def ask(rank):
     return rank.stdout.readline()
 
 
+@pytest.mark.long
 def test_a_second_rank_adds_less_than_a_tenth_of_the_prepared_data_to_the_memory(prepared_folder):
     size = sum(path.stat().st_size for path in prepared_folder.glob("*.npy"))
     assert size > 2e9
