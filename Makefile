@@ -57,7 +57,7 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# An hour: kills, a server that goes away, and what is lost by them; the long tests and the long commands of docs/. Leaves
+# Two hours: kills, a server that goes away, and what is lost by them; the long tests and the long commands of docs/. Leaves
 # dated records, experiments/{soak,outage,sweep_kill}.md. What fails keeps nothing else from being run.
 soak: setup
 	@failed=; run() { echo "$$@"; "$$@" || failed=yes; }; \
