@@ -1,5 +1,6 @@
 """The dashboard's charts: units on every axis, one palette, shapes or dashes for those who do not see colours."""
 
+import base64
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -275,17 +276,24 @@ def parallel(
     return alt.layer(rules, drawn, texts).properties(height=340)
 
 
-def spark(points: Sequence[tuple[float, float]], top: float | None = None) -> alt.Chart:
-    """A small curve without axes, over the last minutes; `top` is the end of its scale, if that is known."""
-    table = pd.DataFrame(points, columns=["x", "y"])
-    scale = alt.Scale(domain=[0, top]) if top else alt.Scale(zero=True)
-    return (
-        alt.Chart(table)
-        .mark_area(line={"color": COLOURS[0], "strokeWidth": 1.5}, color=COLOURS[0], opacity=0.25, clip=True)
-        .encode(alt.X("x:Q", axis=None), alt.Y("y:Q", axis=None, scale=scale))
-        .properties(height=36)
-        .configure_view(stroke=None)
+def spark(points: Sequence[tuple[float, float]], top: float | None = None) -> str:
+    """A small curve without axes, over the last minutes, as a picture of SVG: a browser need not load Vega for it.
+
+    Args:
+        points: At least two, from left to right.
+        top: The end of its scale, if that is known.
+    """
+    (left, _), (right, _) = points[0], points[-1]
+    wide, high = max(right - left, 1e-9), top or max(value for _, value in points) or 1.0
+    line = " ".join(f"{100 * (x - left) / wide:.1f},{36 - 34 * min(1.0, y / high):.1f}" for x, y in points)
+    drawn = (
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 100 36" preserveAspectRatio="none">'
+        f'<polygon points="0,36 {line} 100,36" fill="{COLOURS[0]}" fill-opacity="0.25"/>'
+        f'<polyline points="{line}" fill="none" stroke="{COLOURS[0]}" stroke-width="1.5" '
+        'vector-effect="non-scaling-stroke"/></svg>'
     )
+    source = base64.b64encode(drawn.encode()).decode()
+    return f'<img alt="" src="data:image/svg+xml;base64,{source}" style="display: block; width: 100%; height: 36px">'
 
 
 def _legend(names: Sequence[str]) -> alt.Legend | None:

@@ -113,7 +113,7 @@ def _load(column, node: watch.Node, key: str, title: str, unit: str, top: int | 
         st.markdown(f"**{value:.0f} {unit}**" if unit == "%" or value >= 10 else f"**{value:.1f} {unit}**")
         if len(points) > 1:
             minutes = [(at - points[-1][0], value) for at, value in points]
-            page.draw(f"{node.name}-{key}", [node.loads], lambda: figures.spark(minutes, top))
+            st.html(figures.spark(minutes, top))
 
 
 def _latest() -> None:
