@@ -116,10 +116,10 @@ class _Worker:
         self.data_read = sorted(set(ring.gather_objects(f"{socket.gethostname()}: {read}")))
         self.prepared = open_prepared(prepared)
         self.checkpoints = Checkpoints(Path(task.run_folder), self.training.checkpoints.keep)
-        precision = ""
+        precision, self.attempt = "", None  # of rank 0: the attempt's number, unless another has begun
         if ring.rank == 0:
             with contextlib.suppress(Superseded):  # which `_take_up` tells
-                self.checkpoints.begin_attempt(task.owner)
+                self.attempt = self.checkpoints.begin_attempt(task.owner)
             if before := self.checkpoints.state():
                 precision = before.precision
         precision = ring.broadcast_object(precision)  # a run keeps it, whatever hosts it goes on with
@@ -163,10 +163,9 @@ class _Worker:
         Returns:
             Whether the run is still this driver's.
         """
-        from r2d2.training.state import State, Superseded
+        from r2d2.training.state import State
 
         self.state = State()
-        attempt: int | None = None
         if self.ring.rank == 0:
             for path in filter(None, (self.task.run_folder, self.task.weights)):
                 if not Path(path).exists():
@@ -174,9 +173,7 @@ class _Worker:
                         f"{socket.gethostname()}: there is no {path}; set tracking.storage to a folder that all nodes "
                         "see at the same place"
                     )
-            with contextlib.suppress(Superseded):
-                attempt = self.checkpoints.begin_attempt(self.task.owner)
-        attempt = self.ring.broadcast_object(attempt)
+        attempt = self.ring.broadcast_object(self.attempt)
         if attempt is None:
             return False
         if self.ring.rank == 0:
@@ -387,11 +384,7 @@ class _Worker:
         else:
             if self.ring.rank == 0:
                 self.writer.wait()
-                # What creeps in may be in the latest checkpoint already; the best weights have shown what they can do.
-                sudden, best = trouble.before is not None, self.checkpoints.best(before)
-                earlier = self.checkpoints.latest(trouble.before) if sudden else best
-                sound = [path for path in (earlier, best if before.best_score else None) if path]
-                checkpoint = max(sound, key=lambda path: path.name, default=None)
+                checkpoint = self.checkpoints.sound(before, trouble.before)
             if not self.ring.broadcast_object(checkpoint is not None):
                 hopeless = ", and there is no checkpoint from before"
         if hopeless and self.training.ring.compression == "fp16":

@@ -39,7 +39,7 @@ class Driven:
 
     def __init__(self, run: "Run", folder: Path) -> None:
         from r2d2.cluster.leaving import STOP
-        from r2d2.tracking.delivery import STOP_TAG, Delivery, stop_wish
+        from r2d2.tracking.delivery import Delivery, who_asked
         from r2d2.tracking.outbox import FOLDER, Outbox, seal
         from r2d2.tracking.runs import PARENT_TAG, SINCE_TAG
         from r2d2.training.state import Checkpoints
@@ -58,7 +58,7 @@ class Driven:
         self.delivery.start()
         self.began_s, self.spent = before.info.start_time / 1000, run.costs(before)
         tags = before.data.tags
-        self._asked_before = (stop_wish({**tags, STOP_TAG: "now"}) or ("", ""))[1]
+        self._asked_before = who_asked(tags)
         self.restarts = int(tags.get("r2d2.restarts", 0))
         # A sweep's or a study's driver lets go of the runs below it, and begins them again, by itself.
         if before.info.status == "RUNNING" and SINCE_TAG in tags and PARENT_TAG not in tags:

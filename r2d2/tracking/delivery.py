@@ -259,10 +259,13 @@ class Delivery:
 def stop_wish(tags: Mapping[str, str]) -> tuple[str, str] | None:
     """When a run with these tags is to stop, and who asks and why, in words; None if nobody asks."""
     when = tags.get(STOP_TAG, "false")
-    if when == "false":
-        return None
+    return None if when == "false" else ("now" if when == "true" else when, who_asked(tags))
+
+
+def who_asked(tags: Mapping[str, str]) -> str:
+    """Who has asked a run with these tags to stop, and why, in words; nothing if nobody did, or did not say."""
     by, why = tags.get(STOP_BY_TAG, ""), tags.get(STOP_REASON_TAG, "")
-    return "now" if when == "true" else when, f"by {by}" * bool(by) + f": {why}" * bool(why)
+    return f"by {by}" * bool(by) + f": {why}" * bool(why)
 
 
 def _is_away(error: Exception) -> bool:

@@ -187,6 +187,20 @@ class Checkpoints:
         """The folder of the best weights, as `state` knows them."""
         return self.folder / "best" / f"step-{state.best_step:08d}"
 
+    def sound(self, state: State, before: int | None) -> Path | None:
+        """The checkpoint to go back to from trouble in `state`: the best weights, which have shown what they can do.
+
+        Args:
+            state: Where the run stands.
+            before: Trouble that came suddenly has not touched earlier steps than this: the newest of those, if it is
+                newer. What crept in may be in the latest checkpoint already.
+        """
+        best = self.best(state)
+        if before is None:
+            return best
+        found = (self.latest(before), best if state.best_score else None)
+        return max(filter(None, found), key=lambda path: path.name, default=None)
+
     def save(self, state: State, arrays: Sequence[np.ndarray]) -> None:
         """Write a checkpoint, also as the best one if `state` says so, and remove what it replaces.
 
