@@ -19,7 +19,6 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.request
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -31,7 +30,7 @@ from common import Figure, interval, keep, machine
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 from helpers.board import browser
 from helpers.processes import end, start, wait_for
-from helpers.servers import Counted
+from helpers.servers import Counted, answers
 from helpers.viewers import Viewer, watch
 
 from r2d2.network import free_port
@@ -87,13 +86,6 @@ def served(folder: Path) -> Iterator[tuple[str, Counted, str, psutil.Process]]:
         proxy.close()
 
 
-def answers(address: str) -> bool:
-    """Whether a server is up."""
-    with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=2) as answer:
-        return answer.status == 200
-    return False
-
-
 def in_a_browser(page: str, live: str) -> dict[str, list[float]]:
     """Seconds until a person sees the first page with its table, and a run's page with its curves."""
     found: dict[str, list[float]] = {"first page": [], "run page": []}
@@ -115,7 +107,7 @@ def in_a_browser(page: str, live: str) -> dict[str, list[float]]:
 
 def overview_is_there(tab: Any) -> None:
     """Wait until the table of runs is drawn."""
-    tab.get_by_test_id("stDataFrame").locator("canvas").first.wait_for()
+    tab.locator("table tbody tr").nth(20).wait_for()
 
 
 def curves_are_there(tab: Any) -> None:

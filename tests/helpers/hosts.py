@@ -12,11 +12,11 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from pathlib import Path
 
 import psutil
 from filelock import FileLock
+from helpers.servers import answers
 
 BIN = Path(sys.executable).parent
 SCRIPT = Path(__file__).parents[2] / "infra" / "several_hosts.sh"
@@ -92,7 +92,7 @@ class Hosts:
         kept = ["--backend-store-uri", f"sqlite:///{self.store}", "--artifacts-destination", str(self.home / "kept")]
         quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # six processes that wait for jobs
         self._server = self._start([sys.executable, "-m", "mlflow", "server", *where, *kept], quiet)
-        wait_until(self._answers, 120)
+        wait_until(lambda: answers(f"{self.address}/health"), 120)
 
     def stop_serving(self):
         """Kill it."""
@@ -100,11 +100,6 @@ class Hosts:
             end([*below(self._server.pid), psutil.Process(self._server.pid)])
             self._server.wait()
         self._server = None
-
-    def _answers(self):
-        with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.address}/health", timeout=2) as answer:
-            return answer.status == 200
-        return False
 
     def join(self, slots=1):
         """The second host joins the cluster, anew if it was in it."""

@@ -14,6 +14,13 @@ from helpers.processes import end, wait_for
 from helpers.stores import furnish
 
 
+def answers(address):
+    """Whether somebody answers there, and is well."""
+    with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=2) as answer:
+        return answer.status == 200
+    return False
+
+
 class Counted:
     """A proxy in front of a server that counts the requests by their path."""
 
@@ -82,11 +89,7 @@ class Server:
                 start_new_session=True,
                 env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},  # six processes that wait for jobs
             )
-        wait_for(self._answers, 90, self._process)
+        wait_for(lambda: answers(f"{self.address}/health"), 90, self._process)
 
     def kill(self):
         end(self._process)
-
-    def _answers(self):
-        with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.address}/health", timeout=2) as answer:
-            return answer.status == 200
