@@ -6,6 +6,7 @@ from typing import Any
 
 import streamlit as st
 import yaml
+from streamlit.delta_generator import DeltaGenerator
 
 from apps.dashboard import errands, figures, page
 from apps.dashboard.legend import legend
@@ -30,6 +31,7 @@ LOADS = {
 
 def main() -> None:
     """The whole page."""
+    early = _load_charts()
     st.title("Run")
     with errands.asking():
         listed = errands.answered(queries.latest_runs())
@@ -54,6 +56,16 @@ def main() -> None:
         every = page.live(run.running)
         st.fragment(_head, run_every=every, key="head")(run_id, run.running, page.stalled(run))
         st.fragment(_section, run_every=every, key="section")(run_id, str(section))
+    early.empty()
+
+
+def _load_charts() -> DeltaGenerator:
+    """Have the browser load what draws charts while the numbers are still read; what is returned is then emptied."""
+    early = st.empty()
+    if "charts" not in st.session_state:
+        st.session_state["charts"] = True
+        early.vega_lite_chart(None, {"mark": "point", "width": 1, "height": 1, "data": {"values": [{}]}}, width=1)
+    return early
 
 
 def _head(run_id: str, was_running: bool, was_stalled: bool) -> None:
