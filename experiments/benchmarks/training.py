@@ -14,8 +14,10 @@ to, and waits meanwhile; rounds give ratios of neighbouring turns. The peer's en
   through `torch.compile`, and with malloc's huge pages (GLIBC_TUNABLES), which helps it here. The best one counts.
 - Time to the same Dice: R2D2 and PyTorch train epoch by epoch from He's initialization, and after each are asked for
   the mean Dice of the validation patients; the clock runs while they train.
-- `r2d2 train`: the whole of it, with Ray, Horovod, MLflow and checkpoints, against the bare `r2d2` above. Its processes
-  are stopped (SIGSTOP) while the other has its turn; an epoch ends when MLflow has it.
+- `r2d2 train`: the whole of it, with Ray, Horovod, MLflow and checkpoints, against the bare `r2d2` above. They change
+  every few steps, so that both have the same machine: its processes are stopped (SIGSTOP) while the other has its turn.
+  Compared are whole epochs; one ends when MLflow has it.
+- `peak.cc`: what the processor's matrix units do at most, in the same rounds.
 
 The results are printed and written beside this file, to `training.md`.
 """
@@ -23,6 +25,7 @@ The results are printed and written beside this file, to `training.md`.
 import argparse
 import contextlib
 import json
+import math
 import os
 import queue
 import random
@@ -44,6 +47,8 @@ from common import Tool, environment, figure, flops_an_image, interval, keep, to
 SIZE, BATCH, FILTERS, DEPTH, CLASSES, RATE = 128, 8, 32, 4, 4, 0.02
 SLICES, LONG = 40, 150
 """Of each patient; more where a whole run is measured: epochs of 25 s, still shorter than a dataset's usually are."""
+SLICE = 15
+"""Steps after which a whole run and the bare learner change."""
 PEERS = ("torch==2.13.0", "monai==1.6.1", "numpy<2.5")
 HUGE = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
@@ -254,11 +259,27 @@ def make_room(room: Path) -> None:
     (room / "about.json").write_text(json.dumps(about))
 
 
-def steps_in_turn(tools: list[Tool], pairs: int, steps: int) -> dict[str, list[tuple[float, float]]]:
-    """Wall and core seconds of each tool's turns, after one to warm up."""
+def matrix_units(home: Path, threads: int) -> list[str]:
+    """The command that says what the processor's matrix units do at most, in TFLOP/s."""
+    program = home / "peak"
+    source = Path(__file__).with_suffix("").with_name("peak.cc")
+    subprocess.run(
+        ["g++", "-std=c++17", "-O2", "-pthread", "-mamx-tile", "-mamx-bf16", source, "-o", program], check=True
+    )
+    return [str(program), str(threads)]
+
+
+def steps_in_turn(
+    tools: list[Tool], pairs: int, steps: int, peak: list[str]
+) -> tuple[dict[str, list[tuple[float, float]]], list[float]]:
+    """Wall and core seconds of each tool's turns, after one to warm up; and the peaks, none without AMX."""
     taken: dict[str, list[tuple[float, float]]] = {tool.name: [] for tool in tools}
+    peaks = []
     chance = random.Random(0)
     for number in range(pairs + 1):
+        found = subprocess.run(peak, capture_output=True, text=True)
+        if number and found.returncode == 0:
+            peaks.append(float(found.stdout))
         for tool in chance.sample(tools, len(tools)):
             wall, cores = tool.ask(f"steps {steps}")
             if number:
@@ -266,7 +287,7 @@ def steps_in_turn(tools: list[Tool], pairs: int, steps: int) -> dict[str, list[t
         if number:
             shown = "  ".join(f"{name} {BATCH * steps / turns[-1][0]:.1f}" for name, turns in taken.items())
             print(f"round {number:>2} images/s  {shown}", flush=True)
-    return taken
+    return taken, peaks
 
 
 def to_dice(tools: list[Tool], steps_per_epoch: int, target: float, most: int) -> dict[str, list[tuple[float, float]]]:
@@ -314,17 +335,20 @@ def whole_runs(room: Path, peers: Path, threads: int, pairs: int) -> list[tuple[
         times = [process.cpu_times() for process in tree()]
         return sum(t.user + t.system for t in times)
 
-    def epochs() -> int:
-        try:
-            with sqlite3.connect(f"file:{home}/mlflow.db?mode=ro", uri=True) as store:
-                return store.execute("select max(step) from metrics where key = 'train/loss'").fetchone()[0] or 0
-        except sqlite3.Error:
-            return 0
+    known = 0
 
-    def epoch_ends(number: int) -> None:
+    def epochs() -> int:
+        nonlocal known
+        store = f"file:{home}/mlflow.db?mode=ro"
+        with contextlib.suppress(sqlite3.Error), sqlite3.connect(store, uri=True) as open_store:
+            # It may have been stopped while it wrote: then what was known before is known.
+            known = open_store.execute("select max(step) from metrics where key = 'train/loss'").fetchone()[0] or known
+        return known
+
+    def epoch_ends(number: int, until: float = math.inf) -> None:
         # Asked for only when the file has changed: asking all the time would take from what is measured.
         deadline, seen = time.monotonic() + 300, None
-        while True:
+        while time.perf_counter() < until:
             with contextlib.suppress(FileNotFoundError):
                 changed = (home / "mlflow.db").stat().st_mtime_ns
                 if changed != seen:
@@ -335,19 +359,31 @@ def whole_runs(room: Path, peers: Path, threads: int, pairs: int) -> list[tuple[
                 raise SystemExit(f"r2d2 train failed; see {home}/log")
             time.sleep(0.01)
 
+    def turn_of(seconds: float, ends: int) -> float:
+        """Let it go on for so long, or until the epoch has ended: what it took."""
+        send(signal.SIGCONT)
+        began = time.perf_counter()
+        epoch_ends(ends, began + seconds)
+        taken = time.perf_counter() - began
+        send(signal.SIGSTOP)
+        return taken
+
     turns, bare = [], tool_of("r2d2", room, peers, threads)
     try:
         epoch_ends(2)
+        send(signal.SIGSTOP)
         for number in range(pairs + 1):
-            send(signal.SIGSTOP)
-            wall, spent = bare.ask(f"steps {steps}")
-            done, before = epochs(), cores()
-            began = time.perf_counter()
-            send(signal.SIGCONT)
-            epoch_ends(done + 1)
+            ends, left, before = epochs() + 1, steps, cores()
+            whole = alone = spent = 0.0
+            while left or epochs() < ends:
+                some = min(left, SLICE)
+                wall, used = bare.ask(f"steps {some}") if some else (math.inf, 0.0)
+                left, alone, spent = left - some, alone + (wall if some else 0.0), spent + used
+                if epochs() < ends:
+                    whole += turn_of(wall if left else math.inf, ends)
             if number:
-                turns.append((time.perf_counter() - began, wall, cores() - before, spent))
-                print(f"epoch of {turns[-1][0]:.2f} s, bare {wall:.2f} s", flush=True)
+                turns.append((whole, alone, cores() - before, spent))
+                print(f"epoch of {whole:.2f} s, bare {alone:.2f} s", flush=True)
     finally:
         send(signal.SIGCONT)
         send(signal.SIGKILL)
@@ -362,7 +398,6 @@ def main() -> None:
     parser.add_argument("--run-pairs", type=int, default=20)
     parser.add_argument("--steps", type=int, default=20, help="of a turn")
     parser.add_argument("--dice", type=float, default=0.85)
-    parser.add_argument("--peak", type=float, default=0.0, help="of all cores, in bfloat16 TFLOP/s, if it is known")
     parser.add_argument("--home", type=Path, default=Path(".r2d2/benchmarks"))
     parser.add_argument("--peers", type=Path)
     parser.add_argument("--tool")
@@ -383,7 +418,7 @@ def main() -> None:
     per_epoch = json.loads((room / "about.json").read_text())["steps_per_epoch"]
 
     tools = [tool_of(name, room, peers, given.threads) for name in TOOLS]
-    taken = steps_in_turn(tools, given.pairs, given.steps)
+    taken, peaks = steps_in_turn(tools, given.pairs, given.steps, matrix_units(home, given.threads))
     for tool in tools:
         tool.close()
     best = min((n for n in taken if n not in OWN), key=lambda n: statistics.median(wall for wall, _ in taken[n]))
@@ -400,10 +435,10 @@ def main() -> None:
     ]
     whole, bare = ([turn[number] for turn in turns] for number in (0, 1))
     figures.append(figure("training/overhead", "r2d2 train: the bare learner", "s an epoch", whole, bare))
-    keep(__file__, page(taken, curves, turns, given, per_epoch), figures)
+    keep(__file__, page(taken, peaks, curves, turns, given, per_epoch), figures)
 
 
-def page(taken, curves, turns, given, per_epoch) -> str:
+def page(taken, peaks, curves, turns, given, per_epoch) -> str:
     """All of it in words and tables."""
     images = BATCH * given.steps
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
@@ -413,7 +448,7 @@ def page(taken, curves, turns, given, per_epoch) -> str:
         f"U-Net of {FILTERS} filters and depth {DEPTH}, {SIZE}x{SIZE}, batch {BATCH}, bfloat16, {given.threads}",
         f"threads on {len(os.sched_getaffinity(0))} cores; {given.pairs} rounds in turn. Ratios of neighbouring turns:",
         f"median and its 95 % interval. `python experiments/benchmarks/training.py --pairs {given.pairs} --run-pairs "
-        f"{given.run_pairs} --peak {given.peak:g}`, commit {commit}.",
+        f"{given.run_pairs}`, commit {commit}.",
         "",
         "| tool | images/s | core-ms an image | R2D2 is so many times as fast |",
         "|---|---|---|---|",
@@ -423,12 +458,16 @@ def page(taken, curves, turns, given, per_epoch) -> str:
         cost = statistics.median(1e3 * cores / images for _, cores in turns_of)
         middle, low, high = interval([w / mine for (w, _), (mine, _) in zip(turns_of, taken["r2d2"], strict=True)])
         lines.append(f"| {name} | {speed:.1f} | {cost:.1f} | {middle:.2f} ({low:.2f} to {high:.2f}) |")
-    if given.peak:
+    if peaks:
         from r2d2 import models
 
-        speed = statistics.median(images / wall for wall, _ in taken["r2d2"])
-        share = speed * flops_an_image(models.build(network(), 1, CLASSES, (SIZE, SIZE))) / given.peak / 1e12
-        lines += ["", f"R2D2's convolutions take {share:.0%} of a bfloat16 peak of {given.peak:g} TFLOP/s."]
+        each = flops_an_image(models.build(network(), 1, CLASSES, (SIZE, SIZE))) * images / 1e12
+        middle, low, high = interval([each / wall / most for (wall, _), most in zip(taken["r2d2"], peaks, strict=True)])
+        lines += [
+            "",
+            f"R2D2's convolutions take {middle:.0%} ({low:.0%} to {high:.0%}) of what the matrix units of these cores",
+            f"do at most in bfloat16 (`peak.cc`, in the same rounds: {statistics.median(peaks):.2f} TFLOP/s).",
+        ]
     lines += [
         "",
         f"## Time to a validation Dice of {given.dice:g}",
@@ -448,8 +487,8 @@ def page(taken, curves, turns, given, per_epoch) -> str:
         "",
         "## All of `r2d2 train` around the step",
         "",
-        f"{len(turns)} pairs of epochs of {steps} steps, with Ray, Horovod on one rank, MLflow and a checkpoint an",
-        f"epoch against the bare learner: {middle - 1:+.1%} time ({low - 1:+.1%} to {high - 1:+.1%});",
+        f"{len(turns)} pairs of epochs of {steps} steps, {SLICE} in turn, with Ray, Horovod on one rank, MLflow and a",
+        f"checkpoint an epoch against the bare learner: {middle - 1:+.1%} time ({low - 1:+.1%} to {high - 1:+.1%});",
         f"{speeds[0]:.1f} against {speeds[1]:.1f} images/s, {costs[0]:.1f} against {costs[1]:.1f} core-ms an image.",
     ]
     return "\n".join(lines) + "\n"

@@ -6,11 +6,12 @@
 
 Virtual workers make the very updates of so many real ones, so that 18 of them need one core and patience. First the
 base rate at one worker, of each optimizer by itself: threefold up, then halves of a step around the best, until the
-validation Dice stands still. Then 1, 4 and 18 workers by every rule, and 2, 8 and 12 by linear scaling with warm-up,
-three seeds each, compared patient by patient and seed by seed. `same-updates` has as many updates as one worker, in 18
-times the epochs: what it loses is the large batch with its rate; what the same rule with as many epochs loses beyond
-that is missing updates. A warm-up climbs from the base rate (`warmup_from: base`): one worker has none by any rule, nor
-has the search for its rates.
+validation Dice stands still; of the rates within a point of the best the least, for the best of noisy ones lies at the
+edge of where learning breaks down. Then 1, 4 and 18 workers by every rule, and 2, 8 and 12 by linear scaling with
+warm-up, six seeds each, compared patient by patient and seed by seed. `same-updates` has as many updates as one worker,
+in 18 times the epochs: what it loses is the large batch with its rate; what the same rule with as many epochs loses
+beyond that is missing updates. A warm-up climbs from the base rate (`warmup_from: base`): one worker has none by any
+rule, nor has the search for its rates.
 
 Everything is a plain `r2d2 scale`, stage after stage, in MLflow under R2D2_HOME; stages are found again there by name,
 which ends in a digest of all that their runs are told: what has changed since is trained anew. The record goes to
@@ -34,8 +35,10 @@ HERE = Path(__file__).parent
 ROOM = Path(os.environ.get("R2D2_HOME", ".r2d2")).absolute() / "scaling-accuracy"
 STILL = 0.002
 """A Dice that rises by less stands still."""
+LEVEL = 0.01
+"""A Dice that is less below the best is on the level: of these rates the least is taken, see `Search.chosen`."""
 TRIPLE, MOST_ROUNDS = 3.0, 8
-SEEDS = 3
+SEEDS, SEEDS_OF_SEARCH = 6, 3
 NOTES = "<!-- notes -->\n"
 """What stands below it in the record was written by people, and stays."""
 LARGEST = 18
@@ -120,7 +123,7 @@ def main() -> None:
 def go_on(name: str) -> None:
     """Do what is left of a task."""
     data(name)
-    rates = {optimizer: found["best"] for optimizer, found in searched(name)[0].items()}
+    rates = {optimizer: found["chosen"] for optimizer, found in searched(name)[0].items()}
     study, alone, *others = stages(name, rates)
     for stage in (alone, study, *others):  # what the answer hangs on first
         done(stage.study)
@@ -134,7 +137,9 @@ def data(name: str) -> Path:
     return folder if folder.exists() else synthesize(TASKS[name].kind, folder, TASKS[name].patients, 0, spacing_mm=4.0)
 
 
-def planned(name: str, stage: str, workers: Sequence[int], rules: Sequence[str], **changes: float) -> Any:
+def planned(
+    name: str, stage: str, workers: Sequence[int], rules: Sequence[str], seeds: int = SEEDS, **changes: float
+) -> Any:
     """The study of a task's stage on so many virtual workers, named for what its runs are told."""
     from r2d2 import config
 
@@ -143,7 +148,7 @@ def planned(name: str, stage: str, workers: Sequence[int], rules: Sequence[str],
 
     def called(what: str) -> Any:
         experiment = config.load(HERE / TASKS[name].file, [f"name={what}", where, *told])
-        return config.study(experiment, [], workers, rules, SEEDS)
+        return config.study(experiment, [], workers, rules, seeds)
 
     study = called(f"{name}-{stage}")
     children = json.dumps([asdict(child) for child in study.children()], sort_keys=True)
@@ -152,7 +157,7 @@ def planned(name: str, stage: str, workers: Sequence[int], rules: Sequence[str],
 
 
 def searched(name: str, run: bool = True) -> tuple[dict[str, dict[str, Any]], float]:
-    """The base rate of each optimizer at one worker: `scores` by rate, and the `best`, None until it is known.
+    """The base rate of each optimizer at one worker: `scores` by rate, and the `chosen`, None until it is known.
 
     Args:
         name: The task.
@@ -171,10 +176,10 @@ def searched(name: str, run: bool = True) -> tuple[dict[str, dict[str, Any]], fl
         scores, taken = rate_scores(name, number, wanted, run)
         minutes += taken
         if scores is None:
-            return {one: {"scores": search.scores, "best": None} for one, search in found.items()}, minutes
+            return {one: {"scores": search.scores, "chosen": None} for one, search in found.items()}, minutes
         for optimizer, search in found.items():
             search.take({rate: dice for (whose, rate), dice in scores.items() if whose == optimizer})
-    return {one: {"scores": search.scores, "best": search.best} for one, search in found.items()}, minutes
+    return {one: {"scores": search.scores, "chosen": search.chosen} for one, search in found.items()}, minutes
 
 
 class Search:
@@ -189,6 +194,11 @@ class Search:
     def best(self) -> float:
         """The rate with the best score."""
         return max(self.scores, key=self.scores.__getitem__)
+
+    @property
+    def chosen(self) -> float:
+        """The least rate on the level of the best one: there is most room above it, and chance has not chosen it."""
+        return min(rate for rate, dice in self.scores.items() if dice > self.scores[self.best] - LEVEL)
 
     def take(self, scores: Mapping[float, float | None]) -> None:
         """Take the scores of what was wanted, and decide what is wanted next."""
@@ -213,7 +223,7 @@ def rate_scores(
     A seed in which it diverged has found nothing. None if it is not there. And the minutes that it took.
     """
     rules = [f"{'none' if optimizer == 'sgd' else optimizer}:{rate:.6g}" for optimizer, rate in wanted]
-    study = planned(name, f"rates-{number}", [1], rules)
+    study = planned(name, f"rates-{number}", [1], rules, SEEDS_OF_SEARCH)
     if run:
         done(study)
     known = read(study)
@@ -323,10 +333,10 @@ def summed_up(name: str) -> dict[str, Any] | None:
         return None
     told: dict[str, Any] = {"rates": {key: one | {"scores": list(one["scores"].items())} for key, one in rates.items()}}
     told["search_minutes"] = minutes
-    best = {optimizer: found["best"] for optimizer, found in rates.items()}
-    if None in best.values():
+    chosen = {optimizer: found["chosen"] for optimizer, found in rates.items()}
+    if None in chosen.values():
         return told | {"scaling": None}
-    known = stages(name, best)
+    known = stages(name, chosen)
     runs: list[dict[str, Any]] = []
     for stage in known:
         for run in read(stage.study) or ():
@@ -386,7 +396,7 @@ def header(told: Mapping[str, Any]) -> str:
         "workers, validation patients, the last epoch's weights. A point is a hundredth of Dice (mean over the "
         "foreground classes of a patient's volume, then over the patients). Losses are against one worker with the "
         "first rule, paired by patient and seed. Their 95 % interval has the half-widths of that over the patients "
-        "(bootstrap) and of that over the seeds (Student's t; with three seeds it is wide) added in quadrature. `loses "
+        "(bootstrap) and of that over the seeds (Student's t; with few seeds it is wide) added in quadrature. `loses "
         "less` and `loses more`: than 0.3 points, at both ends of it; anything else is undecided, and a rule that "
         "diverged in a seed never loses less."
     )
@@ -403,13 +413,19 @@ def page(name: str, found: Mapping[str, Any]) -> str:
     from r2d2.engine import scale_report
 
     task = TASKS[name]
-    lines = [f"## {name}: [{task.file}]({task.file})", "", "Base rates at one worker, mean over the seeds:", ""]
+    lines = [
+        f"## {name}: [{task.file}]({task.file})",
+        "",
+        f"Base rates at one worker, the least within {100 * LEVEL:g} points of the best (Dice, mean over "
+        f"{SEEDS_OF_SEARCH} seeds):",
+        "",
+    ]
     for optimizer, one in found["rates"].items():
         scores = ", ".join(
             f"{rate:.4g}: {'-' if dice is None else f'{dice:.4f}'}" for rate, dice in sorted(one["scores"])
         )
-        best = f"**{one['best']:.4g}**" if one["best"] else "not found yet"
-        lines.append(f"- {optimizer}: {best} ({scores or 'not searched yet'})")
+        chosen = f"**{one['chosen']:.4g}**" if one["chosen"] else "not found yet"
+        lines.append(f"- {optimizer}: {chosen} ({scores or 'not searched yet'})")
     scaling = found.get("scaling")
     if scaling is None:
         return "\n".join([*lines, "", "The study itself is not there yet.", ""])
