@@ -226,7 +226,7 @@ def stalled(run: queries.RunView) -> bool:
 def resume(run: queries.RunView) -> None:
     """What a run, a sweep or a study that did not finish, or has stalled, can be gone on with."""
     resumed = run.run_id, run.ended
-    with st.popover("Resume", icon=":material/resume:"):
+    with st.popover("Resume", icon=":material/resume:", key="resume-menu"):
         if watch.clustered():
             st.caption("The cluster goes on with it from its last checkpoint, as a job.")
             told = "Its driver is gone: one that is there all the same loses the run to the job"

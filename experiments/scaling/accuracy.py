@@ -8,10 +8,10 @@ Virtual workers make the very updates of so many real ones, so that 18 of them n
 base rate at one worker, of each optimizer by itself: threefold up, then halves of a step around the best, until the
 validation Dice stands still; of the rates within a point of the best the least, for the best of noisy ones lies at the
 edge of where learning breaks down. Then 1, 4 and 18 workers by every rule, and 2, 8 and 12 by linear scaling with
-warm-up, six seeds each, compared patient by patient and seed by seed. `same-updates` has as many updates as one worker,
-in 18 times the epochs: what it loses is the large batch with its rate; what the same rule with as many epochs loses
-beyond that is missing updates. A warm-up climbs from the base rate (`warmup_from: base`): one worker has none by any
-rule, nor has the search for its rates.
+warm-up, six seeds each (twelve where six came out near the bound), compared patient by patient and seed by seed.
+`same-updates` has as many updates as one worker, in 18 times the epochs: what it loses is the large batch with its
+rate; what the same rule with as many epochs loses beyond that is missing updates. A warm-up climbs from the base rate
+(`warmup_from: base`): one worker has none by any rule, nor has the search for its rates.
 
 Everything is a plain `r2d2 scale`, stage after stage, in MLflow under R2D2_HOME; stages are found again there by name,
 which ends in a digest of all that their runs are told: what has changed since is trained anew. The record goes to
@@ -72,10 +72,11 @@ LONGER = 4
 
 @dataclass(frozen=True)
 class Stage:
-    """A study of a task, and what is put behind its rules' names in the record."""
+    """A study of a task, what is put behind its rules' names in the record, and how many seeds came before its own."""
 
     study: Any
     suffix: str = ""
+    later: int = 0
 
 
 TASKS = {
@@ -267,7 +268,10 @@ def stages(name: str, rates: Mapping[str, float]) -> list[Stage]:
     found.append(stage("longer", [LARGEST], [WARM, ROOT, *adaptive], f", {LONGER} epochs of it", **longer))
     if task.between:
         found.append(stage("between", task.between, [WARM]))
-    return [*found, stage("root", [LARGEST, *task.fewer], [SAME])]
+    found.append(stage("root", [LARGEST, *task.fewer], [SAME]))
+    # As many seeds again of what came out near the bound, and of one worker.
+    again = stage("again", [1, LARGEST], [SAME_RATE], training__seed=SEEDS)
+    return [*found, Stage(again.study, later=SEEDS)]
 
 
 def with_rate(rule: str, rates: Mapping[str, float]) -> str:
@@ -328,6 +332,7 @@ def summed_up(name: str) -> dict[str, Any] | None:
     """What is known of a task: the rates, the curves; None if it was not begun."""
     from r2d2.engine import scale_report
 
+    task = TASKS[name]
     rates, minutes = searched(name, run=False)
     if not any(found["scores"] for found in rates.values()):
         return None
@@ -340,7 +345,9 @@ def summed_up(name: str) -> dict[str, Any] | None:
     runs: list[dict[str, Any]] = []
     for stage in known:
         for run in read(stage.study) or ():
-            runs.append(run | {"rules": [rule + stage.suffix for rule in run["rules"]]})
+            told_by = [*run["rules"], *(task.rules[:1] if stage.later and run["workers"] == 1 else ())]
+            seed = {"repeat": run["repeat"] + stage.later}
+            runs.append(run | seed | {"rules": [rule + stage.suffix for rule in told_by]})
     if not runs:
         return told | {"scaling": None}
     rules = dict.fromkeys(rule + stage.suffix for stage in known for rule in stage.study.rules)

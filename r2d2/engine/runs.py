@@ -62,7 +62,7 @@ def stop(name: str, after: str = "now", reason: str = "", by: str | None = None,
         with store.talking():
             found = client.get_run(run.run_id)
         if found.info.status != "RUNNING":
-            reason = found.data.tags.get("r2d2.reason", "")
+            reason = found.data.tags.get(runs.REASON_TAG, "")
             return {"run_id": run.run_id, "status": found.info.status, "reason": reason}
         time.sleep(1.0)
     raise WorkFailed(

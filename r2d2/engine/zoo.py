@@ -186,7 +186,7 @@ def _publish_file(path: Path, experiment: config.Experiment, name: str) -> str:
     with _closing(client, run.run_id), tempfile.TemporaryDirectory() as folder:
         for key, value in tally.means().items():
             client.log_metric(run.run_id, f"test/{key}", value)
-        client.set_tag(run.run_id, "r2d2.reason", f"published from {path.name}")
+        client.set_tag(run.run_id, runs.REASON_TAG, f"published from {path.name}")
         made = Path(folder) / MODEL
         tags = write_model(made, experiment, prepared, split, parents_of, network, tally, origin)
         registered = zoo.register(client, made, name, run.run_id, tags)

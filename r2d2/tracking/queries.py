@@ -376,7 +376,7 @@ def _view(run: Any, uri: str) -> RunView:
         name=info.run_name or info.run_id,
         status=info.status,
         began=info.start_time / 1000,
-        ended=info.end_time / 1000 if info.end_time else None,
+        ended=info.end_time / 1000 if info.end_time and info.status != "RUNNING" else None,  # it may go on again
         tags={key.removeprefix("r2d2."): value for key, value in data.tags.items() if key.startswith("r2d2.")},
         params=data.params,
         latest={one.key: Point(one.step, one.timestamp / 1000, one.value) for one in data._metric_objs},
@@ -402,7 +402,7 @@ def list_runs(limit: int = LATEST) -> list[dict[str, Any]]:
             "started": _local_time(run.info.start_time),
             "val/dice": run.data.metrics.get("val/dice", run.data.metrics.get("sweep/best_dice")),
             "test/dice": run.data.metrics.get("test/dice"),
-            "reason": run.data.tags.get("r2d2.reason"),
+            "reason": run.data.tags.get(runs.REASON_TAG),
         }
         for run in found
     ]
@@ -425,7 +425,7 @@ def runs_of_jobs(uri: str, limit: int = LATEST) -> dict[str, dict[str, Any]]:
         job: {
             "run_id": run.info.run_id,
             "status": run.info.status,
-            "reason": run.data.tags.get("r2d2.reason"),
+            "reason": run.data.tags.get(runs.REASON_TAG),
             "page": runs.page(uri, run.info.experiment_id, run.info.run_id),
         }
         for run in reversed(found)
@@ -453,7 +453,7 @@ def show_run(name: str) -> dict[str, Any]:
                 "name": trial.info.run_name,
                 "status": trial.info.status,
                 "val/dice": trial.data.metrics.get("val/dice"),
-                "reason": trial.data.tags.get("r2d2.reason"),
+                "reason": trial.data.tags.get(runs.REASON_TAG),
             }
             for trial in trials
         ],

@@ -26,6 +26,8 @@ from r2d2.tracking.delivery import STOP_BY_TAG, STOP_REASON_TAG, STOP_TAG
 
 JOB_TAG = "r2d2.job"
 """The Ray jobs that a run's drivers were: their submission ids, the latest last."""
+REASON_TAG = "r2d2.reason"
+"""Why it ended; empty once it goes on again."""
 SINCE_TAG = "r2d2.since"
 """Since when a run has its present driver, in seconds of the clock."""
 ACTION_TAG = "r2d2.action."
@@ -122,6 +124,7 @@ class Run:
         """
         before = self.client.get_run(self.run_id)
         self.client.set_tag(self.run_id, STOP_TAG, "false")
+        self.client.set_tag(self.run_id, REASON_TAG, "")  # why it had ended
         if (own := job.submission()) is not None:
             tags, told = before.data.tags, job.client()
             jobs = tags.get(JOB_TAG, "").split()

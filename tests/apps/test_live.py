@@ -1,6 +1,7 @@
 """The dashboard in a browser, before a real run of two ranks: it is watched, and stopped with a reason."""
 
 import json
+import urllib.request
 
 import pytest
 from helpers.board import browser, query, services_up, write_experiment
@@ -47,7 +48,7 @@ def test_a_run_is_watched_and_stopped_by_a_person_with_a_reason(board):
     page.reload()  # the state is in the address
     page.get_by_role("heading", name="Processors").wait_for()
 
-    page.get_by_role("button", name="Stop").first.click()
+    page.get_by_test_id("stPopover").get_by_role("button", name="Stop").click()
     page.get_by_text("after this epoch").click()
     reason = page.get_by_label("Why")
     reason.fill("It <b>is</b> good enough")
@@ -70,3 +71,41 @@ def test_a_run_is_watched_and_stopped_by_a_person_with_a_reason(board):
     page.get_by_role("slider").first.wait_for()
     wait_for(lambda: page.get_by_test_id("stImage").count() >= 2, 30)
     page.close()
+
+
+@pytest.mark.long
+def test_a_training_is_submitted_resumed_and_stopped_on_the_pages(tmp_path, virtual_patients):
+    with services_up(tmp_path) as found, browser() as context:
+        page = context.new_page()
+        page.goto(f"{found.page}/train?data={virtual_patients}")
+        page.get_by_role("button", name="Check").click()
+        page.get_by_text("The check accepts it").wait_for()
+        for key, value in (("image size", "[26, 30]"), ("epochs", "2000"), ("batch size", "16"), ("workers", "2")):
+            field = page.get_by_label(key, exact=True)
+            field.fill(value)
+            field.press("Enter")
+        page.get_by_text("workers: 2").wait_for()  # in the file that it makes
+        page.get_by_role("button", name="Train", exact=True).click()
+        page.get_by_text("Watch its run").click()
+        page.get_by_role("heading", name="Loss", exact=True).wait_for()
+        ((run_id, began),) = query(found.home, "select run_uuid, start_time from runs")
+        assert f"run={run_id}" in page.url
+
+        (job,) = query(found.home, "select value from tags where key = 'r2d2.job'")[0]
+        urllib.request.urlopen(f"{found.jobs}/api/jobs/{job}/stop", b"", 60).close()  # as `ray job stop` does
+        page.get_by_text("terminated").first.wait_for()
+        ended = epoch(page)
+
+        page.get_by_test_id("stPopover").get_by_role("button", name="Resume").click()
+        page.get_by_role("button", name="Resume it").click()
+        page.get_by_test_id("stPopover").get_by_role(
+            "button", name="Stop"
+        ).wait_for()  # it goes on, and the page has seen it
+        wait_for(lambda: epoch(page) > ended, 120)
+        page.get_by_test_id("stPopover").get_by_role("button", name="Stop").click()
+        page.get_by_role("button", name="Stop this run").click()
+        page.get_by_text("stopped on request").first.wait_for()
+        assert query(found.home, "select run_uuid, start_time from runs") == [(run_id, began)]
+        tags = dict(query(found.home, "select key, value from tags where run_uuid = ?", run_id))
+        did = [json.loads(tags[key])["what"].partition(" as job")[0] for key in sorted(tags) if "action" in key]
+        assert did == ["submit", "resume", "stop"]

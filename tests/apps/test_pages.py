@@ -265,7 +265,12 @@ def test_a_run_records_who_submitted_the_jobs_that_it_was(client, monkeypatch):
 
 def test_a_run_that_was_stopped_says_what_it_is_gone_on_with(client):
     run_id = make_run(client, "stopped", "KILLED", reason="terminated")
-    assert f"r2d2 train --resume {run_id}" in words(opened("run", run=run_id))
+    said = words(opened("run", run=run_id))
+    assert f"r2d2 train --resume {run_id}" in said and "· took" in said and "terminated" in said
+    runs.Run(client, run_id).start_again()
+    queries.forget()
+    said = words(opened("run", run=run_id))
+    assert "running" in said and "· took" not in said and "terminated" not in said  # of what is over
     study = make_run(client, "study", "KILLED", scale="1, 2")
     assert f"r2d2 scale --resume {study}" in words(opened("run", run=study))
     assert "not in sqlite" in words(opened("run", run="0" * 32))

@@ -27,7 +27,7 @@ SLOW_S = 90_000
 
 @contextlib.contextmanager
 def services_up(home, *options):
-    """Two slots, MLflow and the dashboard on free ports: `home`, `here` (surroundings), `page`, `mlflow`, `ray`."""
+    """Two slots, MLflow and the dashboard on free ports: `home`, `here` (surroundings), `page`, `mlflow`, `jobs`."""
     if not (home / "mlflow.db").exists():
         furnish(home)
     surroundings = {"R2D2_HOME": str(home)}
@@ -45,6 +45,7 @@ def services_up(home, *options):
             here=surroundings,
             page=rows["dashboard"]["page"],
             mlflow=rows["mlflow"]["address"],
+            jobs=rows["ray"]["page"],
             started=started,
         )
     finally:

@@ -348,10 +348,10 @@ def _actions(run: RunView) -> None:
     if not page.may_act():
         return
     if run.running:
-        with st.popover("Stop", icon=":material/stop_circle:"):
+        with st.popover("Stop", icon=":material/stop_circle:", key="stop-menu"):
             when = st.radio("When", list(WHEN), format_func=WHEN.__getitem__, key="stop-when")
             why = st.text_input("Why", key="stop-why", placeholder="It diverges", max_chars=500)
-            st.caption("It leaves with a checkpoint, and is evaluated and registered as it is.")
+            st.caption("It leaves with a checkpoint, and is evaluated and registered as it is: then it is over.")
             if st.button("Stop this run", type="primary", key="stop"):
                 asked = page.act("Asking", lambda: work.stop(run.run_id, when, why, page.who(), wait=False))
                 if asked:

@@ -144,7 +144,7 @@ def _actions(run: RunView) -> None:
     if not page.may_act():
         return
     if run.running:
-        with st.popover("Stop", icon=":material/stop_circle:"):
+        with st.popover("Stop", icon=":material/stop_circle:", key="stop-menu"):
             trials = {trial.run_id: trial.name for trial in queries.parts(run).value if trial.running}
             what = {run.run_id: "the whole sweep"} | trials
             # Nothing is chosen by itself: a trial that ends is no choice any more, and the sweep would be in its place.
