@@ -208,14 +208,22 @@ def ask_for(**parameters: str | None) -> None:
             del st.query_params[name]
 
 
-def run_link(run_id: str, label: str, page: str = "run") -> None:
-    """A link to a run's page, or to a sweep's."""
-    st.page_link(Path(__file__).parent / "views" / f"{page}.py", label=plain(label), query_params={"run": run_id})
+def place(run: queries.RunView) -> tuple[str, str]:
+    """The page on which a run is seen, and what that page's address calls it."""
+    if run.kind == "scale" and run.status == "FINISHED":
+        return "compare", "runs"  # its curves
+    return ("sweep" if run.kind == "sweep" else "run"), "run"
+
+
+def link(label: str, page: str, **parameters: str) -> None:
+    """A link to a page."""
+    st.page_link(Path(__file__).parent / "views" / f"{page}.py", label=plain(label), query_params=parameters)
 
 
 def open_run(run: queries.RunView) -> None:
-    """A link to the page of a run, or of a sweep."""
-    run_link(run.run_id, run.name, "sweep" if run.kind == "sweep" else "run")
+    """A link to where a run is seen."""
+    page, called = place(run)
+    link(run.name, page, **{called: run.run_id})
 
 
 def stalled(run: queries.RunView) -> bool:

@@ -332,7 +332,6 @@ def summed_up(name: str) -> dict[str, Any] | None:
     """What is known of a task: the rates, the curves; None if it was not begun."""
     from r2d2.engine import scale_report
 
-    task = TASKS[name]
     rates, minutes = searched(name, run=False)
     if not any(found["scores"] for found in rates.values()):
         return None
@@ -342,10 +341,12 @@ def summed_up(name: str) -> dict[str, Any] | None:
     if None in chosen.values():
         return told | {"scaling": None}
     known = stages(name, chosen)
+    alike = next(child.rules for child in known[0].study.children() if child.workers == 1)
     runs: list[dict[str, Any]] = []
     for stage in known:
         for run in read(stage.study) or ():
-            told_by = [*run["rules"], *(task.rules[:1] if stage.later and run["workers"] == 1 else ())]
+            # One worker is one and the same by any rule of the same optimizer.
+            told_by = alike if stage.later and run["workers"] == 1 else run["rules"]
             seed = {"repeat": run["repeat"] + stage.later}
             runs.append(run | seed | {"rules": [rule + stage.suffix for rule in told_by]})
     if not runs:
@@ -358,7 +359,8 @@ def summed_up(name: str) -> dict[str, Any] | None:
     told["minutes"] = minutes_of(runs)
     if not any(run["outcome"] == "finished" for run in runs):
         return told | {"scaling": None}
-    scaling = scale_report.scaling(whole, recorded(known[0].study).info.run_id, runs, 1)
+    first = next(filter(None, (recorded(stage.study) for stage in known)))
+    scaling = scale_report.scaling(whole, first.info.run_id, runs, 1)
     for kind, draw in (("scores", scale_report.curves), ("loss", scale_report.losses)):
         if kind == "scores" or any(one["loss"] for one in scaling["summaries"]):
             draw(scaling).savefig(HERE / f"accuracy_{name}_{kind}.png", dpi=110)

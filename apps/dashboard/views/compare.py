@@ -1,6 +1,7 @@
 """Runs side by side: what they were told, how they learned, and what they score on each patient."""
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -23,7 +24,7 @@ TIMES = (
     ("kwh", "Energy", "of a training, kWh", 1),
 )
 """What is drawn of real workers, if it is known."""
-ACROSS = 3
+ACROSS = 2
 
 Interval = tuple[float, float, float | None, float | None]
 
@@ -93,6 +94,11 @@ def _known(told: Sequence[str], known: dict[str, RunView]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def _short(value: str) -> str:
+    """A setting's value; of a number that somebody drew by chance four digits say enough."""
+    return f"{float(value):.4g}" if re.fullmatch(r"\d*\.\d{6,}(e-\d+)?", value) else value
+
+
 def _differences(chosen: Sequence[RunView]) -> None:
     st.subheader("What differs")
     keys = sorted({key for run in chosen for key in run.params})
@@ -100,7 +106,7 @@ def _differences(chosen: Sequence[RunView]) -> None:
     for key in keys:
         values = [run.params.get(key, page.NONE) for run in chosen]
         if len(set(values)) > 1:
-            rows.append({"setting": key} | dict(zip(_names(chosen), values, strict=True)))
+            rows.append({"setting": key} | dict(zip(_names(chosen), map(_short, values), strict=True)))
     for name, tag in (("data", "data"), ("commit", "git"), ("precision", "precision"), ("workers", "workers")):
         values = [run.tags.get(tag, page.NONE) for run in chosen]
         if len(set(values)) > 1:
@@ -252,8 +258,8 @@ def _scaling(run: RunView) -> None:
         }
         for one in summaries
     ]
-    three = st.column_config.NumberColumn(format="%.3f")
-    st.dataframe(rows, hide_index=True, width="stretch", column_config={"Dice": three})
+    three, two = (st.column_config.NumberColumn(format=f"%.{digits}f") for digits in (3, 2))
+    st.dataframe(rows, hide_index=True, width="stretch", column_config={"Dice": three, "points lost": two})
     # Studies of before say nothing of their bars, which are over the patients of scores.
     bars = told.get("intervals", "95 % over patients")
     st.caption(

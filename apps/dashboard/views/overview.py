@@ -131,7 +131,7 @@ def _table(runs: Sequence[RunView]) -> str:
     rows = [("run", "kind", "state", "began", "took", "validation Dice", "test Dice", "why it ended")]
     rows.append(("---",) * 5 + ("---:",) * 2 + ("---",))
     for run in runs:
-        at = f"{'sweep' if run.kind == 'sweep' else 'run'}?run={run.run_id}"
+        at = "{}?{}={}".format(*page.place(run), run.run_id)
         rows.append(
             (
                 f"[{page.plain(run.name)}]({at})",

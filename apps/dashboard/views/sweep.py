@@ -53,7 +53,7 @@ def _sweep(run_id: str, was_running: bool) -> None:
             f"{run_id}-file", [file], lambda: config.parse_sweep(file.decode(), source=f"sweep {run.name}")
         )
         words = [page.badge(run.status), page.plain(sweep.search), f"{len(trials.value)} of {sweep.number} trials"]
-        st.markdown(" · ".join([*words, *([page.plain(run.tags["reason"])] if "reason" in run.tags else [])]))
+        st.markdown(" · ".join([*words, *([page.plain(run.tags["reason"])] if run.tags.get("reason") else [])]))
         for trouble in watch.troubles(trials.value):
             st.warning(page.plain(f"{trouble.run.name}: {trouble.text}"), icon=page.TROUBLES[trouble.kind])
         keys = list(sweep.space)

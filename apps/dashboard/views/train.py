@@ -16,7 +16,7 @@ from r2d2.engine import jobs
 from r2d2.errors import InputError
 from r2d2.tracking import queries
 
-# What most experiments say; all others are behind a section's name. (A bare string here would be shown on the page.)
+# What most experiments say; all others are behind a section's name.
 COMMON = (
     *("start_from", "preprocess.plane", "preprocess.image_size", "preprocess.normalization", "preprocess.window"),
     *("training.epochs", "training.batch_size", "training.learning_rate", "training.optimizer", "training.loss"),
@@ -221,7 +221,7 @@ def _submit(text: str, name: str) -> None:
         return
     st.success(page.plain(f"Job {job.job} is {job.status.lower()}."), icon=":material/check_circle:")
     if job.run_id:
-        page.run_link(job.run_id, "Watch its run")
+        page.link("Watch its run", "run", run=job.run_id)
     else:
         page.empty("Its run begins when the data are prepared; then Overview shows it.", f"r2d2 jobs logs {job.job}")
 

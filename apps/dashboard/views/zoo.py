@@ -168,7 +168,7 @@ def _versions(chosen: ModelVersion, versions: Sequence[ModelVersion], shown: zoo
         column_config={"Dice": st.column_config.NumberColumn(format="%.3f"), "aliases": st.column_config.ListColumn()},
     )
     if chosen.run_id:
-        page.run_link(chosen.run_id, f"The run that made {chosen.reference}")
+        page.link(f"The run that made {chosen.reference}", "run", run=chosen.run_id)
     st.markdown("**Who was promoted, by whom and why**")
     events = [{"alias": f"@{alias}"} | event for alias, trail in shown.history.items() for event in reversed(trail)]
     if events:

@@ -55,6 +55,8 @@ def dashboard(host: str, port: int, settings: Settings) -> tuple[list[str], dict
         ("server.fileWatcherType", "none"),
         # A whole collection after every refresh of every viewer's would take six sevenths of the server's time.
         ("runner.postScriptGC", "false"),
+        # A string that says what stands above it is nothing to be shown.
+        ("runner.magicEnabled", "false"),
         ("server.maxUploadSize", uploads.LARGEST_MB),
         ("browser.gatherUsageStats", "false"),
         ("client.toolbarMode", "viewer"),
