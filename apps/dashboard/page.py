@@ -4,6 +4,7 @@ import contextlib
 import ipaddress
 import math
 import os
+import re
 import threading
 import time
 from collections import OrderedDict
@@ -265,6 +266,7 @@ def plain(text: Any) -> str:
     told = "".join(letter if letter.isprintable() else " " for letter in str(text))
     for mark in ("://", "www.", "@"):  # what is made a link of, behind any backslash
         told = told.replace(mark, f"{mark[:-1]}{JOIN}{mark[-1]}" if len(mark) > 1 else f"{JOIN}{mark}")
+    told = re.sub(r":(?=[\w+-]+:)", f":{JOIN}", told)  # what is made an emoji of
     return "".join(f"\\{letter}" if letter in "\\`*_{}[]()<>#+-.!|~:$&^=\"'" else letter for letter in told)
 
 

@@ -48,6 +48,10 @@ class Tool:
             raise SystemExit(f"{self.name} failed; run it by itself and type {line!r}: {shown}")
         return [float(value) for value in told.split()]
 
+    def signal(self, number: int) -> None:
+        """Stop it, or let it go on."""
+        self._process.send_signal(number)
+
     def close(self) -> None:
         """End it."""
         assert self._process.stdin

@@ -8,10 +8,10 @@ Virtual workers make the very updates of so many real ones, so that 18 of them n
 base rate at one worker, of each optimizer by itself: threefold up, then halves of a step around the best, until the
 validation Dice stands still; of the rates within a point of the best the least, for the best of noisy ones lies at the
 edge of where learning breaks down. Then 1, 4 and 18 workers by every rule, and 2, 8 and 12 by linear scaling with
-warm-up, six seeds each (twelve where six came out near the bound), compared patient by patient and seed by seed.
-`same-updates` has as many updates as one worker, in 18 times the epochs: what it loses is the large batch with its
-rate; what the same rule with as many epochs loses beyond that is missing updates. A warm-up climbs from the base rate
-(`warmup_from: base`): one worker has none by any rule, nor has the search for its rates.
+warm-up, six seeds each (twelve for one worker and for as many updates at its rate), compared patient by patient and
+seed by seed. `same-updates` has as many updates as one worker, in 18 times the epochs: what it loses is the large batch
+with its rate; what the same rule with as many epochs loses beyond that is missing updates. A warm-up climbs from the
+base rate (`warmup_from: base`): one worker has none by any rule, nor has the search for its rates.
 
 Everything is a plain `r2d2 scale`, stage after stage, in MLflow under R2D2_HOME; stages are found again there by name,
 which ends in a digest of all that their runs are told: what has changed since is trained anew. The record goes to
@@ -198,7 +198,7 @@ class Search:
 
     @property
     def chosen(self) -> float:
-        """The least rate on the level of the best one: there is most room above it, and chance has not chosen it."""
+        """The least rate on the level of the best one: there is most room above it."""
         return min(rate for rate, dice in self.scores.items() if dice > self.scores[self.best] - LEVEL)
 
     def take(self, scores: Mapping[float, float | None]) -> None:
@@ -269,7 +269,7 @@ def stages(name: str, rates: Mapping[str, float]) -> list[Stage]:
     if task.between:
         found.append(stage("between", task.between, [WARM]))
     found.append(stage("root", [LARGEST, *task.fewer], [SAME]))
-    # As many seeds again of what came out near the bound, and of one worker.
+    # As many seeds again, of what came out near the bound in the first task, and of one worker.
     again = stage("again", [1, LARGEST], [SAME_RATE], training__seed=SEEDS)
     return [*found, Stage(again.study, later=SEEDS)]
 
@@ -407,7 +407,8 @@ def header(told: Mapping[str, Any]) -> str:
         "first rule, paired by patient and seed. Their 95 % interval has the half-widths of that over the patients "
         "(bootstrap) and of that over the seeds (Student's t; with few seeds it is wide) added in quadrature. `loses "
         "less` and `loses more`: than 0.3 points, at both ends of it; anything else is undecided, and a rule that "
-        "diverged in a seed never loses less."
+        "diverged in a seed never loses less. One worker and `same-updates+none` have twice as many seeds. The base "
+        f"rate is the least within {100 * LEVEL:g} point of the best one: up to so much more may be lost against it."
     )
     return f"# What is lost at scale, {told['date']}\n\n{paragraph(text)}\n\n"
 
@@ -425,7 +426,7 @@ def page(name: str, found: Mapping[str, Any]) -> str:
     lines = [
         f"## {name}: [{task.file}]({task.file})",
         "",
-        f"Base rates at one worker, the least within {100 * LEVEL:g} points of the best (Dice, mean over "
+        f"Base rates at one worker, the least within {100 * LEVEL:g} point of the best (Dice, mean over "
         f"{SEEDS_OF_SEARCH} seeds):",
         "",
     ]
@@ -442,8 +443,8 @@ def page(name: str, found: Mapping[str, Any]) -> str:
     lines += ["", f"{found['done']} of {found['planned']} runs; {spent}.", ""]
     lines += [scale_report.table(scaling, timed=False)]
     lines += conclusions(found)
-    lines += ["", f"![scores](accuracy_{name}_scores.png)", "", f"![loss](accuracy_{name}_loss.png)", ""]
-    return "\n".join(lines)
+    drawn = [kind for kind in ("scores", "loss") if (HERE / f"accuracy_{name}_{kind}.png").exists()]
+    return "\n".join([*lines, *(line for kind in drawn for line in ("", f"![{kind}](accuracy_{name}_{kind}.png)")), ""])
 
 
 def conclusions(found: Mapping[str, Any]) -> list[str]:

@@ -402,7 +402,7 @@ def list_runs(limit: int = LATEST) -> list[dict[str, Any]]:
             "started": _local_time(run.info.start_time),
             "val/dice": run.data.metrics.get("val/dice", run.data.metrics.get("sweep/best_dice")),
             "test/dice": run.data.metrics.get("test/dice"),
-            "reason": run.data.tags.get(runs.REASON_TAG),
+            "reason": run.data.tags.get(runs.REASON_TAG) or None,
         }
         for run in found
     ]
@@ -425,7 +425,7 @@ def runs_of_jobs(uri: str, limit: int = LATEST) -> dict[str, dict[str, Any]]:
         job: {
             "run_id": run.info.run_id,
             "status": run.info.status,
-            "reason": run.data.tags.get(runs.REASON_TAG),
+            "reason": run.data.tags.get(runs.REASON_TAG) or None,
             "page": runs.page(uri, run.info.experiment_id, run.info.run_id),
         }
         for run in reversed(found)
@@ -453,7 +453,7 @@ def show_run(name: str) -> dict[str, Any]:
                 "name": trial.info.run_name,
                 "status": trial.info.status,
                 "val/dice": trial.data.metrics.get("val/dice"),
-                "reason": trial.data.tags.get(runs.REASON_TAG),
+                "reason": trial.data.tags.get(runs.REASON_TAG) or None,
             }
             for trial in trials
         ],

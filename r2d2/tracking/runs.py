@@ -28,6 +28,8 @@ JOB_TAG = "r2d2.job"
 """The Ray jobs that a run's drivers were: their submission ids, the latest last."""
 REASON_TAG = "r2d2.reason"
 """Why it ended; empty once it goes on again."""
+ENDED_TAG = "r2d2.ended."
+"""What tags begin with that say why it had ended before it went on again; then when, in milliseconds of the clock."""
 SINCE_TAG = "r2d2.since"
 """Since when a run has its present driver, in seconds of the clock."""
 ACTION_TAG = "r2d2.action."
@@ -124,7 +126,6 @@ class Run:
         """
         before = self.client.get_run(self.run_id)
         self.client.set_tag(self.run_id, STOP_TAG, "false")
-        self.client.set_tag(self.run_id, REASON_TAG, "")  # why it had ended
         if (own := job.submission()) is not None:
             tags, told = before.data.tags, job.client()
             jobs = tags.get(JOB_TAG, "").split()
@@ -133,6 +134,9 @@ class Run:
             self.client.set_tag(self.run_id, JOB_TAG, " ".join([*(one for one in jobs if one != own), own]))
         self.client.set_tag(self.run_id, SINCE_TAG, f"{time.time():.0f}")
         self.client.update_run(self.run_id, status="RUNNING")
+        if reason := before.data.tags.get(REASON_TAG):
+            self.client.set_tag(self.run_id, f"{ENDED_TAG}{int(before.info.end_time or 0)}", reason)
+            self.client.set_tag(self.run_id, REASON_TAG, "")
         return before
 
 

@@ -74,9 +74,11 @@ def test_a_run_is_watched_and_stopped_by_a_person_with_a_reason(board):
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 def test_a_training_is_submitted_resumed_and_stopped_on_the_pages(tmp_path, virtual_patients):
     with services_up(tmp_path) as found, browser() as context:
         page = context.new_page()
+        menu = page.get_by_test_id("stPopover")
         page.goto(f"{found.page}/train?data={virtual_patients}")
         page.get_by_role("button", name="Check").click()
         page.get_by_text("The check accepts it").wait_for()
@@ -96,13 +98,11 @@ def test_a_training_is_submitted_resumed_and_stopped_on_the_pages(tmp_path, virt
         page.get_by_text("terminated").first.wait_for()
         ended = epoch(page)
 
-        page.get_by_test_id("stPopover").get_by_role("button", name="Resume").click()
+        menu.get_by_role("button", name="Resume").click()
         page.get_by_role("button", name="Resume it").click()
-        page.get_by_test_id("stPopover").get_by_role(
-            "button", name="Stop"
-        ).wait_for()  # it goes on, and the page has seen it
+        menu.get_by_role("button", name="Stop").wait_for()  # it goes on, and the page has seen it
         wait_for(lambda: epoch(page) > ended, 120)
-        page.get_by_test_id("stPopover").get_by_role("button", name="Stop").click()
+        menu.get_by_role("button", name="Stop").click()
         page.get_by_role("button", name="Stop this run").click()
         page.get_by_text("stopped on request").first.wait_for()
         assert query(found.home, "select run_uuid, start_time from runs") == [(run_id, began)]

@@ -106,7 +106,9 @@ def _differences(chosen: Sequence[RunView]) -> None:
     for key in keys:
         values = [run.params.get(key, page.NONE) for run in chosen]
         if len(set(values)) > 1:
-            rows.append({"setting": key} | dict(zip(_names(chosen), map(_short, values), strict=True)))
+            short = [_short(value) for value in values]
+            told = short if len(set(short)) == len(set(values)) else values
+            rows.append({"setting": key} | dict(zip(_names(chosen), told, strict=True)))
     for name, tag in (("data", "data"), ("commit", "git"), ("precision", "precision"), ("workers", "workers")):
         values = [run.tags.get(tag, page.NONE) for run in chosen]
         if len(set(values)) > 1:

@@ -72,9 +72,12 @@ def _going_on(run: RunView) -> None:
             share = done / int(total) if total.isdigit() and int(total) else 0.0
             epoch.progress(min(1.0, share), text=f"epoch {done} of {page.plain(total)}")
         loss.metric("Loss", page.number(run.metric("train/loss")))
-        dice.metric(
-            "Dice", page.number(run.metric("val/dice") or run.metric("sweep/best_dice")), help="Of the validation."
-        )
+        dice.metric("Dice", page.number(_dice(run)), help="Of the validation.")
+
+
+def _dice(run: RunView) -> float | None:
+    found = run.metric("val/dice")
+    return run.metric("sweep/best_dice") if found is None else found
 
 
 def _nodes() -> None:
@@ -137,11 +140,11 @@ def _table(runs: Sequence[RunView]) -> str:
                 f"[{page.plain(run.name)}]({at})",
                 run.kind,
                 page.badge(run.status),
-                page.clock(run.began),
+                page.plain(page.clock(run.began)),  # its colons would have emoji loaded
                 page.duration((run.ended or run.heard) - run.began),
-                page.number(run.metric("val/dice") or run.metric("sweep/best_dice")),
+                page.number(_dice(run)),
                 page.number(run.metric("test/dice")),
-                page.plain(run.tags.get("reason", "")),
+                page.plain(run.tags.get("reason", "")[:200]),
             )
         )
     return "\n".join("|" + "|".join(row) + "|" for row in rows)

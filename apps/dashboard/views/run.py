@@ -33,6 +33,11 @@ def main() -> None:
     """The whole page."""
     early = _load_charts()
     st.title("Run")
+    _run()
+    early.empty()
+
+
+def _run() -> None:
     with errands.asking():
         listed = errands.answered(queries.latest_runs())
         run_id = page.choose_run([run for run in listed if run.kind == "run"])
@@ -56,7 +61,6 @@ def main() -> None:
         every = page.live(run.running)
         st.fragment(_head, run_every=every, key="head")(run_id, run.running, page.stalled(run))
         st.fragment(_section, run_every=every, key="section")(run_id, str(section))
-    early.empty()
 
 
 def _load_charts() -> DeltaGenerator:
@@ -351,7 +355,9 @@ def _actions(run: RunView) -> None:
         with st.popover("Stop", icon=":material/stop_circle:", key="stop-menu"):
             when = st.radio("When", list(WHEN), format_func=WHEN.__getitem__, key="stop-when")
             why = st.text_input("Why", key="stop-why", placeholder="It diverges", max_chars=500)
-            st.caption("It leaves with a checkpoint, and is evaluated and registered as it is: then it is over.")
+            alone = run.parent is None and run.kind == "run"
+            over = ", and is evaluated and registered as it is: then it is over" if alone else ""
+            st.caption(f"It leaves with a checkpoint{over}.")
             if st.button("Stop this run", type="primary", key="stop"):
                 asked = page.act("Asking", lambda: work.stop(run.run_id, when, why, page.who(), wait=False))
                 if asked:
@@ -377,7 +383,7 @@ def _marks(run: RunView, found: dict[str, list[Point]]) -> list[tuple[float, str
 
 def _told_marks(run: RunView, found: dict[str, list[Point]]) -> None:
     for at, what in _marks(run, found):
-        st.caption(f":material/flag: {page.clock(at)} {page.plain(what)}")
+        st.caption(f":material/flag: {page.plain(f'{page.clock(at)} {what}')}")
 
 
 def _epoch_at(losses: Sequence[Point], at: float) -> float:
