@@ -63,7 +63,7 @@ INTERVALS = "95 %, half-widths over patients (bootstrap) and over seeds (Student
 """What the intervals of scores and losses are; with one seed there is none."""
 AHEAD, FURTHEST = (2, 4, 8, 18, 64, 256, 1024), 32
 """Numbers of workers that the time of is predicted for: more than were measured, and up to so many times as many."""
-LOSS_TICKS = (-30, -10, -3, -1, 0, 0.3, 1, 3, 10, 30, 100)
+LOSS_TICKS = (-30, -10, -3, -1, 0, 1, 3, 10, 30, 100)
 
 Interval = dict[str, Any]
 Rows = Sequence[Mapping[str, Any]]
@@ -242,7 +242,7 @@ def times(told: Mapping[str, Any]) -> Figure:
 
 def curves(told: Mapping[str, Any]) -> Figure:
     """The paper's five scores by workers, as its Figures 13 to 16, with their intervals."""
-    figure = Figure(figsize=(13.0, 3.9), layout="constrained")
+    figure = Figure(figsize=(13.0, 3.5), layout="constrained")
     axes = figure.subplots(1, len(PAPERS))
     for place, (score, label) in zip(axes, PAPERS.items(), strict=True):
         _lines(place, told, partial(_score_of, score), 1)
@@ -262,7 +262,7 @@ def _score_of(score: str, one: Mapping[str, Any]) -> Interval | None:
 
 def losses(told: Mapping[str, Any]) -> Figure:
     """What each rule loses of the baseline's Dice, in hundredths, by workers."""
-    figure = Figure(figsize=(7.2, 4.4), layout="constrained")
+    figure = Figure(figsize=(8.0, 4.2), layout="constrained")
     axes = figure.subplots()
     _lines(axes, told, lambda one: one["loss"].get("dice"), 1)
     axes.axhline(0, color="0.5", linewidth=0.8)
@@ -518,11 +518,12 @@ def _lines(
         if not (known or gone):
             continue
         colour, mark = COLOURS[number % len(COLOURS)], MARKS[number % len(MARKS)]
+        style = ("-", "--", ":")[number // len(COLOURS) % 3]  # once the colours begin again
         x = [n * 1.02 ** (number - len(rules) / 2) for n, _, _ in known]  # beside each other, not on top
         y = [factor * value["value"] for _, _, value in known]
-        axes.plot(x, y, color=colour, linewidth=1.3)
+        axes.plot(x, y, color=colour, linestyle=style, linewidth=1.3)
         label = f"{rule} (diverged at {', '.join(gone)})" if gone else rule
-        axes.plot([], [], color=colour, marker=mark, markersize=5, linewidth=1.3, label=label)
+        axes.plot([], [], color=colour, linestyle=style, marker=mark, markersize=5, linewidth=1.3, label=label)
         for place, (_, virtual, value) in zip(x, known, strict=True):
             middle, ends = factor * value["value"], None
             if value["low"] is not None:  # rounding may put an end on the other side
@@ -545,4 +546,5 @@ def _legend(figure: Figure, axes: Any) -> None:
     handles, labels = axes.get_legend_handles_labels()
     fit = int(10 * figure.get_figwidth() / (6 + max(map(len, labels))))
     columns = max(1, min(fit, len(labels)))
+    figure.set_figheight(figure.get_figheight() + 0.17 * -(-len(labels) // columns))  # none of it from the curves
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
