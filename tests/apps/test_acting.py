@@ -50,11 +50,11 @@ pytestmark = [
 HOSTILE = "<img src=x onerror=alert(1)> ..\\[a](b) ![c](d)"
 PERSON = {
     "PatientName": "Doe^Jane",
-    "PatientID": "ID-4711",
+    "PatientID": "Kx-4711",
     "PatientComments": "Jane Doe",
     "PatientBirthDate": "19700101",
 }
-SECRETS = ("doe", "jane", "4711", "19700101")
+SECRETS = ("doe", "jane", "kx-4711", "19700101")  # none that is in a random UID
 
 
 @pytest.fixture(scope="module")
