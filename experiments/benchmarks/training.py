@@ -263,7 +263,7 @@ def make_room(room: Path) -> None:
 def matrix_units(home: Path, threads: int) -> list[str]:
     """The command that says what the processor's matrix units do at most, in TFLOP/s."""
     program = home / "peak"
-    source = Path(__file__).with_suffix("").with_name("peak.cc")
+    source = Path(__file__).with_name("peak.cc")
     line = ["g++", "-std=c++17", "-O2", "-pthread", "-mamx-tile", "-mamx-bf16", str(source), "-o", str(program)]
     made = shutil.which("g++") and subprocess.run(line, capture_output=True).returncode == 0
     return [str(program), str(threads)] if made else ["false"]

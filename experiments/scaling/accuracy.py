@@ -72,11 +72,10 @@ LONGER = 4
 
 @dataclass(frozen=True)
 class Stage:
-    """A study of a task, what is put behind its rules' names in the record, and how many seeds came before its own."""
+    """A study of a task, and what is put behind its rules' names in the record."""
 
     study: Any
     suffix: str = ""
-    later: int = 0
 
 
 TASKS = {
@@ -270,8 +269,7 @@ def stages(name: str, rates: Mapping[str, float]) -> list[Stage]:
         found.append(stage("between", task.between, [WARM]))
     found.append(stage("root", [LARGEST, *task.fewer], [SAME]))
     # As many seeds again, of what came out near the bound in the first task, and of one worker.
-    again = stage("again", [1, LARGEST], [SAME_RATE], training__seed=SEEDS)
-    return [*found, Stage(again.study, later=SEEDS)]
+    return [*found, stage("again", [1, LARGEST], [SAME_RATE], training__seed=SEEDS)]
 
 
 def with_rate(rule: str, rates: Mapping[str, float]) -> str:
@@ -344,10 +342,11 @@ def summed_up(name: str) -> dict[str, Any] | None:
     alike = next(child.rules for child in known[0].study.children() if child.workers == 1)
     runs: list[dict[str, Any]] = []
     for stage in known:
+        before = stage.study.experiment.training.seed - known[0].study.experiment.training.seed
         for run in read(stage.study) or ():
             # One worker is one and the same by any rule of the same optimizer.
-            told_by = alike if stage.later and run["workers"] == 1 else run["rules"]
-            seed = {"repeat": run["repeat"] + stage.later}
+            told_by = alike if before and run["workers"] == 1 else run["rules"]
+            seed = {"repeat": run["repeat"] + before}
             runs.append(run | seed | {"rules": [rule + stage.suffix for rule in told_by]})
     if not runs:
         return told | {"scaling": None}

@@ -50,11 +50,11 @@ pytestmark = [
 HOSTILE = "<img src=x onerror=alert(1)> ..\\[a](b) ![c](d)"
 PERSON = {
     "PatientName": "Doe^Jane",
-    "PatientID": "Kx-4711",
+    "PatientID": "ID-471108150742",
     "PatientComments": "Jane Doe",
     "PatientBirthDate": "19700101",
 }
-SECRETS = ("doe", "jane", "kx-4711", "19700101")  # none that is in a random UID
+SECRETS = ("doe", "jane", "471108150742", "19700101")  # longer than what a random UID has by chance
 
 
 @pytest.fixture(scope="module")
