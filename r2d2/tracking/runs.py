@@ -154,13 +154,12 @@ def create(
         dataset: `split` (part -> case names), `labels`, `channels`, `contents`, `hash` of the prepared data, `parents`.
         sweep: The sweep or scaling study that it is a part of, that one's run, and which part, e.g. `trial-003`.
     """
-    group, name, parent = experiment.name, f"{experiment.name}-{time.strftime('%m%d-%H%M%S')}", {}
+    group, name = experiment.name, f"{experiment.name}-{time.strftime('%m%d-%H%M%S')}"
+    tags = {"r2d2.data": str(dataset["hash"])}
     if sweep:
         group, name = sweep[0].name, f"{sweep[0].name}-{sweep[2]}"
-        parent = {PARENT_TAG: sweep[1].run_id}
-    created = client.create_run(experiment_id(client, group), run_name=name, tags=parent)
-    run = Run(client, created.info.run_id)
-    _describe(run, experiment, {"data": dataset["hash"]})
+        tags[PARENT_TAG] = sweep[1].run_id
+    run = _create(client, group, name, experiment, tags)
     client.log_text(run.run_id, experiment.to_yaml(), "experiment.yaml")
     client.log_text(run.run_id, json.dumps(dataset, indent=1), "split.json")
     return run
@@ -168,19 +167,17 @@ def create(
 
 def create_sweep(client: MlflowClient, sweep: config.Sweep) -> Run:
     """Open a run for a sweep, with its file; the runs of its trials are below it."""
-    return _create_above(client, sweep, {"sweep": sweep.search}, "sweep.yaml")
+    return _create_above(client, sweep, {"r2d2.sweep": sweep.search}, "sweep.yaml")
 
 
 def create_study(client: MlflowClient, study: config.Study) -> Run:
     """Open a run for a scaling study, with all that it is; the study's runs are below it."""
     counts = [*map(str, study.workers), *(f"{count} virtual" for count in study.virtual)]
-    return _create_above(client, study, {"scale": ", ".join(counts)}, "study.yaml")
+    return _create_above(client, study, {"r2d2.scale": ", ".join(counts)}, "study.yaml")
 
 
-def _create_above(client: MlflowClient, many: config.Sweep | config.Study, tags: dict[str, object], file: str) -> Run:
-    name = f"{many.name}-{time.strftime('%m%d-%H%M%S')}"
-    run = Run(client, client.create_run(experiment_id(client, many.name), run_name=name).info.run_id)
-    _describe(run, many.experiment, tags)
+def _create_above(client: MlflowClient, many: config.Sweep | config.Study, tags: dict[str, str], file: str) -> Run:
+    run = _create(client, many.name, f"{many.name}-{time.strftime('%m%d-%H%M%S')}", many.experiment, tags)
     client.log_text(run.run_id, many.to_yaml(), file)
     return run
 
@@ -221,14 +218,16 @@ def page(uri: str, experiment_id: str, run_id: str) -> str | None:
     return f"{without_passwords(uri).rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
 
 
-def _describe(run: Run, experiment: config.Experiment, tags: Mapping[str, object]) -> None:
-    parameters = [Param(key, value[:6000]) for key, value in config.parameters(experiment).items()]
-    run.client.log_batch(run.run_id, params=parameters)
-    known = {"version": __version__, "git": git_commit(), "packages": json.dumps(versions())} | dict(tags)
-    found = [RunTag(f"r2d2.{key}", str(value)) for key, value in known.items()]
+def _create(client: MlflowClient, group: str, name: str, experiment: config.Experiment, tags: Mapping[str, str]) -> Run:
+    """Open a run that has its tags from its first moment: who lists runs meanwhile knows what it is."""
+    known = {"version": __version__, "git": git_commit(), "packages": json.dumps(versions())}
+    tags = {f"r2d2.{key}": str(value) for key, value in known.items()} | dict(tags)
     if slurm := os.environ.get("SLURM_JOB_ID"):
-        found.append(RunTag(SLURM_TAG, slurm))
-    run.client.log_batch(run.run_id, tags=found)
+        tags[SLURM_TAG] = slurm
+    run = Run(client, client.create_run(experiment_id(client, group), run_name=name, tags=tags).info.run_id)
+    parameters = [Param(key, value[:6000]) for key, value in config.parameters(experiment).items()]
+    client.log_batch(run.run_id, params=parameters)
+    return run
 
 
 def experiment_id(client: MlflowClient, name: str) -> str:

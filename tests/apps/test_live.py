@@ -32,7 +32,8 @@ def epoch(page):
 def test_a_run_is_watched_and_stopped_by_a_person_with_a_reason(board):
     page = board.context.new_page()
     page.goto(board.page)
-    page.get_by_role("link", name="small-").first.click()  # of what goes on, on the overview
+    page.get_by_role("heading", name="Going on").wait_for()
+    page.get_by_role("link", name="small-").first.click()
     page.get_by_role("heading", name="Run", exact=True).wait_for()
     assert f"run={board.run_id}" in page.url
 
