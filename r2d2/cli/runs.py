@@ -55,12 +55,13 @@ def runs_stop(
     run: Annotated[str, typer.Argument(help="A run's id or name.")],
     after: Annotated[str, typer.Option(metavar="now|epoch|checkpoint", help="When it leaves.")] = "now",
     reason: Annotated[str, typer.Option(help="Why; it goes onto the run's record.")] = "",
+    pause: Annotated[bool, typer.Option("--pause", help="With a checkpoint alone, to go on with later.")] = False,
     as_json: Json = False,
 ) -> None:
     """Ask a run to leave well: with a checkpoint, evaluated and registered as it is; wait until it has."""
     from r2d2.engine.runs import stop
 
-    result = stop(run, after, reason)
+    result = stop(run, after, reason, pause=pause)
     if as_json:
         answer(result)
     else:

@@ -9,6 +9,8 @@ STOP = "stop"
 """The file in a run's folder by which its driver asks."""
 TAGGED = "stopped"
 """What it begins with if somebody tagged the run; then one of WHEN, and in the next line who asks, and why."""
+PAUSE = "pause"
+"""Before one of WHEN: the run is to leave with its checkpoint alone, and somebody goes on with it later."""
 WHEN = ("now", "epoch", "checkpoint")
 """When a run that is asked to stop leaves: after its present step, its present epoch, or its next checkpoint."""
 EVERY_S = 0.2
@@ -25,11 +27,12 @@ class Reason:
     failed: bool = False
 
 
-TERMINATED, STOPPED, TIME_IS_UP = 1, 2, 3
+TERMINATED, STOPPED, TIME_IS_UP, PAUSED = 1, 2, 3, 4
 ASKED = {
     TERMINATED: Reason("terminated", evaluate=False),
     STOPPED: Reason("stopped on request"),
     TIME_IS_UP: Reason("training.max_minutes are over"),
+    PAUSED: Reason("paused on request", evaluate=False),
 }
 """What workers tell each other with a step, or at the end of a validation, by a number."""
 WAITED = "asked to leave while it waited"
@@ -40,11 +43,12 @@ class StopAsked:
     """Looks, in a thread of its own, whether the driver asks the run to stop, and for what reason.
 
     Args:
-        file: The driver's, which holds `stopped WHEN` if somebody tagged the run, or else the name of a signal.
+        file: The driver's, which holds `stopped WHEN` if somebody tagged the run (`stopped pause WHEN`), or else the
+            name of a signal.
 
     Attributes:
-        code: STOPPED or TERMINATED once it is asked, 0 before; TERMINATED is the last word.
-        when: Of STOPPED, one of WHEN; the last that was asked for.
+        code: STOPPED, PAUSED or TERMINATED once it is asked, 0 before; TERMINATED is the last word.
+        when: Of the first two, one of WHEN; the last that was asked for.
         found: Set then.
     """
 
@@ -60,7 +64,7 @@ class StopAsked:
     def _look(self) -> None:
         while self.code != TERMINATED and not self._closed.wait(EVERY_S):
             with contextlib.suppress(OSError):
-                word, _, when = self._file.read_text().partition("\n")[0].partition(" ")
-                self.when = when if when in WHEN else "now"
-                self.code = STOPPED if word == TAGGED else TERMINATED
+                word, *wish = self._file.read_text().partition("\n")[0].split() or [""]
+                self.when = next((when for when in WHEN if when in wish), "now")
+                self.code = TERMINATED if word != TAGGED else PAUSED if PAUSE in wish else STOPPED
                 self.found.set()

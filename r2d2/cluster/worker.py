@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from r2d2 import config
-from r2d2.cluster.leaving import ASKED, GRACE_S, STOP, STOPPED, TIME_IS_UP, Reason, StopAsked
+from r2d2.cluster.leaving import ASKED, GRACE_S, PAUSED, STOP, STOPPED, TIME_IS_UP, Reason, StopAsked
 from r2d2.errors import InputError
 from r2d2.lean import import_keras_alone
 from r2d2.tracking.outbox import FOLDER, Outbox
@@ -254,6 +254,8 @@ class _Worker:
                 elif over and not self.state.left:
                     self.state.left = leave.text
                     self._save()
+                elif leave is ASKED[PAUSED] and self._epoch_is_open() and self.learner.ends_epoch(self.state):
+                    self._end_epoch()
                 return leave
 
     def _epoch_is_open(self) -> bool:
@@ -286,7 +288,7 @@ class _Worker:
         limit = self.training.max_minutes
         if limit is not None and self.state.elapsed_s >= 60 * limit:
             return TIME_IS_UP
-        if self.stop.code == STOPPED and not self._leaves_with(step, self.stop.when):
+        if self.stop.code in (STOPPED, PAUSED) and not self._leaves_with(step, self.stop.when):
             return 0
         return self.stop.code
 

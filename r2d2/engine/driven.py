@@ -128,9 +128,9 @@ class Driven:
 
     def why(self, left: str) -> str:
         """Why its workers left, with who asked them to and why, where somebody did."""
-        from r2d2.cluster.leaving import ASKED, STOPPED, WAITED
+        from r2d2.cluster.leaving import ASKED, PAUSED, STOPPED, WAITED
 
-        if left not in (ASKED[STOPPED].text, WAITED):
+        if left not in (ASKED[STOPPED].text, ASKED[PAUSED].text, WAITED):
             return left
         # One that was asked before it had this driver is only tested.
         whom = self.asked.partition("\n")[2] if self.asked else self._asked_before

@@ -4,7 +4,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from r2d2 import config
-from r2d2.console import person, say
+from r2d2.console import command, person, say
 from r2d2.engine.prepare import storage
 from r2d2.errors import InputError, WorkFailed
 
@@ -17,11 +17,13 @@ LONG_PATIENCE_S = 24 * 3600.0
 MOMENT = {"now": "its present step", "epoch": "its present epoch", "checkpoint": "its next checkpoint"}
 
 
-def stop(name: str, after: str = "now", reason: str = "", by: str | None = None, wait: bool = True) -> dict[str, Any]:
+def stop(
+    name: str, after: str = "now", reason: str = "", by: str | None = None, wait: bool = True, pause: bool = False
+) -> dict[str, Any]:
     """Ask a run to leave well, with a checkpoint and evaluated as it is, and wait until it has.
 
     A sweep's trials leave, and `tune --resume` goes on with them; a trial is not evaluated, and its sweep goes on. A
-    scaling study and its runs likewise.
+    scaling study and its runs likewise: they are always paused.
 
     Args:
         name: The run's id or name.
@@ -29,6 +31,7 @@ def stop(name: str, after: str = "now", reason: str = "", by: str | None = None,
         reason: Why; it goes onto the run's record.
         by: Who asks; the system's user if absent.
         wait: Whether to wait until it has left.
+        pause: With a checkpoint alone: nothing is evaluated, and `train --resume` goes on with it.
 
     Returns:
         Its `run_id`, its `status` and the `reason` it ended for.
@@ -47,11 +50,14 @@ def stop(name: str, after: str = "now", reason: str = "", by: str | None = None,
         run = runs.find(client, name)
         if (status := run.found.info.status) != "RUNNING":
             raise InputError(f"run {name}: it is {status.lower()}, there is nothing to stop")
-        run.ask_to_stop(after, by or person(), reason.strip())
+        alone = run.made_by == "train" and run.whole is None
+        run.ask_to_stop(after, by or person(), reason.strip(), pause and alone)
     if run.made_by != "train":
         say(f"Asked. What it trains leaves after {MOMENT[after]}, with checkpoints.")
     elif run.whole is not None:
         say(f"Asked. It leaves after {MOMENT[after]}; what it belongs to goes on.")
+    elif pause:
+        say(f"Asked. It leaves after {MOMENT[after]}; then: {command()} train --resume {run.run_id}")
     else:
         say(f"Asked. It leaves after {MOMENT[after]}, then evaluates and registers what it has.")
     if not wait:

@@ -35,7 +35,8 @@ TAKE_OVER_S = 60.0
 MOST = 1000
 """Metrics that the server takes at a time; of tags it takes 100."""
 STOP_TAG = "r2d2.stop"
-"""When a run is to stop, one of `cluster.leaving.WHEN`; `true`: now; `false`, as a run begins with: nobody asks.
+"""When a run is to stop, one of `cluster.leaving.WHEN`, perhaps behind `pause `; `true`: now; `false`, as a run begins
+with: nobody asks.
 
 A wish that was heard is not taken back.
 """

@@ -92,16 +92,18 @@ class Run:
         if self.found.info.status == "FINISHED":
             raise InputError(f"run {self.run_id}: it is finished, there is nothing to go on with; start a new run")
 
-    def ask_to_stop(self, when: str, by: str, reason: str) -> None:
+    def ask_to_stop(self, when: str, by: str, reason: str, pause: bool = False) -> None:
         """Ask a run that goes on to leave well, with a checkpoint and evaluated as it is; who asks and why is recorded.
 
         Args:
             when: One of `cluster.leaving.WHEN`.
             by: Who asks.
             reason: Why; may be empty.
+            pause: With a checkpoint alone, for who goes on with it.
         """
-        tags = {STOP_TAG: when, STOP_BY_TAG: by, STOP_REASON_TAG: reason}
-        tags |= _action(by, "stop" if when == "now" else f"stop after {when}", reason)
+        tags = {STOP_TAG: f"pause {when}" if pause else when, STOP_BY_TAG: by, STOP_REASON_TAG: reason}
+        what = "pause" if pause else "stop"
+        tags |= _action(by, what if when == "now" else f"{what} after {when}", reason)
         self.client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
     def note_action(self, by: str, what: str, reason: str = "") -> None:

@@ -104,9 +104,20 @@ def test_a_training_is_submitted_resumed_and_stopped_on_the_pages(tmp_path, virt
         menu.get_by_role("button", name="Stop").wait_for()  # it goes on, and the page has seen it
         wait_for(lambda: epoch(page) > ended, 120)
         menu.get_by_role("button", name="Stop").click()
+        page.get_by_text("leave it to be resumed").click()
+        page.get_by_role("button", name="Stop this run").click()
+        page.get_by_text("paused on request").first.wait_for()
+        ended = epoch(page)
+        assert query(found.home, "select * from model_versions") == []
+
+        menu.get_by_role("button", name="Resume").click()
+        page.get_by_role("button", name="Resume it").click()
+        menu.get_by_role("button", name="Stop").wait_for()
+        wait_for(lambda: epoch(page) > ended, 120)
+        menu.get_by_role("button", name="Stop").click()
         page.get_by_role("button", name="Stop this run").click()
         page.get_by_text("stopped on request").first.wait_for()
         assert query(found.home, "select run_uuid, start_time from runs") == [(run_id, began)]
         tags = dict(query(found.home, "select key, value from tags where run_uuid = ?", run_id))
         did = [json.loads(tags[key])["what"].partition(" as job")[0] for key in sorted(tags) if "action" in key]
-        assert did == ["submit", "resume", "stop"]
+        assert did == ["submit", "resume", "pause", "resume", "stop"]

@@ -7,7 +7,7 @@ import keras
 import pytest
 
 from r2d2 import config
-from r2d2.cluster.leaving import ASKED, GRACE_S, STOPPED, TAGGED, TERMINATED, TIME_IS_UP, StopAsked
+from r2d2.cluster.leaving import ASKED, GRACE_S, PAUSED, STOPPED, TAGGED, TERMINATED, TIME_IS_UP, StopAsked
 from r2d2.cluster.validations import is_drawn
 from r2d2.cluster.worker import _Worker
 from r2d2.tracking.outbox import Outbox
@@ -59,7 +59,14 @@ def test_a_run_that_is_to_leave_later_goes_on_until_its_epoch_or_its_checkpoint_
 
 
 @pytest.mark.parametrize(
-    ("said", "expected"), [(TAGGED, STOPPED), (f"{TAGGED} epoch\nby ada", STOPPED), ("SIGTERM", TERMINATED)]
+    ("said", "expected"),
+    [
+        (TAGGED, STOPPED),
+        (f"{TAGGED} epoch\nby ada", STOPPED),
+        (f"{TAGGED} pause now\nby pause", PAUSED),
+        (f"{TAGGED} pause epoch\nby ada", PAUSED),
+        ("SIGTERM", TERMINATED),
+    ],
 )
 def test_the_driver_s_wish_to_stop_is_found_with_its_reason(tmp_path, said, expected):
     stop = StopAsked(tmp_path / "stop")
@@ -236,6 +243,16 @@ def test_a_run_that_left_within_an_epoch_closes_it_once_also_if_it_is_lost_in_it
     assert (second.state.step, second.state.epoch, len(second.state.history)) == (6, 2, 2)
     third = Scripted(tmp_path, {})
     assert third.train() == ASKED[STOPPED] and third.state == second.state and third.saved_before == []
+
+
+@pytest.mark.parametrize(("step", "epoch"), [(6, 1), (8, 2)])
+def test_a_run_that_is_paused_is_not_over_and_an_epoch_that_is_whole_is_closed(tmp_path, step, epoch):
+    first = Scripted(tmp_path, {}, {step: told(code=PAUSED)})
+    assert first.train() == ASKED[PAUSED] and not ASKED[PAUSED].evaluate
+    assert (first.state.step, first.state.epoch, first.state.left) == (step, epoch, "")
+    second = Scripted(tmp_path, {})
+    assert second.state == first.state and second.train().text == "all epochs done"
+    assert second.taken == [*range(step + 1, 17)] and [row["epoch"] for row in second.state.history] == [1, 2, 3, 4]
 
 
 def test_gains_that_are_small_but_steady_add_up(tmp_path):

@@ -197,12 +197,20 @@ def test_a_wish_to_stop_is_heard_once_and_heard_again_if_it_becomes_another(tmp_
     wait_for(lambda: heard, 30)
     asked.ask_to_stop("now", "bob", "")
     wait_for(lambda: len(heard) > 1, 30)
+    asked.ask_to_stop("epoch", "bob", "", pause=True)
+    wait_for(lambda: len(heard) > 2, 30)
     assert sender.close() == 0
-    assert heard == [("epoch", "by ada: no better", "delivery"), ("now", "by bob", "delivery")]
+    assert [wish[:2] for wish in heard] == [
+        ("epoch", "by ada: no better"),
+        ("now", "by bob"),
+        ("pause epoch", "by bob"),
+    ]
+    assert {wish[2] for wish in heard} == {"delivery"}
     done = runs.actions(client.get_run(run_id).data.tags)
     assert [(one["by"], one["what"], one["why"]) for one in done] == [
         ("ada", "stop after epoch", "no better"),
         ("bob", "stop", ""),
+        ("bob", "pause after epoch", ""),
     ]
 
 

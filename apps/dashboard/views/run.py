@@ -19,6 +19,7 @@ from r2d2.tracking.queries import Point, RunView
 
 SECTIONS = ("Curves", "Time", "Nodes", "Pictures", "Settings", "Log")
 WHEN = {"now": "now", "epoch": "after this epoch", "checkpoint": "after the next checkpoint"}
+THEN = {False: "test and register it as it is", True: "leave it to be resumed"}
 PARTS = {"compute": "computing", "input": "waiting for images", "communication": "waiting for the ring"}
 LOADS = {
     "cpu_utilization_percentage": ("Processors", "busy, %", (0, 100)),
@@ -356,10 +357,10 @@ def _actions(run: RunView) -> None:
             when = st.radio("When", list(WHEN), format_func=WHEN.__getitem__, key="stop-when")
             why = st.text_input("Why", key="stop-why", placeholder="It diverges", max_chars=500)
             alone = run.parent is None and run.kind == "run"
-            over = ", and is evaluated and registered as it is: then it is over" if alone else ""
-            st.caption(f"It leaves with a checkpoint{over}.")
+            pause = alone and st.radio("Then", list(THEN), format_func=THEN.__getitem__, key="stop-then")
+            st.caption("It leaves with a checkpoint.")
             if st.button("Stop this run", type="primary", key="stop"):
-                asked = page.act("Asking", lambda: work.stop(run.run_id, when, why, page.who(), wait=False))
+                asked = page.act("Asking", lambda: work.stop(run.run_id, when, why, page.who(), False, pause))
                 if asked:
                     st.success(f"Asked: it leaves {WHEN[when]}.")
         if run.parent is None and page.stalled(run):
