@@ -63,6 +63,8 @@ INTERVALS = "95 %, half-widths over patients (bootstrap) and over seeds (Student
 """What the intervals of scores and losses are; with one seed there is none."""
 AHEAD, FURTHEST = (2, 4, 8, 18, 64, 256, 1024), 32
 """Numbers of workers that the time of is predicted for: more than were measured, and up to so many times as many."""
+APART = 1.02
+"""How far to the right of a rule's mark the next one's stands."""
 LOSS_TICKS = (-30, -10, -3, -1, 0, 1, 3, 10, 30, 100)
 
 Interval = dict[str, Any]
@@ -246,7 +248,7 @@ def curves(told: Mapping[str, Any]) -> Figure:
     axes = figure.subplots(1, len(PAPERS))
     for place, (score, label) in zip(axes, PAPERS.items(), strict=True):
         _lines(place, told, partial(_score_of, score), 1)
-        _workers(place, told)
+        _workers(place, told["summaries"])
         place.set_title(label, fontsize=10, loc="left")
         low, high = place.get_ylim()
         place.set_ylim(max(low, -0.03), min(high, 1.03))  # no score is beyond, though its interval may be
@@ -267,7 +269,7 @@ def losses(told: Mapping[str, Any]) -> Figure:
     _lines(axes, told, lambda one: one["loss"].get("dice"), 1)
     axes.axhline(0, color="0.5", linewidth=0.8)
     axes.axhline(told["bound_points"], color="0.5", linestyle=":", label=f"bound, {told['bound_points']} points")
-    _workers(axes, told)
+    _workers(axes, [one for one in told["summaries"] if one["loss"] or one["diverged"]])
     axes.set_ylabel("Dice lost against the baseline, points")
     axes.set_yscale("symlog", linthresh=1.0)
     axes.margins(y=0.08)
@@ -519,7 +521,7 @@ def _lines(
             continue
         colour, mark = COLOURS[number % len(COLOURS)], MARKS[number % len(MARKS)]
         style = ("-", "--", ":")[number // len(COLOURS) % 3]  # once the colours begin again
-        x = [n * 1.02 ** (number - len(rules) / 2) for n, _, _ in known]  # beside each other, not on top
+        x = [n * APART ** (number - len(rules) / 2) for n, _, _ in known]  # beside each other, not on top
         y = [factor * value["value"] for _, _, value in known]
         axes.plot(x, y, color=colour, linestyle=style, linewidth=1.3)
         label = f"{rule} (diverged at {', '.join(gone)})" if gone else rule
@@ -534,12 +536,15 @@ def _lines(
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _workers(axes: Any, told: Mapping[str, Any]) -> None:
-    counts = sorted({one["workers"] for one in told["summaries"]})
+def _workers(axes: Any, shown: Sequence[Mapping[str, Any]]) -> None:
+    """An axis for the numbers of workers of these summaries, wide enough for all marks beside each of them."""
+    counts = sorted({one["workers"] for one in shown})
+    beside = APART ** (len({one["rule"] for one in shown}) / 2 + 3)
     axes.set_xscale("log", base=2)
+    axes.set_xlim(counts[0] / beside, counts[-1] * beside)
     axes.set_xticks(counts, [str(count) for count in counts])
     axes.minorticks_off()
-    axes.set_xlabel("workers (open marks: virtual)" if any(one["virtual"] for one in told["summaries"]) else "workers")
+    axes.set_xlabel("workers (open marks: virtual)" if any(one["virtual"] for one in shown) else "workers")
 
 
 def _legend(figure: Figure, axes: Any) -> None:
