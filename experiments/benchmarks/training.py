@@ -18,6 +18,7 @@ to, and waits meanwhile; rounds give ratios of neighbouring turns. The peer's en
   every few steps, so that both have the same machine: its processes are stopped (SIGSTOP) while the other has its turn.
   Compared are whole epochs; one ends when MLflow has it. Clocks run on meanwhile: what is done every so many seconds
   costs the whole run up to twice what it would.
+- What each part gives: `r2d2` in turn with itself as it is without that part.
 - `peak.cc`: what the processor's matrix units do at most, in the same rounds.
 
 The results are printed and written beside this file, to `training.md`.
@@ -77,16 +78,21 @@ def network():
 # The tools, each in a process of its own. A tool is a function that takes a step, and one that predicts classes.
 
 
-def r2d2_tool(room: Path, threads: int):
-    """R2D2's learner."""
-    from r2d2 import config
+def r2d2_tool(room: Path, threads: int, without: str = ""):
+    """R2D2's learner; without one of PARTS, if that is named."""
+    from r2d2 import config, kernels
     from r2d2.data.prepare import open_prepared
+    from r2d2.models import fused
     from r2d2.training import device
     from r2d2.training.learner import Learner
     from r2d2.training.state import State
 
     values = config.load(room / "experiment.yaml")
-    lanes = device.lanes(values, threads)
+    lanes = 1 if without == "lanes" else device.lanes(values, threads)
+    if without == "kernels":
+        kernels.load = lambda: None
+    replace = fused.replacement
+    fused.replacement = lambda *layer: name if (name := replace(*layer)) != without else None
     device.limit_threads(threads, lanes)
     ring = SimpleNamespace(size=1, rank=0, sum_gradients=list, sum_tensor=lambda t, _: t, sum=lambda a, _: a)
     about = json.loads((room / "about.json").read_text())
@@ -171,6 +177,15 @@ TOOLS = {
     "pytorch, huge pages": pytorch_tool,
     "pytorch, compiled": lambda room, threads: pytorch_tool(room, threads, compiled=True),
 }
+PARTS = {
+    "kernels": "convolutions and their gradients by kernels of our own, instead of TensorFlow's",
+    "lanes": "a thread for half of the minibatch's images each, instead of two for every operation",
+    "Concatenate": "convolutions that take a skip connection's parts, instead of a copy of both",
+    "Enlargement": "transposed convolutions as products of matrices",
+    "Scores": "gradients of the classes' scores in bfloat16",
+}
+"""Of R2D2's step, what can be left out; those with a capital are layers of `r2d2.models.fused`."""
+WITHOUT = "r2d2 without "
 OWN = ("r2d2", "keras")
 
 
@@ -192,7 +207,8 @@ def read_ahead(room: Path):
 
 def serve(tool: str, room: Path, threads: int) -> None:
     """Do what a line of standard input says: `steps N`, or `dice`."""
-    step, predict = TOOLS[tool](room, threads)
+    left_out = tool.removeprefix(WITHOUT)
+    step, predict = TOOLS[tool](room, threads) if tool in TOOLS else r2d2_tool(room, threads, left_out)
     about = json.loads((room / "about.json").read_text())
     answers, sys.stdout = sys.stdout, sys.stderr
     for line in sys.stdin:
@@ -223,7 +239,7 @@ def validation_dice(predict, about: dict) -> float:
 
 def tool_of(name: str, room: Path, peers: Path, threads: int) -> Tool:
     """One tool's process."""
-    python = sys.executable if name in OWN else environment(peers, PEERS)
+    python = sys.executable if name.startswith(OWN) else environment(peers, PEERS)
     command = [python, __file__, "--tool", name, "--room", room, "--threads", str(threads)]
     return Tool(name, command, HUGE if "huge" in name else None)
 
@@ -424,6 +440,10 @@ def main() -> None:
     taken, peaks = steps_in_turn(tools, given.pairs, given.steps, matrix_units(home, given.threads))
     for tool in tools:
         tool.close()
+    parts = [tool_of(name, room, peers, given.threads) for name in ("r2d2", *(WITHOUT + part for part in PARTS))]
+    without, _ = steps_in_turn(parts, given.pairs, given.steps, ["false"])
+    for tool in parts:
+        tool.close()
     best = min((n for n in taken if n not in OWN), key=lambda n: statistics.median(wall for wall, _ in taken[n]))
     pair = [tool_of(name, room, peers, given.threads) for name in ("r2d2", best)]
     curves = to_dice(pair, per_epoch, given.dice, 20)
@@ -438,10 +458,10 @@ def main() -> None:
     ]
     whole, bare = ([turn[number] for turn in turns] for number in (0, 1))
     figures.append(figure("training/overhead", "r2d2 train: the bare learner", "s an epoch", whole, bare))
-    keep(__file__, page(taken, peaks, curves, turns, given, per_epoch), figures)
+    keep(__file__, page(taken, peaks, without, curves, turns, given, per_epoch), figures)
 
 
-def page(taken, peaks, curves, turns, given, per_epoch) -> str:
+def page(taken, peaks, without, curves, turns, given, per_epoch) -> str:
     """All of it in words and tables."""
     images = BATCH * given.steps
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
@@ -471,6 +491,11 @@ def page(taken, peaks, curves, turns, given, per_epoch) -> str:
             f"R2D2's convolutions take {middle:.0%} ({low:.0%} to {high:.0%}) of what the matrix units of these cores",
             f"do at most in bfloat16 (`peak.cc`, in the same rounds: {statistics.median(peaks):.2f} TFLOP/s).",
         ]
+    lines += ["", "## What each part gives", "", "| part | the step is so many times as fast with it |", "|---|---|"]
+    for part, told in PARTS.items():
+        pairs = zip(without[WITHOUT + part], without["r2d2"], strict=True)
+        middle, low, high = interval([wall / mine for (wall, _), (mine, _) in pairs])
+        lines.append(f"| {told} | {middle:.2f} ({low:.2f} to {high:.2f}) |")
     lines += [
         "",
         f"## Time to a validation Dice of {given.dice:g}",
