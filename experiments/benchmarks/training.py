@@ -179,7 +179,7 @@ TOOLS = {
 }
 PARTS = {
     "kernels": "convolutions and their gradients by kernels of our own, instead of TensorFlow's",
-    "lanes": "a thread for half of the minibatch's images each, instead of two for every operation",
+    "lanes": "each thread takes its share of the minibatch's images, instead of all threads sharing each operation",
     "Concatenate": "convolutions that take a skip connection's parts, instead of a copy of both",
     "Enlargement": "transposed convolutions as products of matrices",
     "Scores": "gradients of the classes' scores in bfloat16",
@@ -440,7 +440,10 @@ def main() -> None:
     taken, peaks = steps_in_turn(tools, given.pairs, given.steps, matrix_units(home, given.threads))
     for tool in tools:
         tool.close()
-    parts = [tool_of(name, room, peers, given.threads) for name in ("r2d2", *(WITHOUT + part for part in PARTS))]
+    from r2d2 import kernels
+
+    in_force = [WITHOUT + part for part in PARTS if part != "kernels" or kernels.load()]
+    parts = [tool_of(name, room, peers, given.threads) for name in ("r2d2", *in_force)]
     without, _ = steps_in_turn(parts, given.pairs, given.steps, ["false"])
     for tool in parts:
         tool.close()
@@ -492,10 +495,10 @@ def page(taken, peaks, without, curves, turns, given, per_epoch) -> str:
             f"do at most in bfloat16 (`peak.cc`, in the same rounds: {statistics.median(peaks):.2f} TFLOP/s).",
         ]
     lines += ["", "## What each part gives", "", "| part | the step is so many times as fast with it |", "|---|---|"]
-    for part, told in PARTS.items():
-        pairs = zip(without[WITHOUT + part], without["r2d2"], strict=True)
+    for name in list(without)[1:]:
+        pairs = zip(without[name], without["r2d2"], strict=True)
         middle, low, high = interval([wall / mine for (wall, _), (mine, _) in pairs])
-        lines.append(f"| {told} | {middle:.2f} ({low:.2f} to {high:.2f}) |")
+        lines.append(f"| {PARTS[name.removeprefix(WITHOUT)]} | {middle:.2f} ({low:.2f} to {high:.2f}) |")
     lines += [
         "",
         f"## Time to a validation Dice of {given.dice:g}",

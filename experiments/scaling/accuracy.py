@@ -398,9 +398,10 @@ def header(told: Mapping[str, Any]) -> str:
     minutes, search = (
         sum(found.get(key, 0) for found in told["tasks"].values()) for key in ("minutes", "search_minutes")
     )
+    so_far = " so far" * any(found["done"] < found["planned"] for found in told["tasks"].values())
     text = (
         f"`python experiments/scaling/accuracy.py`: {search:.0f} minutes of one core for the search of rates and "
-        f"{minutes:.0f} for the study so far, beside other work. Virtual "
+        f"{minutes:.0f} for the study{so_far}, beside other work. Virtual "
         "workers, validation patients, the last epoch's weights. A point is a hundredth of Dice (mean over the "
         "foreground classes of a patient's volume, then over the patients). Losses are against one worker with the "
         "first rule, paired by patient and seed. Their 95 % interval has the half-widths of that over the patients "

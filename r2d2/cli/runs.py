@@ -58,7 +58,7 @@ def runs_stop(
     pause: Annotated[bool, typer.Option("--pause", help="With a checkpoint alone, to go on with later.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Ask a run to leave well: with a checkpoint, evaluated and registered as it is; wait until it has."""
+    """Ask a run to leave well: evaluated and registered as it is, or paused; wait until it has."""
     from r2d2.engine.runs import stop
 
     result = stop(run, after, reason, pause=pause)

@@ -47,13 +47,13 @@ class StopAsked:
             name of a signal.
 
     Attributes:
-        code: STOPPED, PAUSED or TERMINATED once it is asked, 0 before; TERMINATED is the last word.
-        when: Of the first two, one of WHEN; the last that was asked for.
+        wish: STOPPED, PAUSED or TERMINATED once it is asked, 0 before; and, of the first two, one of WHEN. The last
+            counts, and TERMINATED for good.
         found: Set then.
     """
 
     def __init__(self, file: Path) -> None:
-        self.code, self.when, self.found = 0, "now", threading.Event()
+        self.wish, self.found = (0, "now"), threading.Event()
         self._file, self._closed = file, threading.Event()
         threading.Thread(target=self._look, name="stop", daemon=True).start()
 
@@ -62,9 +62,9 @@ class StopAsked:
         self._closed.set()
 
     def _look(self) -> None:
-        while self.code != TERMINATED and not self._closed.wait(EVERY_S):
+        while self.wish[0] != TERMINATED and not self._closed.wait(EVERY_S):
             with contextlib.suppress(OSError):
-                word, *wish = self._file.read_text().partition("\n")[0].split() or [""]
-                self.when = next((when for when in WHEN if when in wish), "now")
-                self.code = TERMINATED if word != TAGGED else PAUSED if PAUSE in wish else STOPPED
+                word, *told = self._file.read_text().partition("\n")[0].split() or [""]
+                code = TERMINATED if word != TAGGED else PAUSED if PAUSE in told else STOPPED
+                self.wish = code, next((when for when in WHEN if when in told), "now")
                 self.found.set()

@@ -255,7 +255,9 @@ class _Worker:
                     self.state.left = leave.text
                     self._save()
                 elif leave is ASKED[PAUSED] and self._epoch_is_open() and self.learner.ends_epoch(self.state):
-                    self._end_epoch()
+                    trouble, _ = self._end_epoch()
+                    if trouble and (hopeless := self._go_back(trouble)):
+                        leave = hopeless
                 return leave
 
     def _epoch_is_open(self) -> bool:
@@ -288,9 +290,8 @@ class _Worker:
         limit = self.training.max_minutes
         if limit is not None and self.state.elapsed_s >= 60 * limit:
             return TIME_IS_UP
-        if self.stop.code in (STOPPED, PAUSED) and not self._leaves_with(step, self.stop.when):
-            return 0
-        return self.stop.code
+        code, when = self.stop.wish
+        return 0 if code in (STOPPED, PAUSED) and not self._leaves_with(step, when) else code
 
     def _leaves_with(self, step: int, when: str) -> bool:
         """Whether a run that is asked to stop, and when, leaves after this step."""
@@ -362,11 +363,12 @@ class _Worker:
                 self._report(row, checkpoint=pointer)
         else:
             self._report(row)
-        if state.left:
+        asked = None
+        if validates:  # which took its time, and what it has ended is whole and kept
+            asked = ASKED.get(int(self.ring.sum(np.array([self._code(state.step)]), "asked")[0]))
+        if state.left and asked is not ASKED[PAUSED]:
             return None, Reason(state.left)
-        if validates and not done:  # which took its time, and what it has ended is whole and kept
-            return None, ASKED.get(int(self.ring.sum(np.array([self._code(state.step)]), "asked")[0]))
-        return None, None
+        return None, None if done and asked is not ASKED[PAUSED] else asked
 
     def _validates_slowly(self) -> bool:
         """Whether a validation may take longer than a process that is told to end is given."""

@@ -23,7 +23,7 @@ def stop(
     """Ask a run to leave well, with a checkpoint and evaluated as it is, and wait until it has.
 
     A sweep's trials leave, and `tune --resume` goes on with them; a trial is not evaluated, and its sweep goes on. A
-    scaling study and its runs likewise: they are always paused.
+    scaling study and its runs likewise. So a sweep or a study as a whole is always paused.
 
     Args:
         name: The run's id or name.
@@ -31,13 +31,14 @@ def stop(
         reason: Why; it goes onto the run's record.
         by: Who asks; the system's user if absent.
         wait: Whether to wait until it has left.
-        pause: With a checkpoint alone: nothing is evaluated, and `train --resume` goes on with it.
+        pause: With a checkpoint alone: nothing is tested or registered, and `train --resume` goes on with it. An epoch
+            that is whole is still closed; a run that is in its test already ends as it would have.
 
     Returns:
         Its `run_id`, its `status` and the `reason` it ended for.
 
     Raises:
-        InputError: There is no such run, or it does not go on.
+        InputError: There is no such run, it does not go on, or what is to be paused is a part of a sweep or a study.
         WorkFailed: It still has not left after 15 minutes; of one that is to leave later, after a day.
     """
     from r2d2.cluster.leaving import WHEN
@@ -50,8 +51,9 @@ def stop(
         run = runs.find(client, name)
         if (status := run.found.info.status) != "RUNNING":
             raise InputError(f"run {name}: it is {status.lower()}, there is nothing to stop")
-        alone = run.made_by == "train" and run.whole is None
-        run.ask_to_stop(after, by or person(), reason.strip(), pause and alone)
+        if pause and run.whole is not None:
+            raise InputError(f"run {name}: a part of {run.whole} cannot be paused by itself; pause that, or stop this")
+        run.ask_to_stop(after, by or person(), reason.strip(), pause)
     if run.made_by != "train":
         say(f"Asked. What it trains leaves after {MOMENT[after]}, with checkpoints.")
     elif run.whole is not None:

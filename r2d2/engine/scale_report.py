@@ -248,7 +248,7 @@ def curves(told: Mapping[str, Any]) -> Figure:
     axes = figure.subplots(1, len(PAPERS))
     for place, (score, label) in zip(axes, PAPERS.items(), strict=True):
         _lines(place, told, partial(_score_of, score), 1)
-        _workers(place, told["summaries"])
+        _workers(place, told, told["summaries"])
         place.set_title(label, fontsize=10, loc="left")
         low, high = place.get_ylim()
         place.set_ylim(max(low, -0.03), min(high, 1.03))  # no score is beyond, though its interval may be
@@ -269,7 +269,7 @@ def losses(told: Mapping[str, Any]) -> Figure:
     _lines(axes, told, lambda one: one["loss"].get("dice"), 1)
     axes.axhline(0, color="0.5", linewidth=0.8)
     axes.axhline(told["bound_points"], color="0.5", linestyle=":", label=f"bound, {told['bound_points']} points")
-    _workers(axes, [one for one in told["summaries"] if one["loss"] or one["diverged"]])
+    _workers(axes, told, [one for one in told["summaries"] if one["loss"] or one["diverged"]])
     axes.set_ylabel("Dice lost against the baseline, points")
     axes.set_yscale("symlog", linthresh=1.0)
     axes.margins(y=0.08)
@@ -511,7 +511,7 @@ def _lines(
     real: bool = False,
 ) -> None:
     """A line a rule, bars for its intervals; marks of virtual workers are open."""
-    rules = list(dict.fromkeys(one["rule"] for one in told["summaries"]))
+    rules = _rules(told)
     for number, rule in enumerate(rules):
         mine = [one for one in told["summaries"] if one["rule"] == rule and not (real and one["virtual"])]
         found = [(one["workers"], one["virtual"], of(one)) for one in sorted(mine, key=lambda one: one["workers"])]
@@ -536,10 +536,15 @@ def _lines(
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _workers(axes: Any, shown: Sequence[Mapping[str, Any]]) -> None:
+def _rules(told: Mapping[str, Any]) -> list[str]:
+    """All rules, in the order in which their marks stand beside each other."""
+    return list(dict.fromkeys(one["rule"] for one in told["summaries"]))
+
+
+def _workers(axes: Any, told: Mapping[str, Any], shown: Sequence[Mapping[str, Any]]) -> None:
     """An axis for the numbers of workers of these summaries, wide enough for all marks beside each of them."""
     counts = sorted({one["workers"] for one in shown})
-    beside = APART ** (len({one["rule"] for one in shown}) / 2 + 3)
+    beside = APART ** (len(_rules(told)) / 2 + 3)
     axes.set_xscale("log", base=2)
     axes.set_xlim(counts[0] / beside, counts[-1] * beside)
     axes.set_xticks(counts, [str(count) for count in counts])

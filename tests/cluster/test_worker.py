@@ -19,7 +19,7 @@ A_STEP = SimpleNamespace(loss=1.0, gradient_norm=1.0, code=0)
 def code(elapsed_s, limit, asked=0, rank_0=True):
     """What a worker tells the others after so many seconds."""
     worker = SimpleNamespace(
-        stop=SimpleNamespace(code=asked, when="now") if rank_0 else None,
+        stop=SimpleNamespace(wish=(asked, "now")) if rank_0 else None,
         training=config.Training(max_minutes=limit),
         state=State(elapsed_s=elapsed_s),
     )
@@ -39,12 +39,13 @@ def test_some_validations_are_drawn_the_first_ones_and_the_last_whatever_their_n
     assert drawn[20_000][:6] == [1, 2, 4, 8, 16, 32] and drawn[20_000][-1] == 20_000 and len(drawn[20_000]) < 30
 
 
+@pytest.mark.parametrize("asked", [STOPPED, PAUSED])
 @pytest.mark.parametrize(("when", "steps"), [("now", [6, 7, 8, 9, 10]), ("epoch", [10]), ("checkpoint", [8, 10])])
-def test_a_run_that_is_to_leave_later_goes_on_until_its_epoch_or_its_checkpoint_is_whole(when, steps):
+def test_a_run_that_is_to_leave_later_goes_on_until_its_epoch_or_its_checkpoint_is_whole(when, steps, asked):
     worker = SimpleNamespace(
         ring=SimpleNamespace(rank=0),
         writer=SimpleNamespace(idle=True),
-        stop=SimpleNamespace(code=STOPPED, when=when),
+        stop=SimpleNamespace(wish=(asked, when)),
         training=config.Training(checkpoints={"every_steps": 4, "every_minutes": None}),
         learner=SimpleNamespace(steps_per_epoch=10),
         last_save=0.0,
@@ -54,7 +55,7 @@ def test_a_run_that_is_to_leave_later_goes_on_until_its_epoch_or_its_checkpoint_
     left = []
     for step in range(6, 11):
         worker.state, worker.saved_step = State(), (step - 1) // 4 * 4
-        left += [step] * (_Worker._code(worker, step) == STOPPED)
+        left += [step] * (_Worker._code(worker, step) == asked)
     assert left == steps
 
 
@@ -63,7 +64,8 @@ def test_a_run_that_is_to_leave_later_goes_on_until_its_epoch_or_its_checkpoint_
     [
         (TAGGED, STOPPED),
         (f"{TAGGED} epoch\nby ada", STOPPED),
-        (f"{TAGGED} pause now\nby pause", PAUSED),
+        (f"{TAGGED} now\nby pause epoch", STOPPED),
+        (f"{TAGGED} pause now\nby ada", PAUSED),
         (f"{TAGGED} pause epoch\nby ada", PAUSED),
         ("SIGTERM", TERMINATED),
     ],
@@ -71,10 +73,10 @@ def test_a_run_that_is_to_leave_later_goes_on_until_its_epoch_or_its_checkpoint_
 def test_the_driver_s_wish_to_stop_is_found_with_its_reason(tmp_path, said, expected):
     stop = StopAsked(tmp_path / "stop")
     try:
-        assert stop.code == 0 and not stop.found.is_set()
+        assert stop.wish == (0, "now") and not stop.found.is_set()
         (tmp_path / "stop").write_text(said)
         assert stop.found.wait(timeout=10)
-        assert stop.code == expected and stop.when == ("epoch" if "epoch" in said else "now")
+        assert stop.wish == (expected, "epoch" if "epoch" in said.partition("\n")[0] else "now")
     finally:
         stop.close()
 
@@ -269,6 +271,20 @@ def test_before_a_validation_that_takes_long_there_is_a_checkpoint(tmp_path, tak
     assert worker.saved_before == [f"step-{step:08d}" for step in before]
 
 
+def asked_in_a_validation(folder, settings, asked, when, epoch):
+    """A worker that is asked to leave while it validates an epoch."""
+    worker = Scripted(folder, settings)
+    worker.stop = SimpleNamespace(wish=(0, when))
+    validate = worker._validate
+
+    def asked_meanwhile():
+        worker.stop.wish = asked * (worker.state.epoch == epoch), when
+        return validate()
+
+    worker._validate = asked_meanwhile
+    return worker
+
+
 @pytest.mark.parametrize(
     ("when", "epoch", "left"),
     [("now", 2, ASKED[STOPPED].text), ("epoch", 2, ASKED[STOPPED].text), ("now", 4, "all epochs done")],
@@ -276,18 +292,28 @@ def test_before_a_validation_that_takes_long_there_is_a_checkpoint(tmp_path, tak
 def test_who_is_asked_to_leave_during_a_validation_leaves_at_its_end_if_there_is_more_to_train(
     tmp_path, when, epoch, left
 ):
-    worker = Scripted(tmp_path, {})
-    worker.stop = SimpleNamespace(code=0, when=when)
-    validate = worker._validate
-
-    def asked_meanwhile():
-        worker.stop.code = STOPPED * (worker.state.epoch == epoch)
-        return validate()
-
-    worker._validate = asked_meanwhile
+    worker = asked_in_a_validation(tmp_path, {}, STOPPED, when, epoch)
     assert worker.train().text == left and worker.taken[-1] == 4 * epoch
     again = Scripted(tmp_path, {})
     assert again.train().text == left and again.taken == []
+
+
+@pytest.mark.parametrize(
+    ("early", "epoch", "left"),
+    [(None, 2, "all epochs done"), (None, 4, "all epochs done"), (2, 3, "no better validation Dice in 2 epochs")],
+)
+def test_who_is_paused_during_a_validation_is_not_tested_and_has_left_to_do_what_is_left(tmp_path, early, epoch, left):
+    settings = {"early_stopping": {"patience": early} if early else None}
+    worker = asked_in_a_validation(tmp_path, dict(settings), PAUSED, "now", epoch)
+    assert worker.train() == ASKED[PAUSED] and worker.taken[-1] == 4 * epoch
+    again = Scripted(tmp_path, dict(settings))
+    assert again.train().text == left and again.taken == ([] if early else [*range(4 * epoch + 1, 17)])
+
+
+def test_a_pause_in_an_epoch_that_turns_out_ruined_is_a_failure(tmp_path):
+    worker = Scripted(tmp_path, {}, {8: told(code=PAUSED)}, weight={8: math.inf})
+    left = worker.train()
+    assert left.failed and left.text.startswith("weights became NaN or infinite in step 8")
 
 
 @pytest.mark.parametrize("keep", [1, 2])

@@ -174,6 +174,15 @@ def test_it_is_written_with_tables_and_pictures_that_show_something(told, tmp_pa
         assert imread(picture).std() > 0.05
 
 
+def test_all_marks_beside_each_other_are_inside_the_axes(told):
+    told = told | {"summaries": [one | {"rule": f"{one['rule']} {n}"} for n in range(6) for one in told["summaries"]]}
+    for figure in (scale_report.losses(told), scale_report.curves(told)):
+        for axes in figure.axes:
+            low, high = axes.get_xlim()
+            bars = [bar.lines[0].get_xdata()[0] for bar in axes.containers]
+            assert len({*bars}) > 12 and low < min(bars) and max(bars) < high
+
+
 def test_energy_is_summed_up_in_the_table_and_drawn(study, tmp_path):
     runs = [run(child) for child in study.children()]
     for one in runs:

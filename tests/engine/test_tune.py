@@ -206,6 +206,7 @@ def test_what_goes_on_by_the_other_command_is_told_so(home, sweep_file):
         ("train", "--resume", trial.run_id): part,
         ("tune", "--resume", trial.run_id): part,
         ("runs", "send", a_sweep.run_id): f"nothing of it lies in {ours}",  # in the folder of its base experiment
+        ("runs", "stop", trial.run_id, "--pause"): f"a part of {a_sweep.run_id} cannot be paused by itself",
     }
     for (code, out, err), said in zip(run_all(*rules), rules.values(), strict=True):
         assert (code, out, err.count("\n")) == (2, "", 1) and said in err, err

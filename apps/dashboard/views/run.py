@@ -19,7 +19,7 @@ from r2d2.tracking.queries import Point, RunView
 
 SECTIONS = ("Curves", "Time", "Nodes", "Pictures", "Settings", "Log")
 WHEN = {"now": "now", "epoch": "after this epoch", "checkpoint": "after the next checkpoint"}
-THEN = {False: "test and register it as it is", True: "leave it to be resumed"}
+THEN = {False: "test and register it as it is: then it is over", True: "leave it to be resumed"}
 PARTS = {"compute": "computing", "input": "waiting for images", "communication": "waiting for the ring"}
 LOADS = {
     "cpu_utilization_percentage": ("Processors", "busy, %", (0, 100)),
