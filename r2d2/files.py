@@ -141,6 +141,9 @@ def zip_entries(file: BinaryIO, path: str, largest_bytes: int) -> list[zipfile.Z
         name, kind = entry.orig_filename, stat.S_IFMT(entry.external_attr >> 16)
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR) or entry.flag_bits & 1:
             wrong = "is encrypted" if entry.flag_bits & 1 else "is a link or a device"
+        elif entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            # Python unpacks these whole, whatever size they declare.
+            wrong = "is packed by another method than deflate"
         elif PureWindowsPath(name).anchor or ".." in PureWindowsPath(name).parts:  # which knows both / and \
             wrong = "leads out of the folder"
         elif name in names:

@@ -29,6 +29,8 @@ made = {
 shown = st.navigation({section: [made[name] for name, *_ in pages] for section, pages in PAGES.items()})
 with st.sidebar:
     st.caption(f":material/person: {page.plain(page.who())}" + ("" if page.may_act() else " · read-only"))
+    if page.logged_in():
+        st.button("Log out", icon=":material/logout:", on_click=st.logout)
     try:
         where = without_passwords(store.resolve())
     except InputError as error:

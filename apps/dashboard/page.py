@@ -67,6 +67,11 @@ def admit() -> None:
         _refuse("Nobody is asked here who is there. `r2d2 dashboard` starts this page so that it is safe.")
 
 
+def logged_in() -> bool:
+    """Whether who is there has logged in here, and may want to leave."""
+    return os.environ.get("R2D2_LOGIN_BY") == "oidc" and bool(st.user.is_logged_in)
+
+
 def _refuse(why: str) -> None:
     st.title("R2D2")
     st.error(why)
@@ -129,7 +134,8 @@ def sentences() -> Iterator[None]:
     except (InputError, WorkFailed) as error:
         st.error(plain(error), icon=":material/error:")
     except (OSError, LookupError, ValueError) as error:
-        st.error(plain(f"{type(error).__name__}: {sentence(error)}"), icon=":material/error:")
+        told = f"That cannot be shown or done: {sentence(error)} ({type(error).__name__})."
+        st.error(plain(told), icon=":material/error:")
 
 
 def fresh(*answers: queries.Answer) -> None:
@@ -353,6 +359,8 @@ def choose_run(runs: Sequence[queries.RunView]) -> str | None:
     if chosen is None or (chosen not in names and chosen == told):
         return None
     ask_for(run=chosen)
+    if chosen != told:
+        ask_for(epoch=None)  # of the run before
     if chosen not in names:
         st.rerun()
     return chosen

@@ -135,12 +135,15 @@ def _entered(content: bytes, place: Path) -> Path:
 
 def _unpacked(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, place: Path) -> bytes:
     try:
-        return opened.read(entry)
+        with opened.open(entry) as packed:
+            return packed.read(entry.file_size)  # and no more, whatever is in it
     except (OSError, zipfile.BadZipFile, zipfile.error, NotImplementedError, RuntimeError, EOFError, ValueError):
         raise InputError(f"{place}: not a sound zip file, an entry cannot be unpacked; zip the folder again") from None
 
 
 def _plain(text: str, folder: Path) -> str:
     """An error's text without our folder, and without the names in a zip, which may be a person's."""
-    text = re.sub(r"its entry .*? (leads out|is there twice|is encrypted|is a link)", r"an entry \1", text, flags=re.S)
+    text = re.sub(
+        r"its entry .*? (leads out|is there twice|is encrypted|is a link|is packed)", r"an entry \1", text, flags=re.S
+    )
     return re.sub(r"(file \d+)\.nii(\.gz)?\b", r"\1", text.replace(f"{folder}{os.sep}", ""))

@@ -4,7 +4,7 @@ import json
 import urllib.request
 
 import pytest
-from helpers.board import browser, query, services_up, write_experiment
+from helpers.board import browser, colours, query, services_up, write_experiment
 from helpers.processes import run, wait_for
 
 from r2d2.console import person
@@ -29,7 +29,7 @@ def epoch(page):
     return int(shown)
 
 
-def test_a_run_is_watched_and_stopped_by_a_person_with_a_reason(board):
+def test_a_run_is_watched_and_stopped_by_a_person_with_a_reason_and_its_model_is_used(board, virtual_patients):
     page = board.context.new_page()
     page.goto(board.page)
     page.get_by_role("heading", name="Going on").wait_for()
@@ -41,7 +41,13 @@ def test_a_run_is_watched_and_stopped_by_a_person_with_a_reason(board):
     first = wait_for(lambda: epoch(page), 60)
     chart = page.get_by_test_id("stVegaLiteChart").first
     chart.locator("canvas, svg").first.wait_for()
+    before, main = chart.screenshot(), page.get_by_test_id("stMain")
+    page.set_viewport_size({"width": 1440, "height": 500})
+    main.evaluate("one => one.scrollTo(0, 200)")
     wait_for(lambda: epoch(page) >= first + 5, 60)  # nobody has touched the page: its curves grow
+    assert main.evaluate("one => one.scrollTop") == 200  # and it stands where it stood
+    page.set_viewport_size({"width": 1440, "height": 1000})
+    assert chart.screenshot() != before
 
     page.get_by_text("Nodes", exact=True).first.click()
     page.get_by_role("heading", name="Processors").wait_for()
@@ -71,6 +77,22 @@ def test_a_run_is_watched_and_stopped_by_a_person_with_a_reason(board):
     page.get_by_role("heading", name="The worst patients of a validation").wait_for()
     page.get_by_role("slider").first.wait_for()
     wait_for(lambda: page.get_by_test_id("stImage").count() >= 2, 30)
+
+    # Its model is judged, promoted all the same, and finds something in a scan.
+    page.goto(f"{board.page}/zoo?model=small/1&tab=Promote")
+    page.get_by_role("button", name="Judge").click()
+    page.get_by_text("The gate refuses it").wait_for()  # too few patients for it
+    page.get_by_label("Reason").fill("The first one")
+    page.get_by_label("Reason").press("Tab")
+    page.get_by_role("button", name="Force small/1").click()
+    page.get_by_text("champion now").wait_for()
+    assert query(board.home, "select alias, version from registered_model_aliases where alias = 'champion'")
+    page.goto(f"{board.page}/predict?model=small/1&data={virtual_patients}&case=brain_003")
+    page.get_by_role("button", name="Predict").click()
+    page.get_by_role("button", name="Download the mask").wait_for()
+    viewer = page.frame_locator("iframe[title*=niivue]").locator("canvas").first
+    viewer.wait_for()
+    wait_for(lambda: sum(colours(viewer)) > 300, 60)
     page.close()
 
 

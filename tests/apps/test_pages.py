@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
+import streamlit as st
 from helpers.datasets import decathlon
 from helpers.pages import EXPERIMENT, make_run, opened, words
 from helpers.processes import wait_for
@@ -16,7 +17,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from apps.dashboard import errands, page
-from r2d2 import job, services
+from r2d2 import job, resources, services
 from r2d2.engine import jobs, watch
 from r2d2.engine import runs as work
 from r2d2.engine.jobs import JobRow
@@ -103,6 +104,73 @@ def test_many_runs_are_compared_by_what_differs_and_by_their_patients(client):
     app = opened("run", run=gone)
     assert gone in words(app) and app.selectbox(key=f"run-{gone}").value is None and not app.metric
     assert opened("run", run="second").metric[2].value == page.number(0.8 - 0.1 / 3)
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_every_page_on_one_run_and_on_many(client, count):
+    for number in range(count):
+        make_run(client, f"run-{number}", "RUNNING" if number == 0 else "FINISHED", dice=0.5)
+    said = {
+        "overview": "run-0",
+        "run": "Learning rate",
+        "compare": "There are no two runs yet" if count == 1 else "Choose two runs or more",
+        "sweep": "No sweeps yet",
+        "zoo": "No models yet",
+        "predict": "A scan is segmented by a model, and there is none yet",
+        "train": "Choose a folder of annotated scans",
+        "data": "Choose a folder of annotated scans",
+    }
+    assert said.keys() == {path.stem for path in resources.find("apps/dashboard/views").glob("*.py")}
+    for view, expected in said.items():
+        app = opened(view)
+        assert not app.exception and expected in words(app), (view, words(app))
+
+
+def test_a_sweep_and_a_study_that_go_on_are_shown_with_their_runs(client):
+    for kind, tag in (("sizes", {"sweep": "random"}), ("study", {"scale": "1, 2"})):
+        whole = make_run(client, kind, "RUNNING", files={"sweep.yaml": SWEEP}, **tag)
+        make_run(client, f"{kind}-000", parent=whole)
+        make_run(client, f"{kind}-001", "RUNNING", parent=whole)
+    app = opened("overview")
+    told = words(app)
+    assert told.count("1 of its runs have ended, 1 go on") == 2 and "epoch 0" not in told
+    links = [link.proto.label for link in app.get("page_link")]
+    assert {page.plain("sizes-001"), page.plain("study-001")} <= set(links) and page.plain("study-000") not in links
+    app = opened("run", run=whole)
+    assert not app.metric and "Its curves are drawn at its end" in words(app)
+    assert {page.plain("study-000"), page.plain("study-001")} <= {link.proto.label for link in app.get("page_link")}
+
+
+def test_when_ray_goes_the_nodes_that_were_known_stay_and_that_is_said(client, monkeypatch):
+    load = watch.Load(0.0, cpu=50.0, memory=40.0)
+    node = watch.Node("host-1", "2 CPUs", True, (load,))
+    monkeypatch.setattr(watch, "nodes", lambda: Answer([node], 7.0, "the cluster does not answer"))
+    told = words(opened("overview"))
+    assert "host-1" in told and "As of 7 s ago" in told and "50 %" in told
+
+    def gone():
+        raise InputError("no cluster answers there")
+
+    monkeypatch.setattr(watch, "nodes", gone)
+    app = opened("overview")
+    assert "no cluster answers there" in words(app) and "Latest runs" in words(app) and not app.exception
+
+
+def test_what_goes_on_is_read_again_and_what_is_over_is_not(client, monkeypatch):
+    refreshed, fragment = {}, st.fragment
+
+    def watched(part=None, *, run_every=None, key=None):
+        refreshed[key] = run_every
+        return fragment(part, run_every=run_every, key=key)
+
+    monkeypatch.setattr(st, "fragment", watched)
+    over, live = make_run(client, "over"), make_run(client, "live", "RUNNING")
+    sweep = make_run(client, "sizes", files={"sweep.yaml": SWEEP}, sweep="random")
+    for run_id, every in ((over, None), (live, page.LIVE_S)):
+        opened("run", run=run_id)
+        assert (refreshed["head"], refreshed["section"]) == (every, every)
+    opened("sweep", run=sweep)
+    assert refreshed["sweep"] is None and (refreshed["work"], refreshed["latest"]) == (page.LIVE_S, page.LIVE_S)
 
 
 def test_a_run_that_goes_on_is_never_too_old_to_be_listed(client):
@@ -290,7 +358,16 @@ def test_a_sweep_is_shown_with_its_trials_and_what_matters(client):
     assert app.selectbox(key="stop-what").value is None and app.button(key="stop").disabled
     trial = client.search_runs(client.get_run(sweep).info.experiment_id.split(), "attributes.status = 'RUNNING'")
     (trial,) = [found.info.run_id for found in trial if found.info.run_id != sweep]
+    drawn = [json.loads(chart.proto.spec) for chart in app.get("vega_lite_chart")]
+    assert len(drawn) == 2 and "Dice" in json.dumps(drawn[0]) and "variance explained, %" in json.dumps(drawn[1])
     app.selectbox(key="stop-what").set_value(trial).run()
+    app.text_input(key="stop-why").set_value("no better").run()
+    app.button(key="stop").click().run()
+    assert "Asked: it leaves after its present step" in words(app)
+    told = client.get_run(trial).data.tags
+    assert (told["r2d2.stop"], told["r2d2.stop_reason"]) == ("now", "no better")
+    assert "r2d2.stop" not in client.get_run(sweep).data.tags
+    client.delete_tag(trial, "r2d2.stop")
     client.set_terminated(trial)
     queries.forget()
     wait_for(lambda: not any(one.running for one in queries.parts(queries.view(sweep).value).value), 20)

@@ -104,6 +104,15 @@ def test_sizes_are_refused_before_anything_is_unpacked(monkeypatch):
     assert len(small) < 500_000
     assert "2000x2000x100 voxels, more than the 268435456" in refusal(small)
     assert "unpack to 3000000000, more than the 2147483648" in refusal(_zip_of_zeros(3_000_000_000))
+    assert (
+        refusal(_zip_of_zeros(10)) == "file 1: not a sound zip file, an entry cannot be unpacked; zip the folder again"
+    )
+    swelling = io.BytesIO()  # ten million bytes in fifty, which Python would unpack whole
+    with zipfile.ZipFile(swelling, "w", zipfile.ZIP_BZIP2) as opened:
+        opened.writestr("DOE", bytes(10_000_000))
+    assert refusal(swelling.getvalue()) == (
+        "file 1: an entry is packed by another method than deflate; it is not unpacked"
+    )
     monkeypatch.setattr(uploads, "LARGEST_MB", 0)
     assert refusal(nifti() + bytes(1 << 20)) == "file 1: 1 MB, more than the 0 that a file may have"
 

@@ -6,6 +6,8 @@ import shutil
 import sqlite3
 from types import SimpleNamespace
 
+import cv2
+import numpy as np
 import pytest
 import yaml
 from helpers.processes import run
@@ -93,3 +95,15 @@ def query(home, sql, *values):
     """What the store's database answers."""
     with contextlib.closing(sqlite3.connect(home / "mlflow.db")) as store:
         return store.execute(sql, values).fetchall()
+
+
+def colours(viewer):
+    """How many pixels of the viewer's canvas have the hues of the first three classes."""
+    image = cv2.imdecode(np.frombuffer(viewer.screenshot(), np.uint8), cv2.IMREAD_COLOR).astype(int)
+    blue, green, red = (image[..., channel] for channel in range(3))
+    hues = (
+        (blue > red + 50) & (blue > green),
+        (red > blue + 60) & (green > blue + 30),
+        (green > red + 40) & (green > blue),
+    )
+    return [int(hue.sum()) for hue in hues]

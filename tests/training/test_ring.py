@@ -21,7 +21,7 @@ TOLERANCE = 5e-6
 
 SETTINGS = {
     "cross_entropy-sgd": {"loss": "cross_entropy", "optimizer": "sgd", "ring": {"overlap": False}},
-    "dice_cross_entropy-adam": {"optimizer": "adam"},
+    "dice_cross_entropy-adam": {"optimizer": "adam", "model": {"depth": 2}},
     # Six logical workers with an image each, whose network drops units.
     "virtual-dropout": {"virtual_workers": GLOBAL_BATCH, "batch_size": 1, "model": {"dropout": 0.5}},
     # The images of a step are shared out unevenly.
@@ -29,18 +29,12 @@ SETTINGS = {
         "virtual_workers": 4,
         "batch_size": 2,
         "optimizer": "adam",
-        "model": {"normalization": "batch", "depth": 1},
+        "model": {"normalization": "batch"},
     },
-    "fp16": {"ring": {"compression": "fp16"}, "model": {"depth": 1}},
+    "fp16": {"ring": {"compression": "fp16"}},
     # The paper's 18, of which four ranks have five or four each.
-    "virtual-18": {"virtual_workers": 18, "batch_size": 1, "epochs": 4, "model": {"depth": 1}},
-    "virtual-18-bfloat16": {
-        "virtual_workers": 18,
-        "batch_size": 1,
-        "epochs": 4,
-        "precision": "bfloat16",
-        "model": {"depth": 1},
-    },
+    "virtual-18": {"virtual_workers": 18, "batch_size": 1, "epochs": 4},
+    "virtual-18-bfloat16": {"virtual_workers": 18, "batch_size": 1, "epochs": 4, "precision": "bfloat16"},
 }
 """What is trained, each for an epoch."""
 QUICK = tuple(SETTINGS)[:5]
@@ -65,7 +59,7 @@ def _experiment(data: Path, workers: int, model: dict | None = None, **training:
             "name": "ring",
             "data": {"path": str(data)},
             "preprocess": {"image_size": [24, 28], "slices": {"count": 6, "choice": "foreground"}},
-            "model": {"filters": 4, "depth": 2} | (model or {}),
+            "model": {"filters": 4, "depth": 1} | (model or {}),
             "training": settings | training,
             "cluster": {"workers": workers},
         }

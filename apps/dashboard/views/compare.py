@@ -173,9 +173,9 @@ def _patients(chosen: Sequence[RunView]) -> None:
         {key for rows in scored.values() for row in rows for key in row if key == "dice" or key.startswith("dice/")}
     )
     left, middle, right = st.columns(3)
-    first = left.selectbox("First", list(scored), key="first")
-    second = middle.selectbox("Second", list(scored), index=1, key="second")
-    kind = right.selectbox("Score", kinds, key="score")
+    first = left.selectbox("First", list(scored), key="first", bind="query-params")
+    second = middle.selectbox("Second", list(scored), index=1, key="second", bind="query-params")
+    kind = right.selectbox("Score", kinds, key="score", bind="query-params")
     ours, theirs = _of_patients(scored[first], kind), _of_patients(scored[second], kind)
     common = sorted(ours.keys() & theirs.keys())
     if first == second or not common:

@@ -30,7 +30,7 @@ def main() -> None:
     st.markdown(told)
     if dataset.licence:
         st.caption(page.plain(f"Licence: {textwrap.shorten(dataset.licence, 160, placeholder=' ...')}"))
-    slices, checked = st.tabs(["Slices", "Check and fingerprint"])
+    slices, checked = st.tabs(["Slices", "Check and fingerprint"], key="tab", bind="query-params")
     with slices:
         _slices(dataset)
     with checked:

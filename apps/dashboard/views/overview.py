@@ -11,6 +11,8 @@ from r2d2.tracking import queries
 from r2d2.tracking.queries import RunView
 
 LOADS = (("cpu", "Processors", 100), ("memory", "Memory", 100), ("gpu", "GPUs", 100))
+MOST_PARTS = 4
+"""Runs of a sweep or a study that are shown."""
 RATES = (("disk_mb_s", "Disk"), ("network_mb_s", "Network"))
 
 
@@ -64,8 +66,14 @@ def _going_on(run: RunView) -> None:
         with name:
             page.open_run(run)
             st.caption(f"{run.kind} · began {page.ago(run.began)}")
-        if run.kind == "sweep":
-            epoch.caption(page.plain(f"search: {run.tags['sweep']}"))
+        if run.kind in ("sweep", "scale"):
+            parts = queries.parts(run).value
+            on = [part for part in parts if part.running]
+            what = page.plain(f"{'search' if run.kind == 'sweep' else 'workers'}: {run.tags[run.kind]}")
+            epoch.caption(f"{what} · {len(parts) - len(on)} of its runs have ended, {len(on)} go on")
+            with epoch.container(horizontal=True):
+                for part in on[:MOST_PARTS]:
+                    page.open_run(part)
         else:
             total = run.params.get("training.epochs", "")
             done = run.latest["train/loss"].step if "train/loss" in run.latest else 0

@@ -89,6 +89,7 @@ def _uploaded(model: str, channels: Sequence[str]) -> None:
         for c, name in enumerate(channels)
     ]
     given = [file for file in files if file is not None]
+    channel = _shown(channels)
     left, right = st.columns([1, 3], vertical_alignment="center")
     pressed = left.button("Predict", type="primary", icon=":material/neurology:", disabled=not given)
     right.caption(
@@ -101,7 +102,7 @@ def _uploaded(model: str, channels: Sequence[str]) -> None:
         with st.spinner("Reading"):
             if len(given) not in (1, len(channels)):
                 raise InputError(f"{len(given)} files; give one with all channels, or one for each of {len(channels)}")
-            _hand_in(model, uploads.read([file.getvalue() for file in given]))
+            _hand_in(model, uploads.read([file.getvalue() for file in given]), channel)
     except (InputError, WorkFailed) as error:
         st.session_state["refused"] = str(error)
     finally:
@@ -127,13 +128,22 @@ def _of_dataset(model: str) -> None:
     names = [case.name for case in dataset.cases]
     name = st.selectbox("Case", names, key=errands.remember("case", names[0], names))
     page.ask_for(case=name)
+    channel = _shown(dataset.channels)
     if st.button("Predict", type="primary", icon=":material/neurology:"):
-        _hand_in(model, dataset.cases[names.index(name)].images)
+        _hand_in(model, dataset.cases[names.index(name)].images, channel)
         st.rerun()
 
 
-def _hand_in(model: str, scan: "Volume | Sequence[Path]") -> None:
-    st.session_state["prediction"] = errands.PREDICTIONS.hand_in(segmenting(model, scan))
+def _shown(channels: Sequence[str]) -> int:
+    """Which of a scan's channels is to be seen beneath the mask."""
+    if len(channels) < 2:
+        return 0
+    numbers = range(len(channels))
+    return int(st.selectbox("Shown beneath the mask", numbers, format_func=lambda one: page.plain(channels[one])))
+
+
+def _hand_in(model: str, scan: "Volume | Sequence[Path]", channel: int) -> None:
+    st.session_state["prediction"] = errands.PREDICTIONS.hand_in(segmenting(model, scan, channel))
 
 
 def _result() -> None:

@@ -21,10 +21,15 @@ SECTIONS = ("Curves", "Time", "Nodes", "Pictures", "Settings", "Log")
 WHEN = {"now": "now", "epoch": "after this epoch", "checkpoint": "after the next checkpoint"}
 THEN = {False: "test and register it as it is: then it is over", True: "leave it to be resumed"}
 PARTS = {"compute": "computing", "input": "waiting for images", "communication": "waiting for the ring"}
+PACE = {
+    "train/loss": ("Loss", "mean loss of an image", None),
+    "time/images_per_s": ("Speed", "images a second", None),
+}
 LOADS = {
     "cpu_utilization_percentage": ("Processors", "busy, %", (0, 100)),
     "system_memory_usage_percentage": ("Memory", "used, %", (0, 100)),
     "gpu": ("GPUs", "busy, %", (0, 100)),
+    "gpu_memory": ("GPU memory", "used, %", (0, 100)),
     "disk": ("Disk, read and written", "MB/s", None),
     "network": ("Network, received and sent", "MB/s", None),
 }
@@ -93,6 +98,8 @@ def _head(run_id: str, was_running: bool, was_stalled: bool) -> None:
 
 
 def _numbers(run: RunView) -> None:
+    if run.kind == "scale":  # its runs have them
+        return
     epochs, epoch = run.params.get("training.epochs", "?"), run.latest.get("train/loss")
     done = epoch.step if epoch else 0
     best = queries.history(run, ["val/dice"]).value.get("val/dice", [])
@@ -129,6 +136,9 @@ def _section(run_id: str, section: str) -> None:
 def _curves(run: RunView) -> None:
     dice = sorted(name for name in run.latest if name == "val/dice" or name.startswith("val/dice/"))
     found = queries.history(run, ["train/loss", "train/learning_rate", *dice, "time/restart", "time/sentinel"]).value
+    if run.kind == "scale":
+        _parts(run)
+        return
     if "train/loss" not in found:
         page.empty("No epoch is over yet: the curves begin with the first.")
         return
@@ -159,6 +169,17 @@ def _curves(run: RunView) -> None:
     _told_marks(run, found)
 
 
+def _parts(study: RunView) -> None:
+    """The runs of a study that has not come to its end."""
+    st.caption("Its curves are drawn at its end. Until then, its runs:")
+    for part in queries.parts(study).value:
+        with st.container(border=True, horizontal=True, vertical_alignment="center"):
+            page.open_run(part)
+            epoch = part.latest["train/loss"].step if "train/loss" in part.latest else 0
+            dice = page.number(part.metric("val/dice"))
+            st.markdown(f"{page.badge(part.status)} · epoch {epoch} · validation Dice {dice}")
+
+
 def _time(run: RunView) -> None:
     names = {f"time/{part}_s": title for part, title in PARTS.items()}
     found = queries.history(run, [*names, "time/validation_s", "time/images_per_s"]).value
@@ -187,24 +208,25 @@ def _time(run: RunView) -> None:
 
 
 def _nodes(run: RunView) -> None:
-    wanted = [name for name in run.latest if name.startswith("system/")]
+    wanted = [name for name in run.latest if name.startswith("system/") and any(_is_of(name, key) for key in LOADS)]
     if not wanted:
         page.empty("No node has been heard of: tracking.monitor_s says how often they are.")
         return
-    found = queries.history(run, [*wanted, "train/loss", "time/restart", "time/sentinel"]).value
+    found = queries.history(run, [*wanted, *PACE, "time/restart", "time/sentinel"]).value
     end = (run.ended or run.heard) - run.began
     marks = [((at - run.began) / 60, what) for at, what in _marks(run, found)]
     columns = st.columns(2)
     shown = 0
-    for key, (title, unit, within) in LOADS.items():
-        series = _load(found, key)
+    # The training above the nodes, on the same axis: what its pace was while they did what they did.
+    for key, (title, unit, within) in (PACE | LOADS).items():
+        series = {"all workers": found[key]} if found.get(key) else _load(found, key)
         if not series:
             continue
         with columns[shown % 2]:
             st.subheader(title)
             minutes = {
-                node: [((point.at - run.began) / 60, point.value) for point in points]
-                for node, points in series.items()
+                name: [((point.at - run.began) / 60, point.value) for point in points]
+                for name, points in series.items()
             }
             page.draw(
                 f"{run.run_id}-{key}",
@@ -217,25 +239,30 @@ def _nodes(run: RunView) -> None:
     _told_marks(run, found)
 
 
+def _is_of(name: str, kind: str) -> bool:
+    """Whether a metric `system/NODE/WHAT` is a load of a kind."""
+    what = name.rpartition("/")[2]
+    return {
+        "gpu": what.startswith("gpu_") and what.endswith("_utilization_percentage"),
+        "gpu_memory": what.startswith("gpu_") and what.endswith("_memory_usage_percentage"),
+        "disk": what in ("disk_read_megabytes_per_second", "disk_write_megabytes_per_second"),
+        "network": what.startswith("network_"),
+    }.get(kind, what == kind)
+
+
 def _load(found: dict[str, list[Point]], kind: str) -> dict[str, list[Point]]:
     """What each node's load of a kind was; several of a kind are added, of GPUs the mean is taken."""
     by_node: dict[str, list[list[Point]]] = {}
     for name, points in found.items():
-        _, node, what = [*name.split("/", 2), "", ""][:3]
-        of_kind = {
-            "gpu": what.startswith("gpu_") and what.endswith("_utilization_percentage"),
-            "disk": what in ("disk_read_megabytes_per_second", "disk_write_megabytes_per_second"),
-            "network": what.startswith("network_"),
-        }.get(kind, what == kind)
-        if name.startswith("system/") and of_kind:
-            by_node.setdefault(node, []).append(points)
+        if name.startswith("system/") and _is_of(name, kind):
+            by_node.setdefault(name.split("/", 2)[1], []).append(points)
     summed = {}
     for node, several in sorted(by_node.items()):
         values: dict[int, list[Point]] = {}
         for points in several:
             for point in points:
                 values.setdefault(point.step, []).append(point)
-        scale = 1 / len(several) if kind == "gpu" else 1.0
+        scale = 1 / len(several) if kind.startswith("gpu") else 1.0
         summed[node] = [
             Point(step, group[0].at, scale * sum(point.value for point in group))
             for step, group in sorted(values.items())
@@ -253,15 +280,18 @@ def _pictures(run: RunView) -> None:
         options = sorted(epochs)
         # While the run goes on the slider follows the last one, unless somebody has moved it.
         key, moved = f"epoch {run.run_id}", f"epoch moved {run.run_id}"
-        if st.session_state.get(key) not in options:
+        if st.session_state.setdefault(moved, False) and st.session_state.get(key) not in options:
             st.session_state[moved] = False
         if not st.session_state[moved]:
-            st.session_state[key] = options[-1]
+            asked = page.asked("epoch")
+            st.session_state[moved] = key not in st.session_state and asked.isdecimal() and int(asked) in options
+            st.session_state[key] = int(asked) if st.session_state[moved] else options[-1]
 
         def move() -> None:
             st.session_state[moved] = st.session_state[key] != options[-1]
 
         epoch = st.select_slider("Epoch", options, key=key, on_change=move) if len(options) > 1 else options[0]
+        page.ask_for(epoch=str(epoch) if st.session_state[moved] else None)
         told = json.loads(queries.content(run, epochs[epoch]))
         legend(dict(foreground({int(value): name for value, name in told["labels"].items()})))
         for one in told["slices"]:
@@ -332,13 +362,18 @@ def _log(run: RunView) -> None:
     shown = False
     if jobs:
         st.subheader("Job")
+        job = jobs[-1]
+        if len(jobs) > 1:  # it was gone on with
+            key = f"job {len(jobs)}"
+            job = str(st.segmented_control("Job", jobs, default=job, format_func=page.plain, required=True, key=key))
         try:
-            log = watch.job_log(jobs[-1])
+            log = watch.job_log(job)
             page.fresh(log)
-            st.code(log.value[-20_000:] or "Nothing printed yet.", language=None, height=420, wrap_lines=True)
+            with st.container(height=420, autoscroll=True):  # it shows the end
+                st.code(log.value[-20_000:] or "Nothing printed yet.", language=None, wrap_lines=True)
             shown = True
         except InputError as error:
-            st.caption(page.plain(f"The log of job {jobs[-1]} is not here: {error}"))
+            st.caption(page.plain(f"The log of job {job} is not here: {error}"))
     for path in queries.files(run, "failures").value:
         st.subheader(page.plain(path.rpartition("/")[2].removesuffix(".txt")))
         st.code(

@@ -37,14 +37,19 @@ def main() -> None:
             page.open_run(run)
             return
         _actions(run)
-        st.fragment(_sweep, run_every=page.live(run.running), key="sweep")(run_id, run.running)
+        st.fragment(_sweep, run_every=page.live(run.running), key="sweep")(run_id, run.running, _going_on(run))
 
 
-def _sweep(run_id: str, was_running: bool) -> None:
+def _going_on(run: RunView) -> list[str]:
+    """Its trials that go on, which may be stopped."""
+    return [trial.run_id for trial in queries.parts(run).value if trial.running]
+
+
+def _sweep(run_id: str, was_running: bool, went_on: list[str]) -> None:
     with errands.asking():
         answer = queries.view(run_id)
         run = answer.value
-        if run.running != was_running:
+        if run.running != was_running or _going_on(run) != went_on:
             st.rerun()
         trials = queries.parts(run)
         page.fresh(answer, trials)
