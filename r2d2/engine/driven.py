@@ -59,10 +59,17 @@ class Driven:
         self.began_s, self.spent = before.info.start_time / 1000, run.costs(before)
         tags = before.data.tags
         self._asked_before = who_asked(tags)
+        if tags.get("r2d2.waiting"):  # an earlier driver did
+            self.outbox.tag(waiting="")
         self.restarts = int(tags.get("r2d2.restarts", 0))
         # A sweep's or a study's driver lets go of the runs below it, and begins them again, by itself.
         if before.info.status == "RUNNING" and SINCE_TAG in tags and PARENT_TAG not in tags:
             self.restarted("its driver was lost, or another has taken the run over from it")
+
+    def on_queue(self, line: str) -> None:
+        """Say that it waits for slots that others hold, or has them now; the run says so, too, while it waits."""
+        say(line)
+        self.outbox.tag(waiting=line.partition("Waiting ")[2])
 
     def restarted(self, cause: str, traceback: str = "") -> None:
         """Write down that it goes on after a loss, and why."""

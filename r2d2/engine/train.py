@@ -143,7 +143,7 @@ def fit(
     task = driven.task(experiment, prepared, dataset, placement.cpus_per_worker, began)
     monitors = Monitors(experiment.tracking.monitor_s, driven.outbox, driven.began_s, placement, driven.spent)
     try:
-        with Queue(say), leaving_well(driven.leave):
+        with Queue(driven.on_queue), leaving_well(driven.leave):
             result = _follow(experiment, task, placement, driven, monitors)
         status = "FINISHED" if "model" in result else "FAILED" if result.get("failed") else "KILLED"
         if "superseded" not in result:

@@ -168,6 +168,8 @@ def test_a_run_waits_for_the_slots_of_another_and_both_are_stopped_by_their_tags
         ("jobs", "stop", second["job"]),
         **cluster.here,
     )
+    waiting = wait_for(lambda: tags(cluster, second["run_id"]).get("r2d2.waiting"), 30)
+    assert waiting == f"for slots: 2 with 1 CPU; {first['job']} (r2d2 train small.yaml) has 2 CPUs"
     waits = {row["job"]: row["waits"] for row in document(listed)}
     assert waits[second["job"]] == f"2 with 1 CPU; {first['job']} (r2d2 train small.yaml) has 2 CPUs"
     assert waits[first["job"]] is None
