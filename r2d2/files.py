@@ -1,10 +1,12 @@
 """Nothing half-written: files and folders are made beside their place and take it when they are whole, on the disk."""
 
+import copy
 import os
 import shutil
 import stat
 import uuid
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PureWindowsPath
@@ -14,6 +16,8 @@ from r2d2.errors import InputError
 
 MOST_ENTRIES = 10_000
 """Files in a zip that is unpacked here: a model's has three, a package's a few dozen."""
+PIECE_BYTES = 1 << 20
+"""What is unpacked of an entry at a time."""
 
 
 @contextmanager
@@ -96,24 +100,51 @@ def to_disk(path: Path) -> None:
 
 
 def check_zip(path: Path, largest_bytes: int) -> None:
-    """Raise an InputError if a zip could do harm to whoever unpacks it; nothing of it is unpacked to tell.
+    """Raise an InputError if a zip could do harm to whoever unpacks it.
 
-    Python's `zipfile` never gives more of an entry than its directory declares, so that what is declared can be
-    believed.
+    It is unpacked piece by piece, to nowhere: of an entry with more in it than its directory declares Python's
+    `zipfile` gives no more than that, but has all of it in memory before.
 
     Args:
         path: The file.
         largest_bytes: What all of it may unpack to.
 
     Raises:
-        InputError: It is missing or no zip; it holds more bytes or more than `MOST_ENTRIES` entries, the same name
-            twice, a link, an encrypted entry, or a name that leads out of the folder that it is unpacked in.
+        InputError: It is missing or no sound zip; it holds more bytes or more than `MOST_ENTRIES` entries, the same
+            name twice, a link, an encrypted entry, one that is not packed by deflate or has more in it than it
+            declares, or a name that leads out of the folder that it is unpacked in.
     """
     try:
         with path.open("rb") as file:
-            zip_entries(file, str(path), largest_bytes)
+            entries = zip_entries(file, str(path), largest_bytes)
+            with zipfile.ZipFile(file) as opened:
+                for entry in entries:
+                    read_entry(opened, entry, keep=False)
+    except zipfile.BadZipFile as error:
+        raise InputError(f"{path}: not a sound zip file ({error}); fetch it again") from None
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from None
+
+
+def read_entry(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, keep: bool = True) -> bytes:
+    """What an entry of a zip unpacks to, without ever having more in memory than it declares; nothing if not to `keep`.
+
+    Raises:
+        zipfile.BadZipFile: It is damaged, or unpacks to more than it declares.
+    """
+    one_more = copy.copy(entry)
+    one_more.file_size += 1
+    pieces, size = [], 0
+    try:
+        with opened.open(one_more) as packed:
+            while piece := packed.read(PIECE_BYTES):
+                size += len(piece)
+                if size > entry.file_size:
+                    raise zipfile.BadZipFile("an entry unpacks to more than it declares")
+                pieces += [piece] if keep else []
+    except (zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+        raise zipfile.BadZipFile(str(error)) from None
+    return b"".join(pieces)
 
 
 def zip_entries(file: BinaryIO, path: str, largest_bytes: int) -> list[zipfile.ZipInfo]:

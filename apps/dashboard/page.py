@@ -333,7 +333,8 @@ def choose_run(runs: Sequence[queries.RunView]) -> str | None:
     # No state of a run is in its name here: what is not among the options any more is taken for one that was typed.
     names = {run.run_id: f"{run.name} · {clock(run.began)}" for run in runs}
     at: int | None = 0
-    if told := asked("run"):
+    before = told = asked("run")
+    if told:
         try:
             found = queries.find(told).value if told not in names else None
         except InputError as error:
@@ -342,7 +343,8 @@ def choose_run(runs: Sequence[queries.RunView]) -> str | None:
         else:
             if found is not None and found.run_id not in names:
                 names = {found.run_id: f"{found.name} · {clock(found.began)}"} | names
-            at = list(names).index(found.run_id if found else told)
+            before = found.run_id if found else told
+            at = list(names).index(before)
     if not names:
         empty("No runs yet. The first one:", "r2d2 demo", "r2d2 train FILE")
         return None
@@ -359,8 +361,8 @@ def choose_run(runs: Sequence[queries.RunView]) -> str | None:
     if chosen is None or (chosen not in names and chosen == told):
         return None
     ask_for(run=chosen)
-    if chosen != told:
-        ask_for(epoch=None)  # of the run before
+    if chosen != before:
+        ask_for(epoch=None)
     if chosen not in names:
         st.rerun()
     return chosen

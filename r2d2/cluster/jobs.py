@@ -203,8 +203,9 @@ class Queue:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Look no more."""
+        """Look no more: nothing is said any more."""
         self._over.set()
+        self._thread.join(EVERY_S)
 
     def _watch(self) -> None:
         context = ray.get_runtime_context()
@@ -220,6 +221,8 @@ class Queue:
                     told = Cluster(context.gcs_address).waits().get(own)
                     if told is None or (self._own and _UNKNOWN in told):  # it has them by now, or its own work has
                         continue
+                    if self._over.is_set():
+                        return
                     self._say(f"Waiting for slots: {told}")
                 elif self.waiting and not waits:
                     self._say("It has its slots now")

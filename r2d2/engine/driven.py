@@ -59,8 +59,9 @@ class Driven:
         self.began_s, self.spent = before.info.start_time / 1000, run.costs(before)
         tags = before.data.tags
         self._asked_before = who_asked(tags)
-        if tags.get("r2d2.waiting"):  # an earlier driver did
-            self.outbox.tag(waiting="")
+        self._waits, self._lock = {"earlier driver": tags.get("r2d2.waiting", "")}, threading.Lock()
+        if self._waits["earlier driver"]:
+            self.waits("earlier driver", "")
         self.restarts = int(tags.get("r2d2.restarts", 0))
         # A sweep's or a study's driver lets go of the runs below it, and begins them again, by itself.
         if before.info.status == "RUNNING" and SINCE_TAG in tags and PARENT_TAG not in tags:
@@ -69,7 +70,18 @@ class Driven:
     def on_queue(self, line: str) -> None:
         """Say that it waits for slots that others hold, or has them now; the run says so, too, while it waits."""
         say(line)
-        self.outbox.tag(waiting=line.partition("Waiting ")[2])
+        self.waits("queue", line.partition("Waiting ")[2])
+
+    def waits(self, who: str, what: str) -> None:
+        """Have the run say what it waits for, or that it waits no more.
+
+        Args:
+            who: Who knows; what another has said stays.
+            what: E.g. `for slots: ...`; empty once that is over.
+        """
+        with self._lock:
+            self._waits[who] = what
+            self.outbox.tag(waiting=next(filter(None, self._waits.values()), ""))
 
     def restarted(self, cause: str, traceback: str = "") -> None:
         """Write down that it goes on after a loss, and why."""
@@ -170,6 +182,8 @@ class Driven:
                 told = {"time/wasted_s": wasted, "time/training_s": state.elapsed_s}
                 self.outbox.log(told, checkpoints.number)
                 self.outbox.tag(verdict=said)
+        for who in [who for who, what in self._waits.items() if what]:
+            self.waits(who, "")
         self.outbox.end(status, reason)
         return said
 

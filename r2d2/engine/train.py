@@ -197,7 +197,7 @@ def _follow(
                 say(f"{workers} of {cluster.workers} workers: the cluster has slots for no more")
 
         def on_wait(what: str) -> None:
-            outbox.tag(waiting=what)
+            driven.waits("trainer", what)
             if what:
                 say(f"Waiting {what}; for {cluster.wait_minutes:g} minutes at most")
 

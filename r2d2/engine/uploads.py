@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from r2d2.errors import InputError
-from r2d2.files import zip_entries
+from r2d2.files import read_entry, zip_entries
 
 if TYPE_CHECKING:
     from r2d2.imgmed import Volume
@@ -135,9 +135,8 @@ def _entered(content: bytes, place: Path) -> Path:
 
 def _unpacked(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, place: Path) -> bytes:
     try:
-        with opened.open(entry) as packed:
-            return packed.read(entry.file_size)  # and no more, whatever is in it
-    except (OSError, zipfile.BadZipFile, zipfile.error, NotImplementedError, RuntimeError, EOFError, ValueError):
+        return read_entry(opened, entry)
+    except (OSError, zipfile.BadZipFile):
         raise InputError(f"{place}: not a sound zip file, an entry cannot be unpacked; zip the folder again") from None
 
 

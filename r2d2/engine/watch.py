@@ -161,10 +161,12 @@ def _troubles(run: "RunView", now: float) -> Iterable[Trouble]:
     if went_back:
         times = f"{len(went_back)} times" if len(went_back) > 1 else "once"
         yield Trouble(run, "diverging", f"It fell apart {times}: {went_back[-1]}.")
-    if waits := run.tags.get("waiting"):
+    silent = _silent(run, now)
+    # Who waits trains nothing, but is heard of all the same.
+    if (waits := run.tags.get("waiting")) and (silent is None or silent[0] != "it"):
         yield Trouble(run, "waiting", f"It waits {waits}.")
         return
-    if (silent := _silent(run, now)) is not None:
+    if silent is not None:
         yield Trouble(
             run,
             "stalled",

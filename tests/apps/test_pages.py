@@ -133,7 +133,7 @@ def test_a_sweep_and_a_study_that_go_on_are_shown_with_their_runs(client):
         make_run(client, f"{kind}-001", "RUNNING", parent=whole)
     app = opened("overview")
     told = words(app)
-    assert told.count("1 of its runs have ended, 1 go on") == 2 and "epoch 0" not in told
+    assert told.count("1 of its runs have ended, 1 go on") == 2 and not app.get("progress")
     links = [link.proto.label for link in app.get("page_link")]
     assert {page.plain("sizes-001"), page.plain("study-001")} <= set(links) and page.plain("study-000") not in links
     app = opened("run", run=whole)
@@ -141,7 +141,7 @@ def test_a_sweep_and_a_study_that_go_on_are_shown_with_their_runs(client):
     assert {page.plain("study-000"), page.plain("study-001")} <= {link.proto.label for link in app.get("page_link")}
 
 
-def test_when_ray_goes_the_nodes_that_were_known_stay_and_that_is_said(client, monkeypatch):
+def test_how_old_the_nodes_are_is_said_and_without_them_the_rest_stays(client, monkeypatch):
     load = watch.Load(0.0, cpu=50.0, memory=40.0)
     node = watch.Node("host-1", "2 CPUs", True, (load,))
     monkeypatch.setattr(watch, "nodes", lambda: Answer([node], 7.0, "the cluster does not answer"))

@@ -160,6 +160,8 @@ def test_a_run_waits_for_the_slots_of_another_and_both_are_stopped_by_their_tags
     second = document(run("submit", "--json", "--", "train", experiment, **cluster.here))
     log = f"/api/jobs/{second['job']}/logs"
     wait_for(lambda: "Waiting for slots: " in asked(cluster, log)["logs"], 60)
+    waiting = wait_for(lambda: tags(cluster, second["run_id"]).get("r2d2.waiting"), 30)
+    assert waiting == f"for slots: 2 with 1 CPU; {first['job']} (r2d2 train small.yaml) has 2 CPUs"
 
     listed, state, stopped, after = run_all(
         ("jobs", "list", "--json"),
@@ -168,8 +170,6 @@ def test_a_run_waits_for_the_slots_of_another_and_both_are_stopped_by_their_tags
         ("jobs", "stop", second["job"]),
         **cluster.here,
     )
-    waiting = wait_for(lambda: tags(cluster, second["run_id"]).get("r2d2.waiting"), 30)
-    assert waiting == f"for slots: 2 with 1 CPU; {first['job']} (r2d2 train small.yaml) has 2 CPUs"
     waits = {row["job"]: row["waits"] for row in document(listed)}
     assert waits[second["job"]] == f"2 with 1 CPU; {first['job']} (r2d2 train small.yaml) has 2 CPUs"
     assert waits[first["job"]] is None
@@ -177,6 +177,7 @@ def test_a_run_waits_for_the_slots_of_another_and_both_are_stopped_by_their_tags
     row = document(stopped)
     assert (row["status"], row["run_id"]) == ("FAILED", second["run_id"])
     assert (row["run_status"], row["reason"]) == ("KILLED", f"asked to leave while it waited by {person()}")
+    assert tags(cluster, second["run_id"])["r2d2.waiting"] == ""
     assert asked(cluster, log)["logs"].splitlines()[-1].endswith(f"r2d2 train --resume {second['run_id']}")
     assert after[0] == 2 and "it has failed, there is nothing to stop" in after[2]
 

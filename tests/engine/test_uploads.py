@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import tracemalloc
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 
@@ -104,9 +105,12 @@ def test_sizes_are_refused_before_anything_is_unpacked(monkeypatch):
     assert len(small) < 500_000
     assert "2000x2000x100 voxels, more than the 268435456" in refusal(small)
     assert "unpack to 3000000000, more than the 2147483648" in refusal(_zip_of_zeros(3_000_000_000))
-    assert (
-        refusal(_zip_of_zeros(10)) == "file 1: not a sound zip file, an entry cannot be unpacked; zip the folder again"
-    )
+    lying = _zip_of_zeros(10, 300_000_000)
+    assert len(lying) < 500_000
+    tracemalloc.start()
+    assert refusal(lying) == "file 1: not a sound zip file, an entry cannot be unpacked; zip the folder again"
+    assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    tracemalloc.stop()
     swelling = io.BytesIO()  # ten million bytes in fifty, which Python would unpack whole
     with zipfile.ZipFile(swelling, "w", zipfile.ZIP_BZIP2) as opened:
         opened.writestr("DOE", bytes(10_000_000))
@@ -117,9 +121,9 @@ def test_sizes_are_refused_before_anything_is_unpacked(monkeypatch):
     assert refusal(nifti() + bytes(1 << 20)) == "file 1: 1 MB, more than the 0 that a file may have"
 
 
-def _zip_of_zeros(size):
-    """A zip of a few bytes whose directory declares this size, as a bomb's would."""
-    content = bytearray(zipped(("zeros", bytes(1000))))
+def _zip_of_zeros(size, unpacked=1000):
+    """A zip of a few bytes whose directory declares this size, as a bomb's would, whatever is in it."""
+    content = bytearray(zipped(("zeros", bytes(unpacked))))
     place = content.rindex(b"PK\x01\x02")
     content[place + 24 : place + 28] = size.to_bytes(4, "little")
     return bytes(content)

@@ -40,7 +40,8 @@ def _troubles_and_work() -> None:
             return
         st.subheader("Going on")
         for run in running:
-            _going_on(run)
+            with page.sentences():
+                _going_on(run)
         for job in jobs:
             with st.container(border=True):
                 waits = f"It waits for slots: {job.waits}" if job.waits else "It has no run yet."

@@ -139,7 +139,7 @@ def _shown(channels: Sequence[str]) -> int:
     if len(channels) < 2:
         return 0
     numbers = range(len(channels))
-    return int(st.selectbox("Shown beneath the mask", numbers, format_func=lambda one: page.plain(channels[one])))
+    return int(st.selectbox("Shown beneath the mask", numbers, format_func=lambda one: channels[one]))
 
 
 def _hand_in(model: str, scan: "Volume | Sequence[Path]", channel: int) -> None:

@@ -170,8 +170,11 @@ def _curves(run: RunView) -> None:
 
 
 def _parts(study: RunView) -> None:
-    """The runs of a study that has not come to its end."""
-    st.caption("Its curves are drawn at its end. Until then, its runs:")
+    """The runs of a study, whose curves are elsewhere, once there are any."""
+    if study.status == "FINISHED":
+        page.link("Its curves", "compare", runs=study.run_id)
+    else:
+        st.caption("Its curves are drawn at its end.")
     for part in queries.parts(study).value:
         with st.container(border=True, horizontal=True, vertical_alignment="center"):
             page.open_run(part)

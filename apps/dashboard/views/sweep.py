@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import altair as alt
 import streamlit as st
@@ -36,22 +36,23 @@ def main() -> None:
             st.info("This run is no sweep.")
             page.open_run(run)
             return
-        _actions(run)
-        st.fragment(_sweep, run_every=page.live(run.running), key="sweep")(run_id, run.running, _going_on(run))
+        going_on = _going_on(queries.parts(run).value)
+        _actions(run, going_on)
+        st.fragment(_sweep, run_every=page.live(run.running), key="sweep")(run_id, run.running, going_on)
 
 
-def _going_on(run: RunView) -> list[str]:
-    """Its trials that go on, which may be stopped."""
-    return [trial.run_id for trial in queries.parts(run).value if trial.running]
+def _going_on(trials: Sequence[RunView]) -> dict[str, str]:
+    """The names of trials that go on, which may be stopped, by their ids."""
+    return {trial.run_id: trial.name for trial in trials if trial.running}
 
 
-def _sweep(run_id: str, was_running: bool, went_on: list[str]) -> None:
+def _sweep(run_id: str, was_running: bool, went_on: dict[str, str]) -> None:
     with errands.asking():
         answer = queries.view(run_id)
         run = answer.value
-        if run.running != was_running or _going_on(run) != went_on:
-            st.rerun()
         trials = queries.parts(run)
+        if run.running != was_running or _going_on(trials.value) != went_on:
+            st.rerun()
         page.fresh(answer, trials)
         file = queries.content(run, "sweep.yaml")
         sweep = page.once(
@@ -145,13 +146,12 @@ def _importance(run: RunView) -> dict[str, float]:
     return {row["setting"].removeprefix("training."): 100 * float(row["importance"]) for row in rows}
 
 
-def _actions(run: RunView) -> None:
+def _actions(run: RunView, trials: Mapping[str, str]) -> None:
     if not page.may_act():
         return
     if run.running:
         with st.popover("Stop", icon=":material/stop_circle:", key="stop-menu"):
-            trials = {trial.run_id: trial.name for trial in queries.parts(run).value if trial.running}
-            what = {run.run_id: "the whole sweep"} | trials
+            what = {run.run_id: "the whole sweep", **trials}
             # Nothing is chosen by itself: a trial that ends is no choice any more, and the sweep would be in its place.
             chosen = st.selectbox(
                 "What", list(what), None, what.__getitem__, key="stop-what", placeholder="The sweep, or a trial"
