@@ -32,8 +32,8 @@ def epoch(page):
 def test_a_run_is_watched_and_stopped_by_a_person_with_a_reason_and_its_model_is_used(board, virtual_patients):
     page = board.context.new_page()
     page.goto(board.page)
-    page.get_by_role("heading", name="Going on").wait_for()
-    page.get_by_role("link", name="small-").first.click()
+    # Of what goes on: those in the table below open a tab of their own, and may be there before.
+    page.get_by_test_id("stPageLink").get_by_role("link", name="small-").first.click()
     page.get_by_role("heading", name="Run", exact=True).wait_for()
     assert f"run={board.run_id}" in page.url
 
