@@ -7,7 +7,9 @@ import pytest
 from helpers.board import browser, colours, query, services_up, write_experiment
 from helpers.processes import run, wait_for
 
+from r2d2 import services
 from r2d2.console import person
+from r2d2.engine.services.end import end_service
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +102,9 @@ def test_a_run_is_watched_and_stopped_by_a_person_with_a_reason_and_its_model_is
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-def test_a_training_is_submitted_resumed_and_stopped_on_the_pages(tmp_path, virtual_patients):
+def test_a_training_is_submitted_resumed_and_stopped_on_the_pages_and_ray_may_go(
+    tmp_path, virtual_patients, monkeypatch
+):
     with services_up(tmp_path) as found, browser() as context:
         page = context.new_page()
         menu = page.get_by_test_id("stPopover")
@@ -145,3 +149,16 @@ def test_a_training_is_submitted_resumed_and_stopped_on_the_pages(tmp_path, virt
         tags = dict(query(found.home, "select key, value from tags where run_uuid = ?", run_id))
         did = [json.loads(tags[key])["what"].partition(" as job")[0] for key in sorted(tags) if "action" in key]
         assert did == ["submit", "resume", "pause", "resume", "stop"]
+
+        # Ray goes and comes back before an open page, which keeps what it had.
+        page.goto(found.page)
+        page.get_by_text("2 CPUs, head").wait_for()
+        end_service(found.started["ray"])
+        page.get_by_text("This page asks again").first.wait_for()
+        assert page.get_by_text("2 CPUs, head").is_visible()
+        code, _, err = run("up", timeout=150, **found.here)
+        assert code == 0 and "ray: died; starting it again" in err, err
+        monkeypatch.setenv("R2D2_HOME", str(found.home))
+        found.started |= services.read()  # to be ended
+        page.get_by_text("This page asks again").first.wait_for(state="hidden")
+        assert page.get_by_text("2 CPUs, head").is_visible()
