@@ -119,32 +119,31 @@ def check_zip(path: Path, largest_bytes: int) -> None:
             entries = zip_entries(file, str(path), largest_bytes)
             with zipfile.ZipFile(file) as opened:
                 for entry in entries:
-                    read_entry(opened, entry, keep=False)
+                    for _ in pieces(opened, entry):
+                        pass
     except zipfile.BadZipFile as error:
         raise InputError(f"{path}: not a sound zip file ({error}); fetch it again") from None
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from None
 
 
-def read_entry(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, keep: bool = True) -> bytes:
-    """What an entry of a zip unpacks to, without ever having more in memory than it declares; nothing if not to `keep`.
+def pieces(opened: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Iterator[bytes]:
+    """What an entry of a zip unpacks to, piece by piece, and never more than it declares.
 
     Raises:
         zipfile.BadZipFile: It is damaged, or unpacks to more than it declares.
     """
-    one_more = copy.copy(entry)
+    one_more, size = copy.copy(entry), 0
     one_more.file_size += 1
-    pieces, size = [], 0
     try:
         with opened.open(one_more) as packed:
             while piece := packed.read(PIECE_BYTES):
                 size += len(piece)
                 if size > entry.file_size:
                     raise zipfile.BadZipFile("an entry unpacks to more than it declares")
-                pieces += [piece] if keep else []
+                yield piece
     except (zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
         raise zipfile.BadZipFile(str(error)) from None
-    return b"".join(pieces)
 
 
 def zip_entries(file: BinaryIO, path: str, largest_bytes: int) -> list[zipfile.ZipInfo]:

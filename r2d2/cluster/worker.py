@@ -366,9 +366,9 @@ class _Worker:
         asked = None
         if validates:  # which took its time, and what it has ended is whole and kept
             asked = ASKED.get(int(self.ring.sum(np.array([self._code(state.step)]), "asked")[0]))
-        if state.left and asked is not ASKED[PAUSED]:
-            return None, Reason(state.left)
-        return None, None if done and asked is not ASKED[PAUSED] else asked
+        if asked is ASKED[PAUSED] or not (state.left or done):
+            return None, asked
+        return None, Reason(state.left) if state.left else None
 
     def _validates_slowly(self) -> bool:
         """Whether a validation may take longer than a process that is told to end is given."""

@@ -59,9 +59,10 @@ class Driven:
         self.began_s, self.spent = before.info.start_time / 1000, run.costs(before)
         tags = before.data.tags
         self._asked_before = who_asked(tags)
-        self._waits, self._lock = {"earlier driver": tags.get("r2d2.waiting", "")}, threading.Lock()
-        if self._waits["earlier driver"]:
-            self.waits("earlier driver", "")
+        self._waits: dict[str, str] = {}
+        self._lock = threading.Lock()
+        if tags.get("r2d2.waiting"):  # an earlier driver did
+            self.outbox.tag(waiting="")
         self.restarts = int(tags.get("r2d2.restarts", 0))
         # A sweep's or a study's driver lets go of the runs below it, and begins them again, by itself.
         if before.info.status == "RUNNING" and SINCE_TAG in tags and PARENT_TAG not in tags:
@@ -182,8 +183,8 @@ class Driven:
                 told = {"time/wasted_s": wasted, "time/training_s": state.elapsed_s}
                 self.outbox.log(told, checkpoints.number)
                 self.outbox.tag(verdict=said)
-        for who in [who for who, what in self._waits.items() if what]:
-            self.waits(who, "")
+        if any(self._waits.values()):
+            self.outbox.tag(waiting="")
         self.outbox.end(status, reason)
         return said
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from r2d2.errors import InputError
-from r2d2.files import read_entry, zip_entries
+from r2d2.files import pieces, zip_entries
 
 if TYPE_CHECKING:
     from r2d2.imgmed import Volume
@@ -135,7 +135,7 @@ def _entered(content: bytes, place: Path) -> Path:
 
 def _unpacked(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, place: Path) -> bytes:
     try:
-        return read_entry(opened, entry)
+        return b"".join(pieces(opened, entry))
     except (OSError, zipfile.BadZipFile):
         raise InputError(f"{place}: not a sound zip file, an entry cannot be unpacked; zip the folder again") from None
 

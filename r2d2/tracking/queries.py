@@ -98,6 +98,11 @@ class RunView:
         """The last value of a metric, if there is one."""
         return self.latest[name].value if name in self.latest else None
 
+    @property
+    def epochs_done(self) -> int:
+        """How many epochs of its training are over."""
+        return self.latest["train/loss"].step if "train/loss" in self.latest else 0
+
     def number(self, name: str) -> float:
         """A setting as a number; 0 where it is none: `null` is recorded as None."""
         try:

@@ -100,6 +100,15 @@ def test_a_run_is_watched_and_stopped_by_a_person_with_a_reason_and_its_model_is
     page.close()
 
 
+def resumed(page, menu):
+    """A run that has left goes on, and learns more."""
+    ended = epoch(page)
+    menu.get_by_role("button", name="Resume").click()
+    page.get_by_role("button", name="Resume it").click()
+    menu.get_by_role("button", name="Stop").wait_for()  # it goes on, and the page has seen it
+    wait_for(lambda: epoch(page) > ended, 120)
+
+
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_training_is_submitted_resumed_and_stopped_on_the_pages_and_ray_may_go(
@@ -125,23 +134,13 @@ def test_a_training_is_submitted_resumed_and_stopped_on_the_pages_and_ray_may_go
         (job,) = query(found.home, "select value from tags where key = 'r2d2.job'")[0]
         urllib.request.urlopen(f"{found.jobs}/api/jobs/{job}/stop", b"", 60).close()  # as `ray job stop` does
         page.get_by_text("terminated").first.wait_for()
-        ended = epoch(page)
-
-        menu.get_by_role("button", name="Resume").click()
-        page.get_by_role("button", name="Resume it").click()
-        menu.get_by_role("button", name="Stop").wait_for()  # it goes on, and the page has seen it
-        wait_for(lambda: epoch(page) > ended, 120)
+        resumed(page, menu)
         menu.get_by_role("button", name="Stop").click()
         page.get_by_text("leave it to be resumed").click()
         page.get_by_role("button", name="Stop this run").click()
         page.get_by_text("paused on request").first.wait_for()
-        ended = epoch(page)
         assert query(found.home, "select * from model_versions") == []
-
-        menu.get_by_role("button", name="Resume").click()
-        page.get_by_role("button", name="Resume it").click()
-        menu.get_by_role("button", name="Stop").wait_for()
-        wait_for(lambda: epoch(page) > ended, 120)
+        resumed(page, menu)
         menu.get_by_role("button", name="Stop").click()
         page.get_by_role("button", name="Stop this run").click()
         page.get_by_text("stopped on request").first.wait_for()

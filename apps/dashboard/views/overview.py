@@ -11,9 +11,9 @@ from r2d2.tracking import queries
 from r2d2.tracking.queries import RunView
 
 LOADS = (("cpu", "Processors", 100), ("memory", "Memory", 100), ("gpu", "GPUs", 100))
+RATES = (("disk_mb_s", "Disk"), ("network_mb_s", "Network"))
 MOST_PARTS = 4
 """Runs of a sweep or a study that are shown."""
-RATES = (("disk_mb_s", "Disk"), ("network_mb_s", "Network"))
 
 
 def main() -> None:
@@ -77,9 +77,8 @@ def _going_on(run: RunView) -> None:
                     page.open_run(part)
         else:
             total = run.params.get("training.epochs", "")
-            done = run.latest["train/loss"].step if "train/loss" in run.latest else 0
-            share = done / int(total) if total.isdigit() and int(total) else 0.0
-            epoch.progress(min(1.0, share), text=f"epoch {done} of {page.plain(total)}")
+            share = run.epochs_done / int(total) if total.isdigit() and int(total) else 0.0
+            epoch.progress(min(1.0, share), text=f"epoch {run.epochs_done} of {page.plain(total)}")
         loss.metric("Loss", page.number(run.metric("train/loss")))
         dice.metric("Dice", page.number(_dice(run)), help="Of the validation.")
 

@@ -100,8 +100,7 @@ def _head(run_id: str, was_running: bool, was_stalled: bool) -> None:
 def _numbers(run: RunView) -> None:
     if run.kind == "scale":  # its runs have them
         return
-    epochs, epoch = run.params.get("training.epochs", "?"), run.latest.get("train/loss")
-    done = epoch.step if epoch else 0
+    epochs, done = run.params.get("training.epochs", "?"), run.epochs_done
     best = queries.history(run, ["val/dice"]).value.get("val/dice", [])
     top = max(best, key=lambda point: point.value) if best else None
     pace = run.metric("time/epoch_s")
@@ -134,11 +133,11 @@ def _section(run_id: str, section: str) -> None:
 
 
 def _curves(run: RunView) -> None:
-    dice = sorted(name for name in run.latest if name == "val/dice" or name.startswith("val/dice/"))
-    found = queries.history(run, ["train/loss", "train/learning_rate", *dice, "time/restart", "time/sentinel"]).value
     if run.kind == "scale":
         _parts(run)
         return
+    dice = sorted(name for name in run.latest if name == "val/dice" or name.startswith("val/dice/"))
+    found = queries.history(run, ["train/loss", "train/learning_rate", *dice, "time/restart", "time/sentinel"]).value
     if "train/loss" not in found:
         page.empty("No epoch is over yet: the curves begin with the first.")
         return
@@ -178,9 +177,8 @@ def _parts(study: RunView) -> None:
     for part in queries.parts(study).value:
         with st.container(border=True, horizontal=True, vertical_alignment="center"):
             page.open_run(part)
-            epoch = part.latest["train/loss"].step if "train/loss" in part.latest else 0
             dice = page.number(part.metric("val/dice"))
-            st.markdown(f"{page.badge(part.status)} · epoch {epoch} · validation Dice {dice}")
+            st.markdown(f"{page.badge(part.status)} · epoch {part.epochs_done} · validation Dice {dice}")
 
 
 def _time(run: RunView) -> None:
@@ -281,20 +279,16 @@ def _pictures(run: RunView) -> None:
     if epochs:
         st.subheader("The worst patients of a validation")
         options = sorted(epochs)
-        # While the run goes on the slider follows the last one, unless somebody has moved it.
-        key, moved = f"epoch {run.run_id}", f"epoch moved {run.run_id}"
-        if st.session_state.setdefault(moved, False) and st.session_state.get(key) not in options:
-            st.session_state[moved] = False
-        if not st.session_state[moved]:
-            asked = page.asked("epoch")
-            st.session_state[moved] = key not in st.session_state and asked.isdecimal() and int(asked) in options
-            st.session_state[key] = int(asked) if st.session_state[moved] else options[-1]
+        # While the run goes on the slider follows the last one, unless somebody has moved it: then the address has it.
+        key, asked = f"epoch {run.run_id}", page.asked("epoch")
+        there = asked.isdecimal() and int(asked) in options
+        st.session_state[key] = int(asked) if there else options[-1]
 
         def move() -> None:
-            st.session_state[moved] = st.session_state[key] != options[-1]
+            epoch = st.session_state[key]
+            page.ask_for(epoch=None if epoch == options[-1] else str(epoch))
 
         epoch = st.select_slider("Epoch", options, key=key, on_change=move) if len(options) > 1 else options[0]
-        page.ask_for(epoch=str(epoch) if st.session_state[moved] else None)
         told = json.loads(queries.content(run, epochs[epoch]))
         legend(dict(foreground({int(value): name for value, name in told["labels"].items()})))
         for one in told["slices"]:
@@ -398,7 +392,9 @@ def _actions(run: RunView) -> None:
             pause = alone and st.radio("Then", list(THEN), format_func=THEN.__getitem__, key="stop-then")
             st.caption("It leaves with a checkpoint.")
             if st.button("Stop this run", type="primary", key="stop"):
-                asked = page.act("Asking", lambda: work.stop(run.run_id, when, why, page.who(), False, pause))
+                asked = page.act(
+                    "Asking", lambda: work.stop(run.run_id, when, why, page.who(), wait=False, pause=pause)
+                )
                 if asked:
                     st.success(f"Asked: it leaves {WHEN[when]}.")
         if run.parent is None and page.stalled(run):

@@ -74,7 +74,7 @@ def _sweep(run_id: str, was_running: bool, went_on: dict[str, str]) -> None:
                 "trial": int(trial.tags.get("trial", -1)),
                 "state": trial.status.lower(),
                 **{key.removeprefix("training."): trial.tags.get(f"trial.{key}", "") for key in keys},
-                "epoch": trial.latest["train/loss"].step if "train/loss" in trial.latest else 0,
+                "epoch": trial.epochs_done,
                 "validation Dice": trial.metric("val/dice"),
                 "why it ended": trial.tags.get("reason", ""),
             }
@@ -124,11 +124,7 @@ def _coordinates(sweep: config.Sweep, scored: Sequence[RunView]) -> alt.LayerCha
     lines = []
     for trial, one, score in zip(scored, values, dice, strict=True):
         places = [scales[key][0](one[key]) if key in one else None for key in sweep.space]
-        whole = (
-            trial.latest["train/loss"].step >= sweep.experiment.training.epochs
-            if "train/loss" in trial.latest
-            else False
-        )
+        whole = trial.epochs_done >= sweep.experiment.training.epochs
         lines.append((trial.name, score, whole, [*places, (score - low) / ((high - low) or 1.0)]))
     return figures.parallel(axes, lines, "validation Dice")
 

@@ -137,16 +137,17 @@ def _one(chosen: ModelVersion, versions: Sequence[ModelVersion]) -> None:
     shown = errands.answered(queries.shared(("shown", reference), lambda: zoo.show(reference), SHOWN_S))
     if shown.changed:
         st.warning(page.plain(shown.changed), icon=":material/warning:")
-    tabs = {
-        "Card": lambda: card.show(shown.card, chosen),
-        "Versions": lambda: _versions(chosen, versions, shown),
-        "Lineage": lambda: _lineage(chosen, versions, shown.card["lineage"]),
-        "Promote": lambda: promotion.show(chosen, shown),
-        "Download": lambda: _download(reference),
-    }
-    for tab, show in zip(st.tabs([*tabs], key="tab", bind="query-params"), tabs.values(), strict=True):
-        with tab:
-            show()
+    tabs = st.tabs(["Card", "Versions", "Lineage", "Promote", "Download"], key="tab", bind="query-params")
+    with tabs[0]:
+        card.show(shown.card, chosen)
+    with tabs[1]:
+        _versions(chosen, versions, shown)
+    with tabs[2]:
+        _lineage(chosen, versions, shown.card["lineage"])
+    with tabs[3]:
+        promotion.show(chosen, shown)
+    with tabs[4]:
+        _download(reference)
 
 
 def _versions(chosen: ModelVersion, versions: Sequence[ModelVersion], shown: zoo.Shown) -> None:
