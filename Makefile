@@ -7,7 +7,7 @@ PYTHON ?= python3.11
 UV_VERSION := 0.13.9
 VENV := .venv
 BIN := $(VENV)/bin
-# GPU=1: TensorFlow with CUDA, Horovod with NCCL. Needs CUDA 12's compiler and NCCL's headers on the machine.
+# GPU=1: TensorFlow with CUDA, Horovod with NCCL. Needs CUDA's compiler on the machine; NCCL is the lock's.
 GPU ?=
 LOCK := requirements$(if $(GPU),-gpu).lock
 LOCKS := $(LOCK) horovod.lock
@@ -19,17 +19,23 @@ SOURCES := r2d2/kernels/amx.h r2d2/kernels/convolution.cc r2d2/kernels/convoluti
 KERNELS := $(VENV)/.kernels-$(call hash,$(SOURCES) $(LOCKS))
 
 HOROVOD_BUILD := HOROVOD_WITH_TENSORFLOW=1 HOROVOD_WITHOUT_PYTORCH=1 HOROVOD_WITHOUT_MXNET=1 \
-	HOROVOD_WITH_GLOO=1 HOROVOD_WITHOUT_MPI=1 $(if $(GPU),HOROVOD_GPU_OPERATIONS=NCCL)
+	HOROVOD_WITH_GLOO=1 HOROVOD_WITHOUT_MPI=1
+ifdef GPU
+NCCL := $(CURDIR)/$(VENV)/lib/python3.11/site-packages/nvidia/nccl
+HOROVOD_BUILD += HOROVOD_GPU_OPERATIONS=NCCL HOROVOD_NCCL_LINK=SHARED \
+	HOROVOD_NCCL_INCLUDE=$(NCCL)/include HOROVOD_NCCL_LIB=$(NCCL)/lib
+endif
 
 setup: $(PROJECT) $(KERNELS)
 packages: $(PACKAGES)
 
 $(PACKAGES):
-	@PYTHON=$(PYTHON) bash infra/preflight.sh
+	@PYTHON=$(PYTHON) GPU=$(GPU) bash infra/preflight.sh
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	$(BIN)/uv pip install --python $(BIN)/python --compile-bytecode --require-hashes -r $(LOCK)
+	$(if $(GPU),ln -sf libnccl.so.2 $(NCCL)/lib/libnccl.so)
 	@echo "Building Horovod against TensorFlow (2 to 3 minutes)"
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(HOROVOD_BUILD) $(BIN)/uv pip install --python $(BIN)/python --no-cache \
 		--require-hashes --no-deps --no-build-isolation -r horovod.lock

@@ -9,6 +9,7 @@ from r2d2.data.synthesis import synthesize
 from r2d2.lean import import_keras_alone
 
 import_keras_alone()
+os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"  # where there is a GPU, several processes share it
 ADDRESSES = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS")
 
 

@@ -71,8 +71,8 @@ def machine(folder, python="real", compiler=True):
     return folder
 
 
-def preflight(path, *words):
-    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHON", "CXX")}
+def preflight(path, *words, gpu=""):
+    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHON", "CXX")} | {"GPU": gpu}
     command = ["/bin/bash", str(ROOT / "infra/preflight.sh"), *words]
     return subprocess.run(command, env=environment | {"PATH": str(path)}, capture_output=True, text=True, check=False)
 
@@ -181,7 +181,17 @@ def test_a_machine_with_gpus_gets_their_lock_and_horovod_with_nccl(made):
     shutil.copy(ROOT / "requirements-gpu.lock", made)
     commands = would_run(made, "setup", "GPU=1")
     assert "--require-hashes -r requirements-gpu.lock" in commands and "HOROVOD_GPU_OPERATIONS=NCCL" in commands
-    assert "NCCL" not in would_run(made)
+    assert "HOROVOD_NCCL_LINK=SHARED" in commands and "/nvidia/nccl/lib" in commands
+    assert "NCCL" not in would_run(made) and "nccl" not in would_run(made)
+
+
+def test_a_gpus_setup_without_cudas_compiler_says_so(tmp_path):
+    here = machine(tmp_path / "bin")
+    done = preflight(here, gpu="1")
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 2 and line.startswith("r2d2: no nvcc here") and "install CUDA" in line
+    (here / "nvcc").symlink_to(here / "g++")
+    assert preflight(here, gpu="1").returncode == 0
 
 
 def test_a_first_make_checks_the_machine_before_anything_else(made):

@@ -12,12 +12,13 @@ import argparse
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SCRIPTS = ("feed", "preprocess", "segeval", "training", "prediction", "dashboard", "start", "network")
+SCRIPTS = ("feed", "preprocess", "segeval", "training", "prediction", "dashboard", "start", "network", "gpu")
 PEERS = ("Against peers", "how many times as fast R2D2 is as the peer")
 AGAINST = {
     "dashboard/": ("Against a limit", "how many times as fast as it has to be"),
@@ -42,6 +43,8 @@ def main() -> None:
     for name in () if given.readme else given.names or SCRIPTS:
         if name == "network" and os.getuid() != 0:
             print("network.py is left out: it needs root")
+        elif name == "gpu" and not shutil.which("nvidia-smi"):
+            print("gpu.py is left out: it needs an NVIDIA GPU")
         elif subprocess.run([sys.executable, HERE / f"{name}.py"], check=False).returncode:
             failed.append(name)
     found = {path.stem: json.loads(path.read_text()) for path in map(record, SCRIPTS) if path.exists()}

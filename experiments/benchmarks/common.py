@@ -114,14 +114,14 @@ def machine() -> dict[str, Any]:
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    packages = ("r2d2", "tensorflow-cpu", "keras", "horovod", "ray", "mlflow", "numpy")
+    packages = ("r2d2", "tensorflow-cpu", "tensorflow", "keras", "horovod", "ray", "mlflow", "numpy")
     return {
         "processor": next(names, platform.processor()),
         "cores": len(os.sched_getaffinity(0)),
         "load": round(os.getloadavg()[0], 1),
         "python": platform.python_version(),
         "commit": git.stdout.strip(),
-        "versions": {name: metadata.version(name) for name in packages},
+        "versions": {n: metadata.version(n) for n in packages if list(metadata.distributions(name=n))},
     }
 
 

@@ -39,6 +39,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
@@ -55,14 +56,14 @@ PEERS = ("torch==2.13.0", "monai==1.6.1", "numpy<2.5")
 HUGE = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 
-def experiment(data: Path) -> dict:
+def experiment(data: Path, size: int, batch: int) -> dict:
     """The experiment that all train."""
     return {
         "name": "training-benchmark",
         "data": {"path": str(data)},
-        "preprocess": {"image_size": [SIZE, SIZE], "slices": {"count": SLICES, "choice": "foreground"}},
+        "preprocess": {"image_size": [size, size], "slices": {"count": SLICES, "choice": "foreground"}},
         "model": {"filters": FILTERS, "depth": DEPTH},
-        "training": {"epochs": 1000, "batch_size": BATCH, "learning_rate": RATE, "warmup_epochs": 0},
+        "training": {"epochs": 1000, "batch_size": batch, "learning_rate": RATE, "warmup_epochs": 0},
         "cluster": {"workers": 1},
         "evaluation": {"every_epochs": 1000, "overlays": 0},
     }
@@ -78,8 +79,8 @@ def network():
 # The tools, each in a process of its own. A tool is a function that takes a step, and one that predicts classes.
 
 
-def r2d2_tool(room: Path, threads: int, without: str = ""):
-    """R2D2's learner; without one of PARTS, if that is named."""
+def r2d2_tool(room: Path, threads: int, without: str = "", settings: Sequence[str] = ()):
+    """R2D2's learner; without one of PARTS, if that is named; with other settings, if there are."""
     from r2d2 import config, kernels
     from r2d2.data.prepare import open_prepared
     from r2d2.models import fused
@@ -87,7 +88,7 @@ def r2d2_tool(room: Path, threads: int, without: str = ""):
     from r2d2.training.learner import Learner
     from r2d2.training.state import State
 
-    values = config.load(room / "experiment.yaml")
+    values = config.load(room / "experiment.yaml", settings)
     lanes = 1 if without == "lanes" else device.lanes(values, threads)
     if without == "kernels":
         kernels.load = lambda: None
@@ -109,10 +110,11 @@ def keras_tool(room: Path, threads: int):
 
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(2)
-    from r2d2 import models
+    from r2d2 import config, models
     from r2d2.models.precision import with_precision
 
-    plain = models.build(network(), 1, CLASSES, (SIZE, SIZE))
+    values = config.load(room / "experiment.yaml")
+    plain = models.build(values.model, 1, CLASSES, values.preprocess.image_size)
     model = models.logits(with_precision(plain, "bfloat16", fuse=False))
 
     def loss(labels, logits):
@@ -244,7 +246,7 @@ def tool_of(name: str, room: Path, peers: Path, threads: int) -> Tool:
     return Tool(name, command, HUGE if "huge" in name else None)
 
 
-def make_room(room: Path) -> None:
+def make_room(room: Path, size: int = SIZE, batch: int = BATCH) -> None:
     """Virtual patients, prepared; the experiment; the order of images."""
     import yaml
 
@@ -254,17 +256,17 @@ def make_room(room: Path) -> None:
     from r2d2.data.split import split_patients
     from r2d2.training.feed import Feed
 
-    data = room / "patients"
+    data = room.parent / "patients"
     if not data.exists():
         r2d2 = Path(sys.executable).with_name("r2d2")
         subprocess.run([r2d2, "data", "synthesize", "brain", data, "--patients", "12"], check=True)
-    (room / "experiment.yaml").write_text(yaml.safe_dump(experiment(data)))
+    (room / "experiment.yaml").write_text(yaml.safe_dump(experiment(data, size, batch)))
     values = config.load(room / "experiment.yaml")
     dataset = find_cases(values.data)
     prepared = prepare(dataset, values.preprocess, room / "prepared")
     split = split_patients(dataset, values.data.split)
     rows = prepared.training_rows(split["training"], values.preprocess.slices)
-    feed = Feed(prepared, rows, values.training.seed, BATCH, 1, range(1))
+    feed = Feed(prepared, rows, values.training.seed, batch, 1, range(1))
     steps = 40 * feed.steps_per_epoch
     about = {
         "prepared": str(prepared.folder),

@@ -99,7 +99,8 @@ def side_by_side(cluster: config.Cluster, most: int, asked: int | None = None) -
         InputError: There is no room for as many as were asked for.
     """
     nodes = _nodes()
-    room = _fits(cluster, nodes, cluster.cpus_per_worker or 1) // cluster.workers
+    gpus = _gpus_each(cluster, nodes)
+    room = _fits(nodes, cluster.cpus_per_worker or 1, gpus) // cluster.workers
     if asked is not None and asked > room:
         raise InputError(
             f"concurrent: {asked} trials of {cluster.workers} workers: the cluster has room for {room} (nodes: "
@@ -107,8 +108,8 @@ def side_by_side(cluster: config.Cluster, most: int, asked: int | None = None) -
         )
     count = max(1, min(most, asked or room))
     # A worker's threads are the same whether its ring runs alone or at the end beside others.
-    together = cluster.model_copy(update={"workers": count * cluster.workers, "min_workers": None})
-    one = place(together, nodes)
+    together = {"workers": count * cluster.workers, "min_workers": None, "gpus_per_worker": gpus}
+    one = place(cluster.model_copy(update=together), nodes)
     return Placement(cluster.workers, one.cpus_per_worker, one.gpus_per_worker, one.nodes), count
 
 
@@ -189,9 +190,17 @@ def _nodes() -> Nodes:
     return [(int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in found]
 
 
-def _fits(cluster: config.Cluster, nodes: Nodes, cpus: int) -> int:
-    """How many workers of so many CPUs each the nodes have room for."""
-    return sum(_fit(have, gpus, cpus, cluster.gpus_per_worker) for have, gpus in nodes)
+def _gpus_each(cluster: config.Cluster, nodes: Nodes) -> int:
+    """The GPUs of a worker, where nothing is asked for by what the nodes have."""
+    if cluster.gpus_per_worker is not None:
+        return cluster.gpus_per_worker
+    known: Nodes = [(cpus, gpus or 0) for cpus, gpus in nodes]
+    return int(_fits(known, cluster.cpus_per_worker or 1, 1) >= cluster.workers)
+
+
+def _fits(nodes: Nodes, cpus: int, gpus: int) -> int:
+    """How many workers of so many CPUs and GPUs each the nodes have room for."""
+    return sum(_fit(have, have_gpus, cpus, gpus) for have, have_gpus in nodes)
 
 
 def _fit(cpus: int, gpus: int | None, cpus_each: int, gpus_each: int) -> int:
@@ -205,14 +214,15 @@ def _told(nodes: Nodes) -> str:
 
 def place(cluster: config.Cluster, nodes: Nodes) -> Placement:
     """The largest equal share of the nodes that every worker can have."""
+    gpus = _gpus_each(cluster, nodes)
 
     def fits(cpus: int) -> int:
-        return _fits(cluster, nodes, cpus)
+        return _fits(nodes, cpus, gpus)
 
     smallest = cluster.cpus_per_worker or 1
     workers = min(cluster.workers, fits(smallest))
     if workers < cluster.least:
-        needs = f"{smallest} CPU" + (", 1 GPU" if cluster.gpus_per_worker else "")
+        needs = f"{smallest} CPU" + (", 1 GPU" if gpus else "")
         raise InputError(
             f"cluster.{'min_' if cluster.min_workers else ''}workers={cluster.least} with {needs} each: the cluster "
             f"has slots for {workers} (nodes: {_told(nodes)}); ask for fewer workers or add nodes"
@@ -220,4 +230,4 @@ def place(cluster: config.Cluster, nodes: Nodes) -> Placement:
     largest = smallest
     while cluster.cpus_per_worker is None and fits(largest + 1) >= workers:
         largest += 1
-    return Placement(workers, largest, cluster.gpus_per_worker, len(nodes))
+    return Placement(workers, largest, gpus, len(nodes))

@@ -16,6 +16,7 @@ class Cluster(Section):
     """Where the workers run: how many, and what each one takes of the Ray cluster.
 
     `cpus_per_worker`: as many as the cluster can give to all alike, if absent; a worker uses as many threads.
+    `gpus_per_worker`: if absent, one where the cluster has one for each of `workers`, else none.
     `address`: the Ray cluster's; absent, the one in RAY_ADDRESS or of `r2d2 up`, or a local one for this run alone,
     which is what `local` always means.
     `max_restarts`: how often a run that lost a worker is started again from its last checkpoint.
@@ -26,7 +27,7 @@ class Cluster(Section):
 
     workers: Annotated[int, Field(ge=1)] = 1
     cpus_per_worker: Annotated[int, Field(ge=1)] | None = None
-    gpus_per_worker: Annotated[int, Field(ge=0, le=1)] = 0
+    gpus_per_worker: Annotated[int, Field(ge=0, le=1)] | None = None
     address: str | None = None
     max_restarts: Annotated[int, Field(ge=0)] = 3
     min_workers: Annotated[int, Field(ge=1)] | None = None

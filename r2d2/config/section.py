@@ -18,6 +18,6 @@ class Section(BaseModel):
     def _no_truth_for_numbers(cls, value: Any, info: ValidationInfo) -> Any:
         """YAML reads `yes` and `on` as true, which would pass for the number 1."""
         wanted = cls.model_fields[info.field_name or ""].annotation
-        if isinstance(value, bool) and wanted is not bool:
+        if isinstance(value, bool) and wanted not in (bool, bool | None):
             raise ValueError(f"should be a valid integer, number or text, not yes, no, true or false (got {value})")
         return value

@@ -149,9 +149,9 @@ class Training(Section):
     `epochs`.
 
     `precision: auto` is bfloat16 where the processor or GPU has instructions for it, float32 elsewhere.
-    `deterministic`: two runs on as many workers and threads end with the same bits. `xla`: compile the step with XLA,
-    which pays on GPUs. `augmentation`: none if absent; validation and test are never augmented. `max_minutes`: of
-    training; then the run is evaluated as it is.
+    `deterministic`: two runs on as many workers and threads end with the same bits. `xla`: compile the step with XLA;
+    if absent, on GPUs, where it halves a step, unless the run is deterministic. `augmentation`: none if absent;
+    validation and test are never augmented. `max_minutes`: of training; then the run is evaluated as it is.
     """
 
     epochs: Annotated[int, Field(ge=1)] = 100
@@ -177,7 +177,7 @@ class Training(Section):
     updates: Literal["same-epochs", "same-updates"] = "same-epochs"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     deterministic: bool = False
-    xla: bool = False
+    xla: bool | None = None
     augmentation: Augmentation | None = None
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     max_minutes: Annotated[float, Field(gt=0.0)] | None = None

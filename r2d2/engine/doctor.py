@@ -16,7 +16,12 @@ HOROVOD_REMEDY = (
     "horovod==0.28.1   (after tensorflow and the build tools of r2d2[horovod-build]; `make setup` does it all)"
 )
 
-
+GPU_REMEDY = "make setup GPU=1   (in a clone; TensorFlow with CUDA, Horovod with NCCL)"
+LOOK = """
+import horovod.tensorflow as hvd, tensorflow as tf
+hvd.init()
+print(int(hvd.gloo_built()), int(hvd.nccl_built()), len(tf.config.list_physical_devices("GPU")))
+"""
 TENSORFLOW_REMEDY = "pip install 'r2d2[cpu]', or 'r2d2[gpu]' on a machine with NVIDIA GPUs"
 
 
@@ -41,7 +46,8 @@ def require(*packages: str) -> None:
 
 def doctor() -> list[Check]:
     """Look at everything that R2D2 needs on this machine."""
-    checks = [_python(), _tensorflow(), _horovod(), *_packages(), _processor(), _gpu()]
+    horovod, seen = _horovod()
+    checks = [_python(), _tensorflow(), horovod, *_packages(), _processor(), _gpu(seen)]
     for name, look in (("R2D2_HOME", _home), ("tracking", _tracking), ("ray cluster", _cluster)):
         try:
             checks.append(look())
@@ -61,18 +67,24 @@ def _tensorflow() -> Check:
     return Check("tensorflow", bool(version), version or "not installed", "" if version else TENSORFLOW_REMEDY)
 
 
-def _horovod() -> Check:
+def _horovod() -> tuple[Check, int]:
+    """Horovod, and how many GPUs TensorFlow sees."""
     version = _version("horovod")
     if version is None:
-        return Check("horovod", False, "not installed", HOROVOD_REMEDY)
+        return Check("horovod", False, "not installed", HOROVOD_REMEDY), 0
     # In a process of its own: a library built against another TensorFlow can end the process that loads it.
-    code = "import horovod.tensorflow as h; h.init(); print('gloo' if h.gloo_built() else 'no gloo', h.nccl_built())"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", LOOK], capture_output=True, text=True, check=False)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        return Check("horovod", False, f"{version}, does not load: {reason[:120]}", f"build it again: {HOROVOD_REMEDY}")
-    gloo, nccl = done.stdout.split()[-2:] if "no" not in done.stdout else ("no gloo", "0")
-    return Check("horovod", True, f"{version}, with {gloo}" + (", NCCL" if nccl not in ("0", "False") else ""))
+        remedy = f"build it again: {HOROVOD_REMEDY}"
+        return Check("horovod", False, f"{version}, does not load: {reason[:120]}", remedy), 0
+    gloo, nccl, gpus = (int(word) for word in done.stdout.split()[-3:])
+    found = f"{version}, with {'gloo' if gloo else 'no gloo'}" + (", NCCL" if nccl else "")
+    if gpus and not nccl:
+        return Check(
+            "horovod", False, f"{found}, without NCCL: gradients of GPUs go by the processor", GPU_REMEDY
+        ), gpus
+    return Check("horovod", True, found), gpus
 
 
 def _packages() -> list[Check]:
@@ -96,12 +108,14 @@ def _processor() -> Check:
     return Check("processor", False, f"{found}, R2D2's kernels for it are not built", remedy, required=False)
 
 
-def _gpu() -> Check:
+def _gpu(seen: int) -> Check:
     if shutil.which("nvidia-smi") is None:
         return Check("gpu", False, "none", "", required=False)
     query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
     done = subprocess.run(query, capture_output=True, text=True, check=False)
     found = "; ".join(done.stdout.strip().splitlines())
+    if found and not seen:
+        return Check("gpu", False, f"{found}, which TensorFlow does not see", GPU_REMEDY, required=False)
     return Check("gpu", done.returncode == 0, found or done.stderr.strip()[:120], required=False)
 
 

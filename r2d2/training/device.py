@@ -12,12 +12,22 @@ MOST_LANES = 8
 """Each lane is a part of the graph of its own, and many take long to compile."""
 
 
+def xla(training: config.Training) -> bool:
+    """Whether XLA compiles the step: where it is asked for, else on GPUs, but not bit by bit alike: it tries and times.
+
+    What it tries are the library's ways to convolve; which one is fastest may differ from run to run.
+    """
+    if training.xla is not None:
+        return training.xla
+    return bool(tf.config.list_physical_devices("GPU")) and not training.deterministic
+
+
 def lanes(experiment: config.Experiment, threads: int) -> int:
     """How many lanes share a minibatch: one a thread, or one.
 
     Networks that normalize over the minibatch need it whole, and so does XLA; a GPU is faster with it.
     """
-    whole = experiment.training.xla or getattr(experiment.model, "normalization", "none") == "batch"
+    whole = xla(experiment.training) or getattr(experiment.model, "normalization", "none") == "batch"
     whole = whole or threads > MOST_LANES or experiment.training.batch_size % threads > 0
     if whole or tf.config.list_physical_devices("GPU"):
         return 1
@@ -44,6 +54,13 @@ def use_gpu(local_rank: int) -> None:
         mine = gpus[local_rank % len(gpus)]
         tf.config.set_visible_devices(mine, "GPU")
         tf.config.experimental.set_memory_growth(mine, True)
+
+
+def ahead(batches: tf.data.Dataset) -> tf.data.Dataset:
+    """The batches, on the GPU before they are asked for, where there is one."""
+    if not tf.config.list_physical_devices("GPU"):
+        return batches
+    return batches.apply(tf.data.experimental.prefetch_to_device("GPU:0", buffer_size=2))
 
 
 def forget() -> None:

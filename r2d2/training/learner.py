@@ -12,7 +12,7 @@ from r2d2.data.fingerprint import class_weights
 from r2d2.data.prepare import Prepared, augmentation
 from r2d2.models import losses
 from r2d2.models.precision import choose, with_precision
-from r2d2.training import optimizers
+from r2d2.training import device, optimizers
 from r2d2.training.feed import Feed, share
 from r2d2.training.ring import Ring
 from r2d2.training.schedule import learning_rate, total_steps
@@ -55,7 +55,7 @@ class Learner:
         # The same for all, also where only some of the nodes' processors compute in bfloat16.
         able = ring.sum(np.array(choose(self.training.precision) == "bfloat16", np.int64), "precision")
         self.precision = precision or ("bfloat16" if able == ring.size else "float32")
-        self.model = with_precision(self._plain, self.precision, fuse=not self.training.xla)
+        self.model = with_precision(self._plain, self.precision, fuse=not device.xla(self.training))
         self._optimizer = optimizers.build(self.training)
         self._optimizer.build(self.model.trainable_variables)
         rows, asked = prepared.training_rows(cases, experiment.preprocess.slices), self.training.class_weights
@@ -87,7 +87,7 @@ class Learner:
 
     def start(self, state: State) -> None:
         """Begin to read the images of the steps that are left, from the state's next one on."""
-        self._batches = iter(self._feed.stream(state.step, self.total_steps))
+        self._batches = iter(device.ahead(self._feed.stream(state.step, self.total_steps)))
 
     def step(self, state: State, code: int = 0) -> Told:
         """Take the state's next step and count it: step, loss, and where the time went.
@@ -125,7 +125,7 @@ class Learner:
                 self._logical,
                 self._workers,
                 self.ring,
-                self.training.xla,
+                device.xla(self.training),
                 self._lanes,
             )
         return self._step

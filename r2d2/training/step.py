@@ -91,8 +91,9 @@ class Step:
         self._loss_sum = tf.Variable(0.0)
         self._moving_before = [tf.Variable(v) for v in self._moving] if several else []
         self._moving_sums = [tf.Variable(tf.zeros_like(v)) for v in self._moving] if several else []
-        # XLA cannot compile Horovod's operations: with it the gradients alone are compiled.
+        # XLA cannot compile Horovod's operations: it compiles what is before the ring and what is behind it.
         self._gradients = tf.function(self._compute, jit_compile=xla, autograph=False)
+        self._apply = tf.function(self._apply_sums, jit_compile=xla, autograph=False)
         self._add = tf.function(self._add_minibatch, autograph=False)
         self._update = tf.function(self._last_minibatch, autograph=False)
 
@@ -161,19 +162,25 @@ class Step:
             value += self._loss_sum
             gradients = [total + gradient for total, gradient in zip(self._sums, gradients, strict=True)]
             moving = [total + last for total, last in zip(self._moving_sums, moving, strict=True)]
-        computed = _now(after=gradients)
+        alone = self._ring.size == 1  # which sends nothing, and a clock would have a GPU wait
+        computed = 0.0 if alone else _now(after=gradients)
         summed = self._ring.sum_gradients(gradients)
         told = self._ring.sum_tensor(tf.stack([value, code]), "told")
         averages = [self._ring.sum_tensor(total, f"moving_{number}") for number, total in enumerate(moving)]
-        communicated = _now(after=[*summed, told, *averages])
-        self._optimizer.learning_rate.assign(rate)
-        self._optimizer.apply(summed, self._trainable)
+        communicated = 0.0 if alone else _now(after=[*summed, told, *averages])
+        norm = self._apply(summed, rate)
         for variable, total in zip(self._moving, averages, strict=True):
             variable.assign(total / self._num_logical)
         for total in [self._loss_sum, *self._sums, *self._moving_sums]:
             total.assign(tf.zeros_like(total))
         waited = tf.cast(communicated - computed, tf.float32)
-        return tf.concat([told, [tf.linalg.global_norm(summed), waited]], axis=0)
+        return tf.concat([told, [norm, waited]], axis=0)
+
+    def _apply_sums(self, summed: Sequence[tf.Tensor], rate: tf.Tensor) -> tf.Tensor:
+        """Take the optimizer's step, and tell the norm of the gradients."""
+        self._optimizer.learning_rate.assign(rate)
+        self._optimizer.apply(summed, self._trainable)
+        return tf.linalg.global_norm(summed)
 
 
 def _sum(parts: Sequence[tf.Tensor]) -> tf.Tensor:
@@ -186,7 +193,7 @@ def _now(after: Sequence[tf.Tensor]) -> tf.Tensor:
 
     A GPU's operation is over for those that wait for it when its kernel is enqueued, not when it is done. So one number
     is taken to the processor, which TensorFlow copies when all that was enqueued before is done
-    (`GPUUtil::CopyGPUTensorToCPU` waits for the stream). That is read in its sources; it has not been run on a GPU.
+    (`GPUUtil::CopyGPUTensorToCPU` waits for the stream).
     """
     with tf.control_dependencies(after):
         number = tf.reshape(after[0], [-1])[0]

@@ -12,8 +12,9 @@ from ray.util.placement_group import placement_group
 
 from r2d2 import config
 from r2d2.cluster import slots, tasks
-from r2d2.cluster.placement import Placement
+from r2d2.cluster.placement import Placement, place
 from r2d2.cluster.slots import Slots
+from r2d2.errors import InputError
 
 TWO = Placement(workers=2, cpus_per_worker=2, gpus_per_worker=0, nodes=2)
 
@@ -107,3 +108,24 @@ def test_who_is_asked_to_leave_waits_no_more(monkeypatch):
 def test_a_node_holds_as_many_workers_as_its_scarcer_resource(monkeypatch):
     placement = replace(TWO, gpus_per_worker=1)
     assert [placement.fit(*node) for node in ((8, 2), (4, 8), (1, 8), (8, 0))] == [2, 2, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "workers, gpus, nodes, expected",
+    [
+        (1, None, [(8, 1)], (1, 8, 1)),
+        (2, None, [(8, 1)], (2, 4, 0)),  # the GPU is not for one of the two alone
+        (3, None, [(8, 2), (4, 2), (16, 0)], (3, 4, 1)),
+        (1, None, [(8, None)], (1, 8, 0)),  # nobody has asked the node yet
+        (2, 0, [(8, 2)], (2, 4, 0)),
+        (1, 1, [(8, None)], (1, 8, 1)),
+    ],
+)
+def test_workers_take_a_gpu_each_where_there_is_one_for_each(workers, gpus, nodes, expected):
+    placed = place(config.Cluster(workers=workers, gpus_per_worker=gpus), nodes)
+    assert (placed.workers, placed.cpus_per_worker, placed.gpus_per_worker) == expected
+
+
+def test_a_gpu_that_is_asked_for_and_not_there_is_an_error():
+    with pytest.raises(InputError, match=r"workers=2 with 1 CPU, 1 GPU each: the cluster has slots for 1"):
+        place(config.Cluster(workers=2, gpus_per_worker=1), [(8, 1)])

@@ -30,9 +30,10 @@ def test_an_image_is_built_by_the_makefile_from_the_locks_and_runs_as_nobody_in_
     assert not [line for name in ("gpu", "cpu") for line in stage[name] if line.startswith(("RUN", "USER"))]
 
 
-def test_the_gpu_image_links_the_nccl_that_is_copied_where_horovod_looks():
+def test_the_gpu_image_has_cudas_compiler_while_it_is_built_and_no_second_nccl():
     copied = [line.split()[-1] for line in stages()["build-gpu"] if line.startswith("COPY --from=cuda")]
-    assert copied == ["/usr/local/cuda", "/usr/local/cuda/include/", "/usr/local/cuda/lib64/"]
+    assert copied == ["/usr/local/cuda"]
+    assert "ENV PATH=/usr/local/cuda/bin:$PATH" in stages()["build-gpu"]
 
 
 def test_no_secret_can_get_into_a_layer():

@@ -13,6 +13,7 @@ from r2d2.training import device
         (8, {}, 8),
         (16, {"training": {"batch_size": 16}}, 1),
         (2, {"training": {"batch_size": 8, "xla": True}}, 1),
+        (2, {"training": {"batch_size": 8, "xla": False}}, 2),
         (2, {"model": {"normalization": "batch"}}, 1),
         (2, {"model": {"normalization": "group"}}, 2),
         (2, {"model": {"network": "dist-fcn"}}, 2),

@@ -15,6 +15,8 @@ from r2d2.training.step import Step
 
 ALONE = SimpleNamespace(size=1, sum_gradients=list, sum_tensor=lambda tensor, name: tensor)
 """A ring of one, without Horovod."""
+OF_TWO = SimpleNamespace(**vars(ALONE) | {"size": 2})
+"""A ring of two, whose other one hands in nothing."""
 HALVES = {"logical": (0, 1), "num_logical": 2, "batch_size": 2}
 """One worker that is two logical ones."""
 SIZE = (16, 20)
@@ -69,7 +71,7 @@ def test_computing_is_not_told_as_waiting_for_the_ring(lanes):
             square = tf.matmul(square, square + 1e-3)
         return dice_cross_entropy(labels, logits) * (1.0 + square[0, 0])
 
-    _, step = make(lanes=lanes, loss=slow)
+    _, step = make(lanes=lanes, loss=slow, ring=OF_TWO)
     step(IMAGES, LABELS, 0, 0.1)  # traces
     began = time.perf_counter()
     told = step(IMAGES, LABELS, 1, 0.1)
@@ -92,7 +94,7 @@ def test_waiting_for_the_ring_is_told(lanes, averages):
     if averages:
         late = {"sum_tensor": lambda tensor, name: send([tensor])[0] if name == "moving_0" else tensor}
     normalization = "batch" if averages else "none"
-    _, step = make(lanes=lanes, normalization=normalization, ring=SimpleNamespace(**vars(ALONE) | late))
+    _, step = make(lanes=lanes, normalization=normalization, ring=SimpleNamespace(**vars(OF_TWO) | late))
     step(IMAGES, LABELS, 0, 0.1)  # traces
     assert step(IMAGES, LABELS, 1, 0.1).communication_s >= 0.4
 
