@@ -21,8 +21,9 @@ ENVIRONMENT = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     # Ray's workers step back behind everything else by default (15): training is what the machine is there for.
     "RAY_worker_niceness": "0",
+    # Who takes no GPU sees none, and computes on the processor.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
     # Ray's own tables and warnings; R2D2 shows the progress.
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     # MLflow has what Tune would write for TensorBoard, as CSV and as JSON.
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",

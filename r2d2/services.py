@@ -2,6 +2,7 @@
 
 import configparser
 import contextlib
+import importlib.metadata
 import json
 import os
 import socket
@@ -19,6 +20,11 @@ NAMES = ("ray", "mlflow", "dashboard")
 LOOPBACK = "127.0.0.1"
 CLOCK_S = 2.0
 """How far two readings of when a process began may differ: they move with the machine's clock."""
+
+
+def cuda() -> bool:
+    """Whether what is installed can compute on a GPU: Ray counts them also where TensorFlow is made for processors."""
+    return any(importlib.metadata.distributions(name="tensorflow"))
 
 
 @dataclass(frozen=True)

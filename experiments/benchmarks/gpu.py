@@ -184,7 +184,7 @@ def main() -> None:
         figures += [
             figure(f"gpu/{filters}-{size}/{tool}", f"A step on a GPU, {name}: {tool}", "s a turn", taken["r2d2"], turns)
             for tool, turns in taken.items()
-            if tool != "r2d2"
+            if tool not in OURS
         ]
     keep(__file__, "\n".join(lines) + "\n", figures)
 

@@ -38,8 +38,8 @@ NETWORKS = {
     "Dist-FCN (VGG-16, stride 8, head 1024)": {"network": "dist-fcn", "encoder": "vgg16", "head_width": 1024},
 }
 GPU_SIZE = 512
-GPUS = {"GTX 1080 Ti, 5 TFLOP/s": 5e12, "100 TFLOP/s": 100e12}
-"""The paper's, and one of today's, with what they are taken to reach."""
+GPUS = {"GTX 1080 Ti, 5 TFLOP/s": 5e12, "100 TFLOP/s": 100e12, "H200, 341 TFLOP/s": 341e12}
+"""The paper's, and two of today's, with what they are taken to reach, or reach (gpu.md)."""
 WAYS = {
     "default": {},
     "no overlap": {"overlap": False},

@@ -49,8 +49,12 @@ RATES = {2: (1, 2.5, 5, 10), 3: (1, 2.5, 5, 10), 4: (1, 2.5, 5, 10)}
 FITTED = [(2, 1, True), (2, 1, False), (2, 10, True), (2, 10, False)]
 """Hosts, Gbit/s, overlap of the layouts that are fitted on."""
 AHEAD = (18, 64, 1024)
-GPUS = {"5 TFLOP/s (a GTX 1080 Ti)": 5e12, "100 TFLOP/s (bfloat16, one of today's)": 1e14}
-"""What they are taken to reach in training; their images are of GPU_SIZE."""
+GPUS = {
+    "5 TFLOP/s (a GTX 1080 Ti)": 5e12,
+    "100 TFLOP/s (bfloat16, one of today's)": 1e14,
+    "341 TFLOP/s (an H200, measured)": 341e12,
+}
+"""What they are taken to reach in training, or reach (experiments/benchmarks/gpu.md); their images are of GPU_SIZE."""
 GPU_SIZE = 512
 LINKS = {"10 Gbit/s Ethernet": 10, "100 Gbit/s": 100, "400 Gbit/s": 400}
 

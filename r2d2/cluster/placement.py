@@ -14,6 +14,7 @@ from ray._private.node import Node
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
 from r2d2 import ENVIRONMENT, config, services
+from r2d2.console import say
 from r2d2.errors import InputError, WorkFailed
 from r2d2.network import answers, speaks_http
 
@@ -99,12 +100,13 @@ def side_by_side(cluster: config.Cluster, most: int, asked: int | None = None) -
         InputError: There is no room for as many as were asked for.
     """
     nodes = _nodes()
-    gpus = _gpus_each(cluster, nodes)
+    alone = {"workers": cluster.workers * (asked or 1), "min_workers": None}
+    gpus = _gpus_each(cluster.model_copy(update=alone), nodes)
     room = _fits(nodes, cluster.cpus_per_worker or 1, gpus) // cluster.workers
     if asked is not None and asked > room:
         raise InputError(
-            f"concurrent: {asked} trials of {cluster.workers} workers: the cluster has room for {room} (nodes: "
-            f"{_told(nodes)}); ask for fewer or add nodes"
+            f"concurrent: {asked} trials of {cluster.workers} workers{', a GPU each' if gpus else ''}: the cluster has "
+            f"room for {room} (nodes: {_told(nodes)}); ask for fewer or add nodes"
         )
     count = max(1, min(most, asked or room))
     # A worker's threads are the same whether its ring runs alone or at the end beside others.
@@ -154,7 +156,10 @@ def _connected(cluster: config.Cluster, address: str | None, environment: dict |
         told = " ".join(str(error).split())[:300]
         raise InputError(f"cluster.address {address}: no cluster for this client ({told})") from None
     try:
-        yield place(cluster, _nodes())
+        placed = place(cluster, nodes := _nodes())
+        if cluster.gpus_per_worker is None and not placed.gpus_per_worker and (gpus := sum(n or 0 for _, n in nodes)):
+            say(f"{cluster.least} workers go without GPUs, for the cluster has {gpus}: it is one each, or none.")
+        yield placed
     finally:
         ray.shutdown()
 
@@ -169,6 +174,7 @@ def _start() -> None:
         ray.init(
             "local",  # and never one that happens to run on this machine
             num_cpus=len(os.sched_getaffinity(0)),
+            num_gpus=None if services.cuda() else 0,
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,
@@ -195,7 +201,7 @@ def _gpus_each(cluster: config.Cluster, nodes: Nodes) -> int:
     if cluster.gpus_per_worker is not None:
         return cluster.gpus_per_worker
     known: Nodes = [(cpus, gpus or 0) for cpus, gpus in nodes]
-    return int(_fits(known, cluster.cpus_per_worker or 1, 1) >= cluster.workers)
+    return int(_fits(known, cluster.cpus_per_worker or 1, 1) >= cluster.least)
 
 
 def _fits(nodes: Nodes, cpus: int, gpus: int) -> int:

@@ -163,6 +163,7 @@ class _Worker:
         Returns:
             Whether the run is still this driver's.
         """
+        from r2d2.training import device
         from r2d2.training.state import State
 
         self.state = State()
@@ -202,6 +203,7 @@ class _Worker:
                 started_at_step=self.state.step,
                 workers=self.ring.size,
                 precision=self.learner.precision,
+                computed_on=device.told(self.training),
                 steps_per_epoch=self.learner.steps_per_epoch,
             )
             if self.task.donor:

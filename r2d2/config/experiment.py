@@ -16,7 +16,7 @@ class Cluster(Section):
     """Where the workers run: how many, and what each one takes of the Ray cluster.
 
     `cpus_per_worker`: as many as the cluster can give to all alike, if absent; a worker uses as many threads.
-    `gpus_per_worker`: if absent, one where the cluster has one for each of `workers`, else none.
+    `gpus_per_worker`: if absent, one where the cluster has one for each of `min_workers`, else none.
     `address`: the Ray cluster's; absent, the one in RAY_ADDRESS or of `r2d2 up`, or a local one for this run alone,
     which is what `local` always means.
     `max_restarts`: how often a run that lost a worker is started again from its last checkpoint.

@@ -67,23 +67,22 @@ def _tensorflow() -> Check:
     return Check("tensorflow", bool(version), version or "not installed", "" if version else TENSORFLOW_REMEDY)
 
 
-def _horovod() -> tuple[Check, int]:
-    """Horovod, and how many GPUs TensorFlow sees."""
+def _horovod() -> tuple[Check, int | None]:
+    """Horovod, and how many GPUs TensorFlow sees; None if nobody could look."""
     version = _version("horovod")
     if version is None:
-        return Check("horovod", False, "not installed", HOROVOD_REMEDY), 0
+        return Check("horovod", False, "not installed", HOROVOD_REMEDY), None
     # In a process of its own: a library built against another TensorFlow can end the process that loads it.
     done = subprocess.run([sys.executable, "-c", LOOK], capture_output=True, text=True, check=False)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
         remedy = f"build it again: {HOROVOD_REMEDY}"
-        return Check("horovod", False, f"{version}, does not load: {reason[:120]}", remedy), 0
+        return Check("horovod", False, f"{version}, does not load: {reason[:120]}", remedy), None
     gloo, nccl, gpus = (int(word) for word in done.stdout.split()[-3:])
     found = f"{version}, with {'gloo' if gloo else 'no gloo'}" + (", NCCL" if nccl else "")
     if gpus and not nccl:
-        return Check(
-            "horovod", False, f"{found}, without NCCL: gradients of GPUs go by the processor", GPU_REMEDY
-        ), gpus
+        found += ", without NCCL: gradients of GPUs go by the processor"
+        return Check("horovod", False, found, GPU_REMEDY, required=False), gpus
     return Check("horovod", True, found), gpus
 
 
@@ -108,13 +107,13 @@ def _processor() -> Check:
     return Check("processor", False, f"{found}, R2D2's kernels for it are not built", remedy, required=False)
 
 
-def _gpu(seen: int) -> Check:
+def _gpu(seen: int | None) -> Check:
     if shutil.which("nvidia-smi") is None:
         return Check("gpu", False, "none", "", required=False)
     query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
     done = subprocess.run(query, capture_output=True, text=True, check=False)
     found = "; ".join(done.stdout.strip().splitlines())
-    if found and not seen:
+    if done.returncode == 0 and found and seen == 0:
         return Check("gpu", False, f"{found}, which TensorFlow does not see", GPU_REMEDY, required=False)
     return Check("gpu", done.returncode == 0, found or done.stderr.strip()[:120], required=False)
 

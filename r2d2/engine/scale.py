@@ -76,7 +76,8 @@ def scale(study: config.Study | None, resume: str | None = None) -> ScaleResult:
     cluster = base.cluster.model_copy(update={"workers": largest, "min_workers": None})
     with connected(cluster) as most:
         # A worker has the same threads in every ring: in the largest one there is room for no more.
-        one = cluster.model_copy(update={"workers": 1, "cpus_per_worker": most.cpus_per_worker})
+        taken = {"cpus_per_worker": most.cpus_per_worker, "gpus_per_worker": most.gpus_per_worker}
+        one = cluster.model_copy(update={"workers": 1} | taken)
         _, room = side_by_side(one, max(1, len(study.virtual) * len(study.rules) * study.repeats))
         for child in study.children():  # whatever is wrong with the data is told now
             if child.repeat == 0:

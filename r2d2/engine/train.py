@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 ELSEWHERE = {
     *("cluster.address", "cluster.cpus_per_worker", "cluster.gpus_per_worker", "cluster.max_restarts"),
     *("cluster.min_workers", "cluster.wait_minutes"),
-    *("tracking.uri", "tracking.storage", "tracking.monitor_s"),
+    *("tracking.uri", "tracking.storage", "tracking.monitor_s", "training.xla"),
 }
 """Settings that may change when a run is resumed: where it runs, not what it computes. What is written on the model's
 card and asked of it later (`card`, `promotion`) may, too."""

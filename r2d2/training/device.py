@@ -12,6 +12,11 @@ MOST_LANES = 8
 """Each lane is a part of the graph of its own, and many take long to compile."""
 
 
+def gpus() -> int:
+    """How many GPUs this process may choose of: those of its node, if it takes one."""
+    return len(tf.config.list_physical_devices("GPU"))
+
+
 def xla(training: config.Training) -> bool:
     """Whether XLA compiles the step: where it is asked for, else on GPUs, but not bit by bit alike: it tries and times.
 
@@ -19,7 +24,12 @@ def xla(training: config.Training) -> bool:
     """
     if training.xla is not None:
         return training.xla
-    return bool(tf.config.list_physical_devices("GPU")) and not training.deterministic
+    return gpus() > 0 and not training.deterministic
+
+
+def told(training: config.Training) -> str:
+    """What computes, in words: `CPU`, `GPU`, `GPU, XLA`."""
+    return ("GPU" if gpus() else "CPU") + (", XLA" if xla(training) else "")
 
 
 def lanes(experiment: config.Experiment, threads: int) -> int:
@@ -29,7 +39,7 @@ def lanes(experiment: config.Experiment, threads: int) -> int:
     """
     whole = xla(experiment.training) or getattr(experiment.model, "normalization", "none") == "batch"
     whole = whole or threads > MOST_LANES or experiment.training.batch_size % threads > 0
-    if whole or tf.config.list_physical_devices("GPU"):
+    if whole or gpus():
         return 1
     return threads
 
@@ -49,16 +59,15 @@ def limit_threads(threads: int, lanes: int = 1, deterministic: bool = False) -> 
 
 def use_gpu(local_rank: int) -> None:
     """Take the node's GPU number `local_rank`, its memory as needed; without GPUs do nothing."""
-    gpus = tf.config.list_physical_devices("GPU")
-    if gpus:
-        mine = gpus[local_rank % len(gpus)]
+    if there := tf.config.list_physical_devices("GPU"):
+        mine = there[local_rank % len(there)]
         tf.config.set_visible_devices(mine, "GPU")
         tf.config.experimental.set_memory_growth(mine, True)
 
 
 def ahead(batches: tf.data.Dataset) -> tf.data.Dataset:
     """The batches, on the GPU before they are asked for, where there is one."""
-    if not tf.config.list_physical_devices("GPU"):
+    if not gpus():
         return batches
     return batches.apply(tf.data.experimental.prefetch_to_device("GPU:0", buffer_size=2))
 

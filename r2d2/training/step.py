@@ -45,9 +45,9 @@ class Step:
 
     The loss is the mean over the global batch's images. Each worker sums its images' losses and divides by the global
     number, and the ring sums the gradients: exact however unevenly the images are shared out. What a logical worker
-    draws in a step (which units are dropped) depends on the step and its number alone. Each logical worker normalizes
-    its own minibatch (batch normalization); moving averages are averaged over all of them in every update, which gives
-    what averaging them once at the end would, for they are linear.
+    draws in a step (which units are dropped) depends on the step, its number and whether XLA compiles it. Each logical
+    worker normalizes its own minibatch (batch normalization); moving averages are averaged over all of them in every
+    update, which gives what averaging them once at the end would, for they are linear.
 
     Args:
         model: In the precision that it computes in.

@@ -1,5 +1,6 @@
 """Slots of a real Ray cluster of two nodes, one of which is lost while a run waits."""
 
+import os
 import threading
 from dataclasses import replace
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ from ray.cluster_utils import Cluster
 from ray.util.placement_group import placement_group
 
 from r2d2 import config
-from r2d2.cluster import slots, tasks
+from r2d2.cluster import placement, slots, tasks
 from r2d2.cluster.placement import Placement, place
 from r2d2.cluster.slots import Slots
 from r2d2.errors import InputError
@@ -34,6 +35,7 @@ def test_slots_are_of_the_nodes_that_are_there_and_of_what_nobody_holds(cluster,
     wait_for(lambda: slots.total(TWO) == 3, 60)  # 2 // 2 + 5 // 2
     wait_for(lambda: slots.look(TWO) == Slots(3, 3, True), 60)
     assert tasks.blind_hosts(tmp_path / "new", tmp_path) == []
+    assert ray.get(ray.remote(num_cpus=0)(os.getenv).remote("CUDA_VISIBLE_DEVICES")) == ""  # by who has taken none
     assert len(tasks.blind_hosts(tmp_path, tmp_path / "missing")) == 2
     holder = placement_group([{"CPU": 4}])
     assert holder.wait(60)
@@ -106,8 +108,8 @@ def test_who_is_asked_to_leave_waits_no_more(monkeypatch):
 
 
 def test_a_node_holds_as_many_workers_as_its_scarcer_resource(monkeypatch):
-    placement = replace(TWO, gpus_per_worker=1)
-    assert [placement.fit(*node) for node in ((8, 2), (4, 8), (1, 8), (8, 0))] == [2, 2, 0, 0]
+    with_gpus = replace(TWO, gpus_per_worker=1)
+    assert [with_gpus.fit(*node) for node in ((8, 2), (4, 8), (1, 8), (8, 0))] == [2, 2, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -116,16 +118,25 @@ def test_a_node_holds_as_many_workers_as_its_scarcer_resource(monkeypatch):
         (1, None, [(8, 1)], (1, 8, 1)),
         (2, None, [(8, 1)], (2, 4, 0)),  # the GPU is not for one of the two alone
         (3, None, [(8, 2), (4, 2), (16, 0)], (3, 4, 1)),
+        ((8, 4), None, [(16, 4)], (4, 4, 1)),  # as few as it may begin with have one each
         (1, None, [(8, None)], (1, 8, 0)),  # nobody has asked the node yet
         (2, 0, [(8, 2)], (2, 4, 0)),
         (1, 1, [(8, None)], (1, 8, 1)),
     ],
 )
 def test_workers_take_a_gpu_each_where_there_is_one_for_each(workers, gpus, nodes, expected):
-    placed = place(config.Cluster(workers=workers, gpus_per_worker=gpus), nodes)
+    most, least = workers if isinstance(workers, tuple) else (workers, None)
+    placed = place(config.Cluster(workers=most, min_workers=least, gpus_per_worker=gpus), nodes)
     assert (placed.workers, placed.cpus_per_worker, placed.gpus_per_worker) == expected
 
 
 def test_a_gpu_that_is_asked_for_and_not_there_is_an_error():
     with pytest.raises(InputError, match=r"workers=2 with 1 CPU, 1 GPU each: the cluster has slots for 1"):
         place(config.Cluster(workers=2, gpus_per_worker=1), [(8, 1)])
+
+
+@pytest.mark.parametrize(("asked", "count", "gpus"), [(None, 1, 1), (1, 1, 1), (4, 4, 0)])
+def test_rings_side_by_side_take_gpus_where_there_is_one_for_each_worker_of_all(monkeypatch, asked, count, gpus):
+    monkeypatch.setattr(placement, "_nodes", lambda: [(16, 1)])
+    placed, at_once = placement.side_by_side(config.Cluster(), 6, asked)
+    assert (at_once, placed.gpus_per_worker) == (count, gpus)

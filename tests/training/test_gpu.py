@@ -101,5 +101,6 @@ def trained(virtual_patients, tmp_path_factory):
 
 def test_a_run_takes_the_gpu_unless_it_is_told_otherwise_and_says_what_it_took_of_it(trained):
     metrics = trained.data.metrics
+    assert trained.data.tags["r2d2.computed_on"] == "GPU, XLA"
     assert metrics["cost/gpu_hours"] > 0 and metrics["cost/gpu_kwh"] > 0
     assert any("gpu_0_memory_usage" in name for name in metrics)

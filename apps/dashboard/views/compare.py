@@ -28,6 +28,9 @@ ACROSS = 2
 
 Interval = tuple[float, float, float | None, float | None]
 
+TAGS = {"data": "data", "commit": "git", "precision": "precision", "workers": "workers", "computed on": "computed_on"}
+"""What runs may differ in beside their settings, and the tag that says it."""
+
 
 def main() -> None:
     """The whole page."""
@@ -109,7 +112,7 @@ def _differences(chosen: Sequence[RunView]) -> None:
             short = [_short(value) for value in values]
             told = short if len(set(short)) == len(set(values)) else values
             rows.append({"setting": key} | dict(zip(_names(chosen), told, strict=True)))
-    for name, tag in (("data", "data"), ("commit", "git"), ("precision", "precision"), ("workers", "workers")):
+    for name, tag in TAGS.items():
         values = [run.tags.get(tag, page.NONE) for run in chosen]
         if len(set(values)) > 1:
             rows.append({"setting": name} | dict(zip(_names(chosen), values, strict=True)))

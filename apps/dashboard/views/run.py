@@ -323,6 +323,7 @@ def _settings(run: RunView) -> None:
             "R2D2": run.tags.get("version"),
             "precision": run.tags.get("precision"),
             "workers": run.tags.get("workers"),
+            "computed on": run.tags.get("computed_on"),
             "Ray jobs": run.tags.get("job"),
             "weights from": run.tags.get("weights"),
             "attempts": run.tags.get("attempts"),

@@ -130,7 +130,7 @@ def _asked() -> dict[str, Any]:
 def _widget(one: Setting, asked: Mapping[str, Any]) -> Any:
     """What somebody sets a key to; None for its default, which is shown."""
     label = one.key.rpartition(".")[2].replace("_", " ")
-    default = "none" if one.default in (None, "") else one.default
+    default = "not set" if one.default in (None, "") else one.default
     about = {"help": one.help or None, "key": f"set {one.key}"}
     value = asked.get(one.key)
     if one.kind in ("whole", "number"):

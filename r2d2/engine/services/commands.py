@@ -146,6 +146,7 @@ def ray_node(head: str, host: str) -> list[str]:
 
 
 def _ray_start(role: str, options: Mapping[str, object]) -> list[str]:
+    options = options if services.cuda() else {**options, "num-gpus": 0}
     words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
     # The module that its command `ray` calls, so that it is this Python's.
     return [sys.executable, "-m", "ray.scripts.scripts", "start", role, "--block", "--disable-usage-stats", *words]
