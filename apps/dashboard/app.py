@@ -10,7 +10,8 @@ from r2d2.errors import InputError
 from r2d2.network import without_passwords
 from r2d2.tracking import store
 
-st.set_page_config(page_title="R2D2", page_icon=":material/neurology:", layout="wide")
+# A picture of our own: for a symbol the browser would ask its maker's server.
+st.set_page_config(page_title="R2D2", page_icon=Path(__file__).parent / "icon.svg", layout="wide")
 page.admit()
 
 PAGES = {

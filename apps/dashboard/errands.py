@@ -107,6 +107,18 @@ def remember(name: str, default: Any = None, among: Sequence[Any] | None = None)
     return key
 
 
+def lost(name: str, among: Sequence[Any]) -> bool:
+    """Say so where the page's address names what is not there, and let somebody choose: nothing takes its place."""
+    asked = page.asked(name)
+    if f"widget {name}" in st.session_state or not asked or asked in among:
+        return False
+    st.error(f"{page.plain(asked)} is not among those that are here, or not any more.", icon=":material/error:")
+    if st.button("Show those that are here", key=f"lost {name}"):
+        page.ask_for(**{name: None})
+        st.rerun()
+    return True
+
+
 def choose_dataset() -> tuple[str, str | None] | None:
     """Let somebody choose a folder of data; its path and, where its own file does not say them, its classes.
 

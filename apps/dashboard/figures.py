@@ -281,10 +281,10 @@ def spark(points: Sequence[tuple[float, float]], top: float | None = None) -> st
 
     Args:
         points: At least two, from left to right.
-        top: The end of its scale, if that is known.
+        top: The end of its scale, if that is known; else its highest point, or 1: what is next to nothing looks so.
     """
     (left, _), (right, _) = points[0], points[-1]
-    wide, high = max(right - left, 1e-9), top or max(value for _, value in points) or 1.0
+    wide, high = max(right - left, 1e-9), top or max(1.0, *(value for _, value in points))
     line = " ".join(f"{100 * (x - left) / wide:.1f},{36 - 34 * min(1.0, y / high):.1f}" for x, y in points)
     drawn = (
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 100 36" preserveAspectRatio="none">'

@@ -120,6 +120,13 @@ def override(values: dict[str, Any], override: str, whole: bool = False) -> None
     place[last] = value
 
 
+SAID = {
+    "tuple_type": "should be a list of values, like [1, 2]",
+    "string_pattern_mismatch": "should begin with a letter or a digit, and have only these, `.`, `_` and `-`",
+}
+"""What pydantic says in a programmer's words, by its name for it."""
+
+
 def problem(error: ValidationError, section: type[BaseModel] = Experiment) -> str:
     """What is wrong with a file of this kind, in one line."""
     problems = error.errors(include_url=False)
@@ -139,7 +146,7 @@ def problem(error: ValidationError, section: type[BaseModel] = Experiment) -> st
         expected = " or ".join(repr(name) for name in NETWORKS)
         text = f"{where}.network: should be {expected} (got {first['ctx']['tag']!r:.60})"
     else:
-        message = first["msg"].removeprefix("Value error, ")
+        message = SAID.get(first["type"], first["msg"]).removeprefix("Value error, ")
         given = "" if first["type"] in ("missing", "value_error") else f" (got {first['input']!r:.60})"
         text = f"{where}: {message[0].lower()}{message[1:]}{given}" if where else message
     text = " ".join(text.split())

@@ -9,7 +9,7 @@ import numpy as np
 
 from r2d2.engine.desk import Ask
 from r2d2.engine.uploads import private_folder
-from r2d2.errors import InputError
+from r2d2.errors import InputError, WorkFailed
 
 if TYPE_CHECKING:
     from r2d2.data.cases import Case
@@ -67,7 +67,10 @@ def segmenting(model: str, scan: "Volume | Sequence[Path]", channel: int = 0) ->
         with private_folder() as folder:
             given, made = folder / "scan.nii", folder / "mask.nii.gz"
             imgmed.write_volume(volume, given)
-            found = ask("predict", model=model, scan=[given], output=made)
+            try:
+                found = ask("predict", model=model, scan=[given], output=made)
+            except (InputError, WorkFailed) as error:  # which names a file of ours
+                raise type(error)(str(error).replace(f"{given}: ", "").replace(f"{folder}/", "")) from None
             mask, content = imgmed.read_labels(made), made.read_bytes()
         data = volume.data if volume.data.ndim == 3 else volume.data[..., min(channel, volume.data.shape[3] - 1)]
         step = imgmed.steps(mask)

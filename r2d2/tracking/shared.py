@@ -20,6 +20,8 @@ from r2d2.errors import InputError, WorkFailed
 T = TypeVar("T")
 PATIENCE_S = 0.25
 """How long one waits for a newer answer than the last."""
+OLD_S, OLD_PATIENCE_S = 10.0, 3.0
+"""How long past its time an answer is old, as one that was forgotten is at once; how long one waits for a newer one."""
 FIRST_S = 20.0
 """How long one waits for the first."""
 RETRY_S = 3.0
@@ -41,6 +43,11 @@ class Answer(Generic[T]):
     value: T
     age_s: float
     problem: str = ""
+
+    @property
+    def at(self) -> float:
+        """When it was given, in seconds of the clock: who is silent since may only not have been asked."""
+        return time.time() - self.age_s
 
 
 class Refused(InputError):  # noqa: N818
@@ -93,9 +100,10 @@ class Shared:
             if known.asking is None and time.monotonic() >= known.due:
                 known.asking = self._threads.submit(self._ask, known, question, live_s)
             asking, first = known.asking, known.at is None
+            old = time.monotonic() - known.due > OLD_S and not known.problem
         if asking is not None:
             with contextlib.suppress(NotYet):
-                asking.result(FIRST_S if first else PATIENCE_S)
+                asking.result(FIRST_S if first else OLD_PATIENCE_S if old else PATIENCE_S)
         with self._lock:
             if known.at is None or known.refused:
                 problem = known.problem or "it does not answer yet; this page asks again"

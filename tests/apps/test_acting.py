@@ -152,7 +152,7 @@ def test_the_zoo_is_browsed_and_filtered_and_the_champion_comes_first():
     table = app.dataframe[0].value
     assert table["model"].tolist()[-3:] == ["tissue/3", "tissue/2", "tissue/1"] and len(table) == 4
     good, bad = (table.set_index("model").loc[name] for name in ("tissue/1", "tissue/2"))
-    assert list(good["aliases"]) == ["champion"] and good["Dice"] > bad["Dice"] + 0.1
+    assert good["aliases"] == "champion" and good["Dice"] > bad["Dice"] + 0.1
     low, high = (float(part) for part in good["95 % interval"].split(" to "))
     assert low < good["Dice"] < high
     assert app.selectbox(key="widget model").value == "tissue/1" and app.query_params["model"] == "tissue/1"
@@ -161,6 +161,15 @@ def test_the_zoo_is_browsed_and_filtered_and_the_champion_comes_first():
     assert app.dataframe[0].value["model"].tolist() == ["tissue/3"] and app.query_params["model"] == "tissue/3"
     app.text_input[0].set_value("no such words").run()
     assert not app.exception and "None of 4 models" in told(app)
+
+
+@pytest.mark.parametrize("view", ["zoo", "predict"])
+def test_a_model_that_is_not_there_is_told_and_no_other_takes_its_place(view):
+    app = opened(view, model="tissue/9")
+    assert "tissue/9 is not among those that are here" in told(app)
+    assert not [one for one in app.selectbox if one.key == "widget model"] and app.query_params["model"] == "tissue/9"
+    app.button(key="lost model").click().run()
+    assert not app.exception and app.selectbox(key="widget model").value == "tissue/1"
 
 
 def test_names_from_strangers_are_text():

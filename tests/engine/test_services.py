@@ -154,9 +154,26 @@ def test_a_port_that_was_named_and_is_taken_is_refused_and_another_one_is_steppe
         engine.up(engine.Settings(mlflow=listener))
     assert services.read() == {}
     monkeypatch.setitem(settings.PORTS, "mlflow", listener)
-    chosen = start._ports(["mlflow"], engine.Settings(), "127.0.0.1")
+    chosen = start._ports(["mlflow"], engine.Settings(), "127.0.0.1", {})
     assert list(chosen) == ["mlflow"] and chosen["mlflow"] > listener
     assert f"Port {listener} is taken by another program: mlflow takes {chosen['mlflow']}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("taken", [False, True])
+def test_what_is_started_again_has_its_address_again_or_the_dashboard_follows_it(
+    home, listener, capsys, monkeypatch, taken
+):
+    port = listener if taken else free_port("127.0.0.1")
+    here = socket.gethostname()
+    was = services.Service("mlflow", 1, 0.0, here, "127.0.0.1", f"http://127.0.0.1:{port}", None, "", None)
+    ended, begun, record = [], [], {"ray": was, "dashboard": was}
+    monkeypatch.setattr(start, "end_service", ended.append)
+    monkeypatch.setattr(start, "_wait", lambda started: None)
+    monkeypatch.setattr(start, "_start", lambda name, *given: begun.append((name, given[2])) or was)
+    start.start_all(["mlflow"], record, engine.Settings(), {"mlflow": was, "dashboard": was})
+    assert [name for name, _ in begun] == (["mlflow", "dashboard"] if taken else ["mlflow"])
+    assert (begun[0][1] == was.address) != taken and ended == [was] * taken
+    assert ("dashboard: starts again" in capsys.readouterr().err) == taken
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,21 @@ def test_who_has_an_answer_does_not_wait_long_for_a_newer_one(monkeypatch):
     hangs.set()
 
 
+def test_for_an_old_answers_successor_one_waits_and_after_an_act_too(monkeypatch):
+    answers = Shared()
+
+    def slowly(value):
+        threading.Event().wait(0.6)  # longer than one waits for what is only just due
+        return value
+
+    assert answers.ask("q", lambda: 1, 60.0).value == 1
+    answers.forget("q")
+    assert answers.ask("q", lambda: slowly(2), 0.01).value == 2
+    monkeypatch.setattr(shared, "OLD_S", 0.1)
+    wait_for(lambda: answers._known["q"].due < time.monotonic() - 0.2, 5)
+    assert answers.ask("q", lambda: slowly(3), 0.01).value == 3
+
+
 def test_what_never_had_an_answer_says_why_and_what_was_forgotten_is_asked_again():
     answers, asked = Shared(), []
     with pytest.raises(InputError, match="no server there") as away:

@@ -45,6 +45,8 @@ def _seen(key: str, _case: Any) -> Seen:  # noqa: ARG001
 @st.fragment
 def _slices(dataset: Dataset) -> None:
     names, channels = [case.name for case in dataset.cases], dataset.channels
+    if errands.lost("case", names):
+        return
     left, right = st.columns([2, 3], gap="large")
     with left:
         name = st.selectbox("Case", names, key=errands.remember("case", names[0], names))

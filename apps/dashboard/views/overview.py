@@ -28,7 +28,8 @@ def main() -> None:
 def _troubles_and_work() -> None:
     with page.sentences():
         listed = queries.latest_runs()
-        for trouble in watch.troubles([*listed.value, *queries.running_parts().value]):
+        parts = queries.running_parts()
+        for trouble in watch.troubles([*listed.value, *parts.value], min(listed.at, parts.at)):
             if trouble.run.parent is not None and trouble.kind == "slow":  # of many trials that is no news
                 continue
             with st.container(border=True, horizontal=True, vertical_alignment="center"):

@@ -47,6 +47,8 @@ def main() -> None:
             return
         models = sorted(versions, key=lambda one: ALIAS not in one.aliases)
         names = {one.reference: " ".join([one.reference, *(f"@{alias}" for alias in one.aliases)]) for one in models}
+        if errands.lost("model", [*names]):
+            return
         left, right = st.columns([2, 3], gap="large")
         with left:
             key = errands.remember("model", next(iter(names)), [*names])
@@ -126,6 +128,8 @@ def _of_dataset(model: str) -> None:
     if dataset is None:
         return
     names = [case.name for case in dataset.cases]
+    if errands.lost("case", names):
+        return
     name = st.selectbox("Case", names, key=errands.remember("case", names[0], names))
     page.ask_for(case=name)
     channel = _shown(dataset.channels)

@@ -19,6 +19,7 @@ from r2d2.tracking.queries import Point, RunView
 
 SECTIONS = ("Curves", "Time", "Nodes", "Pictures", "Settings", "Log")
 WHEN = {"now": "now", "epoch": "after this epoch", "checkpoint": "after the next checkpoint"}
+PARTS_OF_DEED = ("by", "what", "why")
 THEN = {False: "test and register it as it is: then it is over", True: "leave it to be resumed"}
 PARTS = {"compute": "computing", "input": "waiting for images", "communication": "waiting for the ring"}
 PACE = {
@@ -63,9 +64,9 @@ def _run() -> None:
                 bind="query-params",
                 label_visibility="collapsed",
             )
-            _actions(run)
+            _actions(run, page.stalled(run, answer.at))
         every = page.live(run.running)
-        st.fragment(_head, run_every=every, key="head")(run_id, run.running, page.stalled(run))
+        st.fragment(_head, run_every=every, key="head")(run_id, run.running, page.stalled(run, answer.at))
         st.fragment(_section, run_every=every, key="section")(run_id, str(section))
 
 
@@ -83,10 +84,10 @@ def _head(run_id: str, was_running: bool, was_stalled: bool) -> None:
         answer = queries.view(run_id)
         run = answer.value
         # What is over is read no more; what began again is; what has stalled may be taken up.
-        if (run.running, page.stalled(run)) != (was_running, was_stalled):
+        if (run.running, page.stalled(run, answer.at)) != (was_running, was_stalled):
             st.rerun()
         page.fresh(answer)
-        for trouble in watch.troubles([run]):
+        for trouble in watch.troubles([run], answer.at):
             st.warning(page.plain(trouble.text), icon=page.TROUBLES[trouble.kind])
         words = [page.badge(run.status), f"began {page.ago(run.began)}"]
         if run.ended:
@@ -348,11 +349,9 @@ def _done(run: RunView) -> None:
     """What people did with it."""
     if run.actions:
         st.subheader("What people did")
-        rows = [
-            {"when": page.clock(one["at"]), "who": one["by"], "what": one["what"], "why": one["why"]}
-            for one in run.actions
-        ]
-        st.dataframe(rows, hide_index=True, width="stretch")
+        for one in run.actions:
+            when, who, what, why = (page.plain(told) for told in (page.clock(one["at"]), *map(one.get, PARTS_OF_DEED)))
+            st.markdown(f"{when} · **{who}** · {what}" + (f" · because: {why}" if one["why"] else ""))
 
 
 def _log(run: RunView) -> None:
@@ -382,7 +381,7 @@ def _log(run: RunView) -> None:
         page.empty("This run was not a job, and nothing failed: what it printed is where it was started.")
 
 
-def _actions(run: RunView) -> None:
+def _actions(run: RunView, stalled: bool) -> None:
     if not page.may_act():
         return
     if run.running:
@@ -398,7 +397,7 @@ def _actions(run: RunView) -> None:
                 )
                 if asked:
                     st.success(f"Asked: it leaves {WHEN[when]}.")
-        if run.parent is None and page.stalled(run):
+        if run.parent is None and stalled:
             page.resume(run)
     elif run.status in ("KILLED", "FAILED") and run.parent is None:
         page.resume(run)

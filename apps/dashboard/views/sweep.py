@@ -37,7 +37,7 @@ def main() -> None:
             page.open_run(run)
             return
         going_on = _going_on(queries.parts(run).value)
-        _actions(run, going_on)
+        _actions(run, going_on, page.stalled(run, answer.at))
         st.fragment(_sweep, run_every=page.live(run.running), key="sweep")(run_id, run.running, going_on)
 
 
@@ -60,7 +60,7 @@ def _sweep(run_id: str, was_running: bool, went_on: dict[str, str]) -> None:
         )
         words = [page.badge(run.status), page.plain(sweep.search), f"{len(trials.value)} of {sweep.number} trials"]
         st.markdown(" · ".join([*words, *([page.plain(run.tags["reason"])] if run.tags.get("reason") else [])]))
-        for trouble in watch.troubles(trials.value):
+        for trouble in watch.troubles(trials.value, trials.at):
             st.warning(page.plain(f"{trouble.run.name}: {trouble.text}"), icon=page.TROUBLES[trouble.kind])
         keys = list(sweep.space)
         _pictures(run, sweep, trials.value)
@@ -142,7 +142,7 @@ def _importance(run: RunView) -> dict[str, float]:
     return {row["setting"].removeprefix("training."): 100 * float(row["importance"]) for row in rows}
 
 
-def _actions(run: RunView, trials: Mapping[str, str]) -> None:
+def _actions(run: RunView, trials: Mapping[str, str], stalled: bool) -> None:
     if not page.may_act():
         return
     if run.running:
@@ -159,7 +159,7 @@ def _actions(run: RunView, trials: Mapping[str, str]) -> None:
             asked = "Asking", lambda: work.stop(str(chosen), "now", why, page.who(), wait=False)
             if pressed and chosen and page.act(*asked):
                 st.success("Asked: it leaves after its present step.")
-        if page.stalled(run):
+        if stalled:
             page.resume(run)
     elif run.status in ("KILLED", "FAILED"):
         page.resume(run)

@@ -103,7 +103,7 @@ def _form(dataset: str) -> list[str]:
     for section, inside in sections.items():
         changed = sum(one.key in asked for one in inside)
         title = TITLES.get(section, section.replace("_", " ").replace(".", " · ").capitalize())
-        with st.expander(title + (f" ({changed} changed)" if changed else "")):
+        with st.expander(title + (f" ({changed} changed)" if changed else ""), key=f"section {section}"):
             if section in told:
                 st.caption(told[section])
             columns = st.columns(2)

@@ -35,6 +35,8 @@ def main() -> None:
 
 def _browse(versions: Sequence[ModelVersion]) -> ModelVersion | None:
     """The table of models; the one that is chosen."""
+    if errands.lost("model", [one.reference for one in versions]):
+        return None
     words = st.text_input(
         "Filter",
         key=errands.remember("filter", ""),
@@ -49,7 +51,7 @@ def _browse(versions: Sequence[ModelVersion]) -> ModelVersion | None:
     rows = [
         {
             "model": one.reference,
-            "aliases": [*one.aliases],
+            "aliases": ", ".join(one.aliases),
             "Dice": one.dice,
             "95 % interval": page.interval(one.dice_low, one.dice_high),
             "task": one.task,
@@ -66,8 +68,10 @@ def _browse(versions: Sequence[ModelVersion]) -> ModelVersion | None:
             hide_index=True,
             height=min(420, 38 + 35 * len(rows)),
             column_config={
-                "Dice": st.column_config.NumberColumn(format="%.3f"),
-                "aliases": st.column_config.ListColumn(),
+                "model": st.column_config.TextColumn(width=120),
+                "aliases": st.column_config.TextColumn(width=140),  # both names of one
+                "Dice": st.column_config.NumberColumn(format="%.3f", width=60),
+                "95 % interval": st.column_config.TextColumn(width=110),
             },
             on_select="rerun",
             selection_mode="single-row",

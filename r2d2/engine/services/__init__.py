@@ -58,6 +58,7 @@ def up(asked: Settings) -> list[Status]:
     with _alone():
         record = services.read()
         _only_here(record)
+        before = dict(record)
         for name, service in list(record.items()):
             if reason := _unfit(service):
                 say(f"{name}: {reason}; starting it again")
@@ -66,7 +67,7 @@ def up(asked: Settings) -> list[Status]:
         settings = settle(asked, restart=bool(services.read()), running=bool(record))
         missing = [name for name in services.NAMES if name not in record]
         if missing:
-            start_all(missing, record, settings)
+            start_all(missing, record, settings, before)
         elif os.environ.get("MLFLOW_TRACKING_URI"):
             warn_of_environment()
     return status()

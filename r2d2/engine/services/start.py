@@ -25,13 +25,16 @@ START_S = 120.0
 """How long a service may take until it answers; MLflow's tables alone take ten seconds to make."""
 
 
-def start_all(missing: Sequence[str], record: dict[str, Service], settings: Settings) -> None:
+def start_all(
+    missing: Sequence[str], record: dict[str, Service], settings: Settings, before: dict[str, Service]
+) -> None:
     """Start these services and wait until they answer; if one does not, end what was started.
 
     Args:
         missing: Their names.
         record: What runs already; what is started is added to it, and to the file.
         settings: How to run them.
+        before: What ran, whose addresses are taken again where they are free.
 
     Raises:
         InputError: A port that was named is taken.
@@ -41,8 +44,13 @@ def start_all(missing: Sequence[str], record: dict[str, Service], settings: Sett
     if host != LOOPBACK:
         commands.lock_doors()
     warn_of_environment()
-    ports = _ports(missing, settings, host)
+    ports = _ports(missing, settings, host, before)
     tracking = record["mlflow"].address if "mlflow" in record else f"http://{reached(host)}:{ports['mlflow']}"
+    if "dashboard" in record and "mlflow" in before and tracking != before["mlflow"].address:
+        say(f"dashboard: starts again, for mlflow is at {tracking} now")
+        end_service(record.pop("dashboard"))
+        missing = [*missing, "dashboard"]
+        ports |= _ports(["dashboard"], settings, host, before)
     started: list[Service] = []
     try:
         for name in missing:
@@ -74,16 +82,15 @@ def warn_of_environment() -> None:
             say(f"{variable} is set to {where}: commands go there, and not to the {name} that is started here")
 
 
-def _ports(missing: Sequence[str], settings: Settings, host: str) -> dict[str, int]:
+def _ports(missing: Sequence[str], settings: Settings, host: str, known: dict[str, Service]) -> dict[str, int]:
     """A free port for each listener that is to be started, and the choice said where it is not the usual one."""
-    record = services.read()
     chosen = {}
     for key, usual in PORTS.items():
         name = key.partition("_")[0]
         if name not in missing:
             continue
         named = getattr(settings, key)
-        before = _port(record, key)  # whoever knows its address must find it there again
+        before = _port(known, key)  # whoever knows its address must find it there again
         wanted = named or before or usual
         port = free_port(dashboard_host(host, settings) if name == "dashboard" else host, wanted)
         if port != wanted and named:
