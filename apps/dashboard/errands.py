@@ -112,7 +112,7 @@ def lost(name: str, among: Sequence[Any]) -> bool:
     asked = page.asked(name)
     if f"widget {name}" in st.session_state or not asked or asked in among:
         return False
-    st.error(f"{page.plain(asked)} is not among those that are here, or not any more.", icon=":material/error:")
+    st.error(f"{page.plain(asked)} is not here, or not any more.", icon=":material/error:")
     if st.button("Show those that are here", key=f"lost {name}"):
         page.ask_for(**{name: None})
         st.rerun()

@@ -110,9 +110,14 @@ def shares(
         y: What is stacked, with its unit.
         height: In pixels.
     """
-    long = [(row["x"], name, row[key]) for row in rows for key, name in parts.items() if row.get(key) is not None]
-    table = pd.DataFrame(long, columns=["x", "part", "y"])
     names = list(parts.values())
+    long = [
+        (row["x"], name, names.index(name), row[key])
+        for row in rows
+        for key, name in parts.items()
+        if row.get(key) is not None
+    ]
+    table = pd.DataFrame(long, columns=["x", "part", "place", "y"])
     return (
         alt.Chart(table)
         .mark_bar()
@@ -122,9 +127,9 @@ def shares(
             alt.Color(
                 "part:N",
                 scale=alt.Scale(domain=names, range=_repeat(COLOURS, names)),
-                legend=alt.Legend(orient="top", title=None, columns=4),
+                legend=alt.Legend(orient="top", title=None, columns=2),
             ),
-            order=alt.Order("part:N"),
+            order=alt.Order("place:Q"),
             tooltip=[
                 alt.Tooltip("part:N", title=" "),
                 alt.Tooltip("x:O", title=x),
