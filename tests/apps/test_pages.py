@@ -296,6 +296,7 @@ def test_a_live_run_in_trouble_comes_first_and_is_stopped_with_a_name_and_a_reas
         page.who(),
     )
     app = opened("run", run=live, show="Settings")
+    assert f"{page.who()} has asked it to leave after the next checkpoint" in words(app)
     assert f"{page.who()}** · stop after checkpoint · because: it diverges" in words(app)
 
 

@@ -1,13 +1,14 @@
 """Many viewers of one live run before a real MLflow server, which is asked no more than by one; and is killed."""
 
-import threading
 import time
 
 import pytest
 from helpers.pages import make_run, opened, words
-from helpers.processes import wait_for
-from helpers.servers import Counted, Server
+from helpers.processes import end, start, wait_for
+from helpers.servers import Counted, Server, answers
+from helpers.viewers import Viewer, watch
 
+from r2d2.network import free_port
 from r2d2.tracking import queries, store
 from r2d2.tracking.shared import RETRY_S
 
@@ -32,34 +33,36 @@ def live(server, monkeypatch):
     proxy.close()
 
 
-def refreshes(run_id, viewers, seconds):
-    """So many viewers read a run's page every LIVE_S, each at times of their own, for so long."""
-    ended = time.monotonic() + seconds
-
-    def view(number):
-        time.sleep(queries.LIVE_S * number / viewers)
-        while time.monotonic() < ended:
-            run = queries.view(run_id).value
-            queries.history(run, ["train/loss", "val/dice"])
-            time.sleep(queries.LIVE_S)
-
-    threads = [threading.Thread(target=view, args=(number,)) for number in range(viewers)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+@pytest.fixture
+def board(live):
+    """The dashboard's server, which asks by way of that proxy: its address."""
+    port = free_port("127.0.0.1")
+    process = start("dashboard", "--port", port)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        wait_for(lambda: answers(f"{address}/_stcore/health"), 120, process)
+        yield address
+    finally:
+        end(process)
 
 
-def test_the_requests_of_a_refresh_do_not_depend_on_the_number_of_viewers(live):
+def test_the_requests_of_a_refresh_do_not_depend_on_the_number_of_viewers(live, board):
+    """Viewers are WebSocket sessions of the run's page, which refresh its live parts."""
     _, run_id, proxy = live
-    refreshes(run_id, 1, 1)  # all that is over is known
-    counts = {}
-    for viewers in (1, 20):
-        proxy.paths.clear()
-        refreshes(run_id, viewers, 8)
-        counts[viewers] = len(proxy.paths)
-    # A question an interval of LIVE_S, whoever asks; at its ends one more or less.
-    assert 3 <= counts[1] <= 6 and abs(counts[20] - counts[1]) <= 2, counts
+    watch([Viewer(board, "run", f"run={run_id}")], 0.0)  # all that is over is known
+    asked = {}
+    for count in (1, 20):
+        viewers = [Viewer(board, "run", f"run={run_id}") for _ in range(count)]
+        opened_at = []
+
+        def page_is_there():
+            proxy.paths.clear()  # what pages ask for when they are opened
+            opened_at.append(time.monotonic())  # noqa: B023
+
+        watch(viewers, 8.0, page_is_there)
+        asked[count] = queries.LIVE_S * len(proxy.paths) / (time.monotonic() - opened_at[-1])
+        assert all(viewer.refreshes_s and not viewer.errors for viewer in viewers)
+    assert asked[1] > 0.5 and asked[20] < 1.2 * asked[1] + 0.5, asked
 
 
 def test_for_a_viewer_who_is_behind_nothing_is_read_again(live):

@@ -67,13 +67,13 @@ class Viewer:
                 return time.monotonic() - began
 
 
-def watch(viewers: list[Viewer], seconds: float) -> None:
-    """Have all of them watch at the same time, each from a moment of its own."""
+def watch(viewers: list[Viewer], seconds: float, on_first: Callable[[], None] = lambda: None) -> None:
+    """Have all of them watch at the same time, each from a moment of its own; `on_first`: when one has its page."""
 
     async def all_of_them() -> None:
         async def one(viewer: Viewer, number: int) -> None:
             await asyncio.sleep(2.0 * number / len(viewers))
-            await viewer.watch(seconds)
+            await viewer.watch(seconds, on_first)
 
         await asyncio.gather(*(one(viewer, number) for number, viewer in enumerate(viewers)))
 

@@ -386,6 +386,9 @@ def _actions(run: RunView, stalled: bool) -> None:
         return
     if run.running:
         with st.popover("Stop", icon=":material/stop_circle:", key="stop-menu"):
+            if before := run.tags.get("stop"):
+                who, leaves = run.tags.get("stop_by", "somebody"), WHEN.get(before.rpartition(" ")[2], "soon")
+                st.info(page.plain(f"{who} has asked it to leave {leaves}. What you ask takes the place of that."))
             when = st.radio("When", list(WHEN), format_func=WHEN.__getitem__, key="stop-when")
             why = st.text_input("Why", key="stop-why", placeholder="It diverges", max_chars=500)
             alone = run.parent is None and run.kind == "run"
