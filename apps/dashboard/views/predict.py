@@ -176,6 +176,7 @@ def _show(found: Segmented) -> None:
         st.caption(page.plain(f"By {found.model}; {shape} voxels of {spacing} mm, on the scan's own grid."))
         opacity = st.slider("Opacity of the mask", 0, 100, 50, 5, format="%d %%")
         view = st.selectbox("View", [*VIEWS], format_func=lambda one: VIEWS[one])
+        crosshair = st.toggle("Crosshair", True)
         st.download_button(
             "Download the mask",
             found.mask,
@@ -198,7 +199,7 @@ def _show(found: Segmented) -> None:
             overlays=[{"data": found.painted, "name": "mask.nii.gz", "colormap": "gray", "opacity": opacity / 100}],
             height=HEIGHT,
             view_mode=view,
-            settings={"crosshair": True, "interpolation": True, "radiological": True},
+            settings={"crosshair": crosshair, "interpolation": True, "radiological": True},
             update_interval_ms=None,
             key="viewer",
         )
