@@ -120,6 +120,8 @@ def gradient_bytes(model: Any) -> int:
 class Alone:
     """A ring of one, whoever else is there: what `Step` asks of it."""
 
+    size = 1
+
     @staticmethod
     def sum_gradients(gradients):
         """The gradients themselves."""
