@@ -233,9 +233,9 @@ def open_run(run: queries.RunView) -> None:
     link(run.name, page, **{called: run.run_id})
 
 
-def stalled(run: queries.RunView, now: float | None = None) -> bool:
-    """Whether it goes on as far as its store knows, and nothing was heard of it when it was asked."""
-    return any(one.kind == "stalled" for one in watch.troubles([run], now))
+def stalled(answer: queries.Answer[queries.RunView]) -> bool:
+    """Whether a run goes on as far as its store knows, and nothing had been heard of it when that was asked."""
+    return any(one.kind == "stalled" for one in watch.troubles([answer.value], answer.at))
 
 
 def resume(run: queries.RunView) -> None:

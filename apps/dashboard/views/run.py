@@ -19,7 +19,6 @@ from r2d2.tracking.queries import Point, RunView
 
 SECTIONS = ("Curves", "Time", "Nodes", "Pictures", "Settings", "Log")
 WHEN = {"now": "now", "epoch": "after this epoch", "checkpoint": "after the next checkpoint"}
-PARTS_OF_DEED = ("by", "what", "why")
 THEN = {False: "test and register it as it is: then it is over", True: "leave it to be resumed"}
 PARTS = {"compute": "computing", "input": "waiting for images", "communication": "waiting for the ring"}
 PACE = {
@@ -51,7 +50,7 @@ def _run() -> None:
         if run_id is None:
             return
         answer = queries.view(run_id)
-        run = answer.value
+        run, stalled = answer.value, page.stalled(answer)
         if answer.problem:  # which its head says
             errands.again()
         with st.container(horizontal=True, vertical_alignment="center"):
@@ -64,9 +63,9 @@ def _run() -> None:
                 bind="query-params",
                 label_visibility="collapsed",
             )
-            _actions(run, page.stalled(run, answer.at))
+            _actions(run, stalled)
         every = page.live(run.running)
-        st.fragment(_head, run_every=every, key="head")(run_id, run.running, page.stalled(run, answer.at))
+        st.fragment(_head, run_every=every, key="head")(run_id, run.running, stalled)
         st.fragment(_section, run_every=every, key="section")(run_id, str(section))
 
 
@@ -84,7 +83,7 @@ def _head(run_id: str, was_running: bool, was_stalled: bool) -> None:
         answer = queries.view(run_id)
         run = answer.value
         # What is over is read no more; what began again is; what has stalled may be taken up.
-        if (run.running, page.stalled(run, answer.at)) != (was_running, was_stalled):
+        if (run.running, page.stalled(answer)) != (was_running, was_stalled):
             st.rerun()
         page.fresh(answer)
         for trouble in watch.troubles([run], answer.at):
@@ -350,8 +349,9 @@ def _done(run: RunView) -> None:
     if run.actions:
         st.subheader("What people did")
         for one in run.actions:
-            when, who, what, why = (page.plain(told) for told in (page.clock(one["at"]), *map(one.get, PARTS_OF_DEED)))
-            st.markdown(f"{when} · **{who}** · {what}" + (f" · because: {why}" if one["why"] else ""))
+            when = page.plain(page.clock(one["at"]))
+            who, what, why = (page.plain(one[key]) for key in ("by", "what", "why"))
+            st.markdown(f"{when} · **{who}** · {what}" + (f" · because: {why}" if why else ""))
 
 
 def _log(run: RunView) -> None:

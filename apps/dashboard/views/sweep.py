@@ -37,7 +37,7 @@ def main() -> None:
             page.open_run(run)
             return
         going_on = _going_on(queries.parts(run).value)
-        _actions(run, going_on, page.stalled(run, answer.at))
+        _actions(run, going_on, page.stalled(answer))
         st.fragment(_sweep, run_every=page.live(run.running), key="sweep")(run_id, run.running, going_on)
 
 
