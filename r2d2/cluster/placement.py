@@ -6,10 +6,11 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray._private import ray_constants
+from ray._private import services as ray_services
 from ray._private.node import Node
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
@@ -34,13 +35,17 @@ QUIET = {
     "object_manager_timer_freq_ms": 1000,
     "local_fs_monitor_interval_ms": 10_000,
     "gcs_pull_resource_loads_period_milliseconds": 5000,
-    "prestart_worker_first_driver": False,
+    # Processes for the trainer and its workers start while the driver is not yet ready for them, and wait.
+    "preload_python_modules": ["ray.train.horovod", "r2d2.cluster.worker"],
+    "idle_worker_killing_time_threshold_ms": 60_000,
 }
 """Ray's settings in a cluster of one run's own, by the names of its `ray_config_def.h`."""
 REPORTS, NEVER_MS = "REPORTER_UPDATE_INTERVAL_MS", str(24 * 3600 * 1000)
 """The variable that tells Ray's agent how often to look at all processes of the node, for a page that is not there."""
 NEEDLESS = ("start_log_monitor", "start_api_server", "start_monitor")
 """What starts processes that such a cluster has no use for; Ray calls it whatever it is told."""
+PRESTART = "--num_prestart_python_workers"
+"""The option of Ray's raylet that says how many processes wait for work."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +151,7 @@ def _address(cluster: config.Cluster) -> str | None:
 def _connected(cluster: config.Cluster, address: str | None, environment: dict | None) -> Iterator[Placement]:
     try:
         if address is None:
-            _start()
+            _start(cluster.workers + 1)
         else:
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=environment)
     except (ConnectionError, ValueError, RuntimeError) as error:
@@ -164,26 +169,48 @@ def _connected(cluster: config.Cluster, address: str | None, environment: dict |
         ray.shutdown()
 
 
-def _start() -> None:
-    """Start a cluster of our own on this machine, of as few processes as there can be, and connect to it."""
+def _start(processes: int) -> None:
+    """Start a cluster of our own on this machine, of as few processes as there can be, and connect to it.
+
+    Args:
+        processes: How many wait for the trainer and its workers; Ray would start one for each CPU.
+    """
+    start, cpus = ray_services.start_ray_process, len(os.sched_getaffinity(0))
+
+    def started(command: list[str], *args: Any, **kwargs: Any) -> Any:
+        words = [f"{PRESTART}={processes}" if word.startswith(PRESTART) else word for word in command]
+        return start(words, *args, **kwargs)
+
     os.environ[REPORTS] = NEVER_MS
-    starts = {name: getattr(Node, name) for name in NEEDLESS}
-    for name in NEEDLESS:
-        setattr(Node, name, lambda *_, **__: None)
     try:
-        ray.init(
-            "local",  # and never one that happens to run on this machine
-            num_cpus=len(os.sched_getaffinity(0)),
-            num_gpus=None if services.cuda() else 0,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            _system_config=QUIET,
-        )
+        with (
+            _replaced(Node, **dict.fromkeys(NEEDLESS, lambda *_, **__: None)),
+            _replaced(ray_services, start_ray_process=started),
+        ):
+            ray.init(
+                "local",  # and never one that happens to run on this machine
+                num_cpus=cpus,
+                num_gpus=None if services.cuda() else 0,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _system_config=QUIET | {"worker_maximum_startup_concurrency": max(cpus, processes)},
+            )
     finally:
         del os.environ[REPORTS]
-        for name, start in starts.items():
-            setattr(Node, name, start)
+
+
+@contextlib.contextmanager
+def _replaced(owner: Any, **values: Any) -> Iterator[None]:
+    """Something of Ray's own with other attributes for a while: what it takes no setting for."""
+    before = {name: getattr(owner, name) for name in values}
+    try:
+        for name, value in values.items():
+            setattr(owner, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(owner, name, value)
 
 
 Nodes = list[tuple[int, int | None]]

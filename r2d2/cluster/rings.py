@@ -4,6 +4,11 @@ import contextlib
 
 from ray.train import data_parallel_trainer
 from ray.train.horovod import HorovodTrainer
+from ray.tune.execution import class_cache
+
+# Tune wants variables set that R2D2's clusters have anyway (`r2d2.ENVIRONMENT`), and for that a new process each time;
+# without, trainers and workers are those that wait in the cluster.
+class_cache.DEFAULT_ENV_VARS, class_cache.ENV_VARS_TO_PROPAGATE = {}, set()
 
 
 class RingTrainer(HorovodTrainer):

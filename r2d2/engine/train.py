@@ -2,7 +2,9 @@
 
 import time
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from r2d2 import config
@@ -75,19 +77,23 @@ def train(experiment: config.Experiment | None, resume: str | None = None) -> Ru
         raise InputError("nothing to train: give an experiment file, or --resume RUN")
     require("tensorflow", "horovod")
     from r2d2.cluster.placement import connected
-    from r2d2.tracking import runs, store
 
+    # MLflow's import takes a second, in which Ray's processes may start.
+    Thread(target=import_module, args=("r2d2.tracking.runs",), daemon=True).start()
     run = None
     if resume is not None:
+        from r2d2.tracking import runs, store
+
         run = runs.find(store.connect(store.resolve(experiment.tracking.uri if experiment else None)), resume)
         run.check_resumable("train")
         experiment = _resumed(runs.read_experiment(run), started(experiment) if experiment else None, resume)
     assert experiment is not None
     experiment = started(experiment)
-    uri = store.resolve(experiment.tracking.uri)
-    store.check(uri)
-
     with connected(experiment.cluster) as placement:
+        from r2d2.tracking import runs, store
+
+        uri = store.resolve(experiment.tracking.uri)
+        store.check(uri)
         prepared, split = prepare_on(experiment, placement)
         if run is None:
             dataset = described(prepared, split, parents(experiment))
