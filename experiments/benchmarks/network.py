@@ -1,6 +1,6 @@
 """What the network between hosts costs a step: two hosts at 1 and at 10 Gbit/s, with each way to send gradients.
 
-    sudo python experiments/benchmarks/network.py            an hour and a half on two cores
+    sudo python experiments/benchmarks/network.py            forty minutes on two cores
     sudo python experiments/benchmarks/network.py --rounds 1 --steps 3 --rates 1 --ways fp16     a look
 
 Two hosts are network namespaces of this machine, their links shaped by `tc`, each with the same quota of a core, and so
@@ -28,7 +28,7 @@ from datetime import date
 from functools import partial
 
 from common import figure, flops_an_image, interval, keep, machine
-from rings import Block, Layout, network, refused, train_in_turn
+from rings import Block, Hosts, network, refused, train_in_turn
 
 SIZE, BATCH, CLASSES = 128, 8, 4
 QUOTA = 0.5
@@ -83,27 +83,32 @@ def plain(name: str):
     return network(NETWORKS[name], CLASSES, SIZE)
 
 
-def a_round(found: Found, sizes: dict[str, int], wanted: list[str], rates: list[str], steps: int) -> None:
-    """Add a turn of every network, rate and way, and note the gradients' bytes."""
-    for name in NETWORKS:
+def measure(name: str, wanted: list[str], rates: list[str], rounds: int, steps: int) -> tuple[dict, int]:
+    """Of a network the turns of every rate and way, and the bytes of its gradients."""
+    found: dict[str, dict[str, Turns]] = {}
+    with Hosts(2, QUOTA) as hosts:
+        rings = []
         for ways in PROCESSES:
-            if not (mine := [way for way in ways if way in wanted]):
-                continue
-            command = [sys.executable, __file__, "--host", name, "--ways", ";".join(mine)]
-            with Layout(2, QUOTA, command) as layout:
-                sizes[name] = layout.bytes
-                for rate in rates:
-                    layout.link(float(rate))
-                    alone, *rings = ([one[1:] for one in layout.steps(way, steps)] for way in ("alone", *mine))
-                    for way, ring in zip(mine, rings, strict=True):
-                        found.setdefault(name, {}).setdefault(rate, {}).setdefault(way, Turns()).add(alone, ring)
+            if mine := [way for way in ways if way in wanted]:
+                rings.append(
+                    (mine, hosts.ring(2, [sys.executable, __file__, "--host", name, "--ways", ";".join(mine)]))
+                )
+        for number in range(rounds):
+            for rate in rates:
+                hosts.link(float(rate))
+                for mine, ring in rings:
+                    alone, *turns = ([one[1:] for one in ring.steps(way, steps)] for way in ("alone", *mine))
+                    for way, turn in zip(mine, turns, strict=True):
+                        found.setdefault(rate, {}).setdefault(way, Turns()).add(alone, turn)
+            print(f"{name}: round {number + 1} of {rounds}", flush=True)
+        return found, rings[0][1].bytes
 
 
 def main() -> None:
     """Measure and write down."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=7, help="of a turn, of which the first does not count")
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=6, help="of a turn, of which the first does not count")
     parser.add_argument("--rates", default="1,10", help="Gbit/s")
     parser.add_argument("--ways", default=";".join(WAYS), help="beside the default one, with ; between them")
     parser.add_argument("--host", help=argparse.SUPPRESS)
@@ -116,9 +121,9 @@ def main() -> None:
         sys.exit(f"network.py: {why}")
     found: Found = {}
     sizes: dict[str, int] = {}
-    for number in range(given.rounds):
-        a_round(found, sizes, ["default", *ways], given.rates.split(","), given.steps)
-        print(f"round {number + 1} of {given.rounds}", flush=True)
+    for name in NETWORKS:
+        rates = given.rates.split(",")
+        found[name], sizes[name] = measure(name, ["default", *ways], rates, given.rounds, given.steps)
     figures = [
         figure(
             f"network/{name}/{rate}",

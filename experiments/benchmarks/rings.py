@@ -1,14 +1,16 @@
 """What measurements of rings share: hosts, a ring on them, what it trains.
 
-The hosts are network namespaces of this machine: infra/several_hosts.sh; they need root and iproute2. Those of a
-`Layout` have the same share of a processor each, by the processor controller of cgroup v1 at /sys/fs/cgroup/cpu: a
-quota of the kernel's, in periods of 4 ms, and the weight to have it whatever else runs.
+The hosts are network namespaces of this machine: infra/several_hosts.sh; they need root and iproute2. They have the
+same share of a processor each, by the processor controller of cgroup v1 at /sys/fs/cgroup/cpu: a quota of the kernel's,
+in periods of 4 ms, and the weight to have it whatever else runs. Several rings may be on them, of which one at a time
+is at work, so that all that is compared can have its turn in each round.
 """
 
 import contextlib
 import copy
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -64,7 +66,7 @@ def rendezvous(hosts: Sequence[int]) -> tuple[Any, list[dict[str, str]]]:
         "HOROVOD_CONTROLLER": "gloo",
         "HOROVOD_CPU_OPERATIONS": "gloo",
         "HOROVOD_GLOO_IFACE": "eth0",
-        "HOROVOD_GLOO_TIMEOUT_SECONDS": "300",
+        "HOROVOD_GLOO_TIMEOUT_SECONDS": "86400",  # a ring is stopped while others have their turn
         "TF_CPP_MIN_LOG_LEVEL": "2",
     }
     keys = ("rank", "size", "local_rank", "local_size", "cross_rank", "cross_size")
@@ -185,70 +187,96 @@ def train_in_turn(
 
 
 class Layout:
-    """So many hosts in a ring, each in a group of its own share of a core; to be used in a `with`.
+    """A ring on the first hosts of a machine, see `Hosts.ring`; stopped (SIGSTOP) while it is not asked for steps.
 
-    Args:
-        hosts: How many.
-        quota: Of a core, which each of them has.
-        command: What each runs: something that ends with `train_in_turn`.
+    Attributes:
+        bytes: Of its gradients.
     """
 
-    def __init__(self, hosts: int, quota: float, command: Sequence[str | Path]) -> None:
-        self.hosts, self.quota, self.command, self.laid_out = hosts, quota, command, laid_out(hosts, "40gbit")
-
-    def __enter__(self) -> "Layout":
-        self.laid_out.__enter__()
-        self.processes: list[subprocess.Popen] = []
-        try:
-            self._start()
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def _start(self) -> None:
-        self.server, environments = rendezvous(range(self.hosts))
-        cores = sorted(os.sched_getaffinity(0))
-        for i, environment in enumerate(environments):
-            command = [SCRIPT, "run", str(i), "taskset", "-c", str(cores[i % len(cores)]), *self.command]
-            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-            self.processes.append(subprocess.Popen(command, text=True, env=environment, **pipes))
-            group = GROUPS / f"r2d2-host{i}"
-            group.mkdir(exist_ok=True)
-            # No quota before they are ready: their start would take as many times as long.
-            for file, value in (("quota_us", -1), ("period_us", PERIOD_US)):
-                (group / f"cpu.cfs_{file}").write_text(str(value))
-            (group / "cpu.shares").write_text(str(WEIGHT))
-            (group / "cgroup.procs").write_text(str(self.processes[-1].pid))
-        self.bytes = self._answers()[0]["bytes"]
-        for i in range(self.hosts):
-            (GROUPS / f"r2d2-host{i}" / "cpu.cfs_quota_us").write_text(str(int(self.quota * PERIOD_US)))
-
-    def __exit__(self, *error: object) -> None:
-        for process in self.processes:
-            process.kill()
-            process.wait()
-        self.server.stop()
-        for group in GROUPS.glob("r2d2-host*"):
-            group.rmdir()
-        self.laid_out.__exit__(None, None, None)
-
-    def link(self, rate: float) -> None:
-        """Shape all links anew, to so many Gbit/s."""
-        for i in range(self.hosts):
-            shape = ["tc", "qdisc", "replace", "dev", "eth0", "root", "tbf", "rate", f"{1000 * rate:g}mbit"]
-            subprocess.run(["ip", "netns", "exec", f"node{i}", *shape, "burst", "1mb", "latency", "50ms"], check=True)
+    def __init__(self, processes: Sequence[subprocess.Popen]) -> None:
+        self._processes = processes
+        self.bytes: int = self._answers()[0]["bytes"]
+        self._signal(signal.SIGSTOP)
 
     def steps(self, way: str, count: int) -> Block:
         """Of each host so many steps: the seconds, and the communication."""
-        for process in self.processes:
+        self._signal(signal.SIGCONT)
+        for process in self._processes:
             process.stdin.write(f"{way} {count}\n")
             process.stdin.flush()
-        return self._answers()
+        answers = self._answers()
+        self._signal(signal.SIGSTOP)  # or its Horovod would look for gradients all the time
+        return answers
+
+    def _signal(self, number: int) -> None:
+        for process in self._processes:
+            process.send_signal(number)
 
     def _answers(self) -> list:
-        told = [process.stdout.readline() for process in self.processes]
+        told = [process.stdout.readline() for process in self._processes]
         if not all(told):
-            shown = " ".join(str(word) for word in self.command)
-            raise SystemExit(f"one of {self.hosts} hosts failed; run it by itself: {shown}")
+            shown = " ".join(str(word) for word in self._processes[0].args)
+            raise SystemExit(f"one of {len(told)} hosts failed; run it by itself: {shown}")
         return [json.loads(line) for line in told]
+
+
+class Hosts:
+    """Hosts with links, each in a group of its own share of a core; to be used in a `with`.
+
+    Args:
+        count: How many.
+        quota: Of a core, which each of them has.
+    """
+
+    def __init__(self, count: int, quota: float) -> None:
+        self.count, self.quota = count, quota
+        self._groups = [GROUPS / f"r2d2-host{i}" for i in range(count)]
+
+    def __enter__(self) -> "Hosts":
+        with contextlib.ExitStack() as ends:
+            ends.enter_context(laid_out(self.count, "40gbit"))
+            for group in self._groups:
+                group.mkdir(exist_ok=True)
+                ends.callback(group.rmdir)
+                (group / "cpu.cfs_period_us").write_text(str(PERIOD_US))
+                (group / "cpu.shares").write_text(str(WEIGHT))
+            self._ends = ends.pop_all()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._ends.close()
+
+    def ring(self, hosts: int, command: Sequence[str | Path]) -> Layout:
+        """A ring of the first so many hosts. They keep it, beside others that are started, as long as they are there.
+
+        Args:
+            hosts: How many.
+            command: What each runs: something that ends with `train_in_turn`.
+        """
+        server, environments = rendezvous(range(hosts))
+        self._ends.callback(server.stop)
+        # No quota before they are ready: their start would take as many times as long.
+        self._limit(-1)
+        cores = sorted(os.sched_getaffinity(0))
+        processes = []
+        for i, environment in enumerate(environments):
+            run = [SCRIPT, "run", str(i), "taskset", "-c", str(cores[i % len(cores)]), *command]
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+            process = subprocess.Popen(run, text=True, env=environment, **pipes)
+            self._ends.callback(process.wait)
+            self._ends.callback(process.kill)
+            (self._groups[i] / "cgroup.procs").write_text(str(process.pid))
+            processes.append(process)
+        layout = Layout(processes)
+        self._limit(int(self.quota * PERIOD_US))
+        return layout
+
+    def _limit(self, quota_us: int) -> None:
+        for group in self._groups:
+            (group / "cpu.cfs_quota_us").write_text(str(quota_us))
+
+    def link(self, rate: float) -> None:
+        """Shape all links anew, to so many Gbit/s."""
+        for i in range(self.count):
+            shape = ["tc", "qdisc", "replace", "dev", "eth0", "root", "tbf", "rate", f"{1000 * rate:g}mbit"]
+            subprocess.run(["ip", "netns", "exec", f"node{i}", *shape, "burst", "1mb", "latency", "50ms"], check=True)

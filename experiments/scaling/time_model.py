@@ -34,7 +34,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "benchmarks"))
 from common import NOTES, flops_an_image, machine  # noqa: E402
-from rings import Block, Layout, network, refused, train_in_turn  # noqa: E402
+from rings import Block, Hosts, network, refused, train_in_turn  # noqa: E402
 
 QUOTA = 0.25
 """Of a core, which every host has."""
@@ -70,19 +70,28 @@ def plain(name: str):
     return network(NETWORKS[name][0], CLASSES, SIZE)
 
 
-def measure(hosts: int, name: str, rounds: int, steps: int) -> list[dict]:
-    """A layout's steps: of each rate and way a row, see `summed_up`, in turn with the hosts alone."""
-    found: dict[tuple[float, str], list[Block]] = {}
-    with Layout(hosts, QUOTA, [sys.executable, __file__, "--host", name]) as layout:
-        for _ in range(rounds):
-            for rate in RATES[hosts]:
-                layout.link(rate)
-                for way in ("alone", "overlap", "no-overlap"):
-                    block = [one[1:] for one in layout.steps(way, steps)]
-                    found.setdefault((rate, way), []).append(block)
-        size = layout.bytes
-    about = {"network": name, "hosts": hosts, "bytes": size}
-    return [about | {"gbit_s": rate, "way": way} | summed_up(way, blocks) for (rate, way), blocks in found.items()]
+def measure(name: str, rounds: int, steps: int) -> list[dict]:
+    """A network's steps: of each layout, rate and way a row, see `summed_up`, in turn with the hosts alone.
+
+    All layouts have their turn in each round, so that what changes about the machine meets those that are fitted on and
+    those that are judged alike.
+    """
+    found: dict[tuple[int, float, str], list[Block]] = {}
+    with Hosts(max(RATES), QUOTA) as hosts:
+        rings = {count: hosts.ring(count, [sys.executable, __file__, "--host", name]) for count in RATES}
+        for number in range(rounds):
+            for count, ring in rings.items():
+                for rate in RATES[count]:
+                    hosts.link(rate)
+                    for way in ("alone", "overlap", "no-overlap"):
+                        block = [one[1:] for one in ring.steps(way, steps)]
+                        found.setdefault((count, rate, way), []).append(block)
+            print(f"{name}: round {number + 1} of {rounds}", flush=True)
+        about = {"network": name, "bytes": rings[2].bytes}
+    return [
+        about | {"hosts": count, "gbit_s": rate, "way": way} | summed_up(way, blocks)
+        for (count, rate, way), blocks in found.items()
+    ]
 
 
 def summed_up(way: str, blocks: list[Block]) -> dict:
@@ -136,9 +145,8 @@ def layouts(rows: list[dict], compute: str = "own") -> list:
 def main() -> None:
     """Measure, fit, judge, write down."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=7, help="of which the first does not count")
-    parser.add_argument("--hosts", type=int, choices=RATES, help="only so many; the others' rows stay")
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=5, help="of which the first does not count")
     parser.add_argument("--fit", action="store_true")
     parser.add_argument("--host", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -148,17 +156,15 @@ def main() -> None:
     if not given.fit and (why := refused()):
         sys.exit(f"time_model.py: {why}; --fit needs none of it")
     kept = HERE / "time_model.json"
-    known = json.loads(kept.read_text()) if kept.exists() else {"rows": [], "wall_s": {}}
-    todo = [(hosts, name) for hosts in RATES for name in NETWORKS]
-    for hosts, name in () if given.fit else todo:
-        if given.hosts not in (None, hosts):
-            continue
-        began = time.monotonic()
-        rows = measure(hosts, name, given.rounds, given.steps)
-        known["rows"] = [r for r in known["rows"] if (r["hosts"], r["network"]) != (hosts, name)] + rows
-        known["wall_s"][f"{hosts} hosts, {name}"] = round(time.monotonic() - began)
-        known |= {"date": str(date.today()), "machine": machine(), "quota": QUOTA, "image": SIZE}
-        kept.write_text(json.dumps(known, indent=1) + "\n")
+    if given.fit:
+        known = json.loads(kept.read_text())
+    else:
+        known = {"rows": [], "wall_s": {}, "quota": QUOTA, "image": SIZE}
+        for name in NETWORKS:
+            began = time.monotonic()
+            known["rows"] += measure(name, given.rounds, given.steps)
+            known["wall_s"][name] = round(time.monotonic() - began)
+        known |= {"date": str(date.today()), "machine": machine()}
     known |= judged(known["rows"])
     kept.write_text(json.dumps(known, indent=1) + "\n")
     picture(known["rows"])
