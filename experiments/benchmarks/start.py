@@ -103,7 +103,9 @@ def page(taken: dict[str, list[Stages]], whole: dict[str, list[float]], rounds: 
         cells = (f"{statistics.median(stages[stage] for stages in turns):.1f}" for turns in taken.values())
         lines.append(f"| {stage} | {' | '.join(cells)} |")
     totals = ("{:.1f} ({:.1f} to {:.1f})".format(*interval(values)) for values in whole.values())
-    return "\n".join([*lines, f"| **all** | {' | '.join(totals)} |"]) + "\n"
+    fastest = (f"{min(values):.1f}" for values in whole.values())
+    rows = [f"| **all** | {' | '.join(totals)} |", f"| the fastest round | {' | '.join(fastest)} |"]
+    return "\n".join([*lines, *rows]) + "\n"
 
 
 if __name__ == "__main__":
